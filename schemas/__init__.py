@@ -1,0 +1,1 @@
+"""The nouns that flow through the pipeline, and the settings. Imports nothing of the project."""

@@ -1,0 +1,47 @@
+"""What a perturbation may do: the bounds that travel in each challenge and stand in each record."""
+
+from math import ceil, floor
+from typing import Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+LEVELS = 255
+# Bounds written as decimals ("0.0314") must land on the level that was meant, however they were rounded.
+_LEVEL_SLACK = 1e-4
+
+
+class Bounds(BaseModel):
+    """Limits on a perturbation, in the field's units; compared on integers.
+
+    `epsilon_min` and `epsilon` bound L-inf on the 0..1 scale (`8/255`), PSNR is in dB, SSIM in 0..1, and
+    `min_margin` is the logit margin (best other logit minus the true one) below which an answer earns nothing.
+
+    Raises pydantic's ValidationError when the bounds exclude every answer.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    epsilon_min: float = Field(default=1 / LEVELS, ge=0, le=1)
+    epsilon: float = Field(default=8 / LEVELS, gt=0, le=1)
+    min_psnr: float = Field(default=38.0, ge=0, le=100)
+    min_ssim: float = Field(default=0.98, ge=0, le=1)
+    min_margin: float = Field(default=0.5, ge=0)
+
+    @property
+    def min_levels(self) -> int:
+        """Smallest allowed max|a-b| on the 0..255 grid; at least 1, because an unchanged image is no answer."""
+        return max(1, ceil(self.epsilon_min * LEVELS - _LEVEL_SLACK))
+
+    @property
+    def max_levels(self) -> int:
+        """Largest allowed max|a-b| on the 0..255 grid."""
+        return floor(self.epsilon * LEVELS + _LEVEL_SLACK)
+
+    @model_validator(mode="after")
+    def _leave_room(self) -> Self:
+        if self.min_levels > self.max_levels:
+            raise ValueError(
+                f"bounds exclude every answer: epsilon_min={self.epsilon_min:g} is {self.min_levels} levels of 255, "
+                f"epsilon={self.epsilon:g} is {self.max_levels}; use epsilon_min <= epsilon and epsilon >= 1/255"
+            )
+        return self

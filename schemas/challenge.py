@@ -1,0 +1,91 @@
+"""A challenge: the clean image, what is true about it, and what an answer may change."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from functools import cached_property
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field
+
+from schemas.bounds import Bounds
+from schemas.image import Pixels
+
+
+@dataclass(frozen=True)
+class Photo:
+    """A clean photograph as its source gave it, with everything that is known of its origin.
+
+    `pixels` is uint8 RGB of any size, upright and in sRGB. `subject` is what the source says it shows (a search
+    prompt, a folder's name); `true_class` is the ImageNet-1k index where the source knows it.
+    """
+
+    pixels: Pixels
+    source: str
+    source_id: str
+    source_url: str | None = None
+    author: str | None = None
+    license: str | None = None
+    subject: str | None = None
+    true_class: int | None = None
+
+
+class Task(BaseModel):
+    """What miners are told; travels as the JSON header of the request, the same for every miner."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    task_id: str = Field(pattern=r"^[0-9a-f]{32}$")
+    true_label: int = Field(ge=0)
+    true_label_name: str
+    classifier: str
+    classifier_sha256: str
+    norm_type: str = "linf"
+    bounds: Bounds
+    timeout_ms: int = Field(gt=0)
+    height: int = Field(gt=0)
+    width: int = Field(gt=0)
+    original_sha256: str
+
+
+class Origin(BaseModel):
+    """Where a challenge's image came from and why its label is believed; kept, not sent."""
+
+    model_config = ConfigDict(frozen=True)
+
+    source: str
+    source_id: str
+    source_url: str | None = None
+    author: str | None = None
+    license: str | None = None
+    subject: str | None = None
+    true_class: int | None = None
+    synset: str | None = None
+    clean_confidence: float
+    clean_margin: float
+    subject_score: float | None = None
+    judge: str
+    judge_sha256: str | None = None
+
+
+@dataclass(frozen=True)
+class Challenge:
+    """A packaged challenge: `task` and `png` travel, `origin` stays.
+
+    `png` is the clean image, 8-bit RGB at the classifier's own input size (the pixel contract).
+    """
+
+    round_id: str
+    created_at: datetime
+    task: Task
+    origin: Origin
+    png: bytes
+
+    @cached_property
+    def pixels(self) -> Pixels:
+        """The clean image, uint8 of shape (height, width, 3). The PNG is our own, so Pillow may read it directly."""
+        import io
+
+        from PIL import Image
+
+        with Image.open(io.BytesIO(self.png)) as image:
+            return np.asarray(image.convert("RGB"))

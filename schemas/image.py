@@ -1,0 +1,32 @@
+"""Pixels as the pipeline knows them: uint8 RGB arrays, and the identity of an image."""
+
+import hashlib
+import io
+import struct
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+Pixels = npt.NDArray[np.uint8]
+
+
+def pixel_identity(pixels: Pixels) -> str:
+    """sha256 over height, width (big-endian uint32 each) and the RGB bytes, as 64 hex digits.
+
+    `pixels` is uint8 of shape (height, width, 3). Two files with the same identity show the same image,
+    whatever their compression. Raises ValueError for any other shape or dtype.
+    """
+    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
+        raise ValueError(f"pixels are {pixels.dtype} of shape {pixels.shape}; accepted: uint8 of (height, width, 3)")
+    height, width, _ = pixels.shape
+    digest = hashlib.sha256(struct.pack(">II", height, width))
+    digest.update(np.ascontiguousarray(pixels).data)
+    return digest.hexdigest()
+
+
+def encode_png(pixels: Pixels) -> bytes:
+    """8-bit RGB PNG of uint8 (height, width, 3) pixels: critical chunks only, the same bytes every time."""
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, format="PNG", compress_level=6)
+    return buffer.getvalue()

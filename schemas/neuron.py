@@ -1,0 +1,19 @@
+"""A participant of the subnet that can be asked."""
+
+from pydantic import BaseModel, ConfigDict
+
+
+class Neuron(BaseModel):
+    """One row of the metagraph (or of a roster file): who it is and where it answers.
+
+    `endpoint` is `ip:port` with an IP literal; `stake` is in TAO-equivalents as the metagraph gives it.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    uid: int
+    hotkey: str
+    coldkey: str = ""
+    endpoint: str
+    stake: float = 0.0
+    validator_permit: bool = False

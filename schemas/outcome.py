@@ -1,0 +1,44 @@
+"""What became of a response: `accepted`, or the named reason why not. Public vocabulary of the `outcome` column."""
+
+from enum import StrEnum
+
+
+class Outcome(StrEnum):
+    """Reasons in the order in which the line can meet them. HTTP failures are `http_` plus the status."""
+
+    ACCEPTED = "accepted"
+    # The wire
+    UNREACHABLE = "unreachable"
+    TIMEOUT = "timeout"
+    CONNECTION_LOST = "connection_lost"
+    REDIRECT = "redirect"
+    BAD_HEADERS = "bad_headers"
+    ENCODED = "encoded"
+    TOO_LARGE = "too_large"
+    UNSIGNED = "unsigned"
+    BAD_SIGNATURE = "bad_signature"
+    REPLAYED = "replayed"
+    WRONG_TASK = "wrong_task"
+    BAD_BODY = "bad_body"
+    # The file
+    NOT_PNG = "not_png"
+    WRONG_MODE = "wrong_mode"
+    WRONG_SIZE = "wrong_size"
+    EXTRA_CHUNKS = "extra_chunks"
+    TRAILING_DATA = "trailing_data"
+    CORRUPT = "corrupt"
+    # The pixels
+    DUPLICATE = "duplicate"
+    UNCHANGED = "unchanged"
+    LINF_TOO_SMALL = "linf_too_small"
+    LINF_TOO_LARGE = "linf_too_large"
+    PSNR_TOO_LOW = "psnr_too_low"
+    SSIM_TOO_LOW = "ssim_too_low"
+    # The meaning
+    NO_FLIP = "no_flip"
+    SEMANTIC_MATCH = "semantic_match"
+
+
+def http_outcome(status: int) -> str:
+    """The outcome of an HTTP status other than 200, e.g. `http_503`."""
+    return f"http_{status}"
