@@ -87,7 +87,7 @@ class HubSettings(_Section):
 class SubnetSettings(_Section):
     """The chain, our identity on it, and how the wire is bounded."""
 
-    network: str = Field("local", description="'local' reads the roster; 'finney', 'test' or a ws:// endpoint the chain")
+    network: str = Field("local", description="'local' reads the roster; 'finney', 'test' or ws:// the chain")
     netuid: int = Field(26, ge=0)
     roster: Path | None = Field(None, description="TOML file of neurons, for the local network")
     wallet_name: str | None = None

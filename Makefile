@@ -1,0 +1,44 @@
+PYTHON ?= python3
+VENV ?= .venv
+PIP_FLAGS ?=
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test lint format bench constraints clean
+
+help: ## what there is to make
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 14
+
+install: $(INSTALLED) ## virtual environment with everything, pinned by constraints.txt
+
+$(INSTALLED): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "installing (about 3 GB, a few minutes)"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS) -c constraints.txt -e '.[dev]'
+	touch $@
+
+demo: $(INSTALLED) ## the whole line on the embedded profile: photographs in, datasets out
+	$(BIN)/perturb demo
+
+test: $(INSTALLED) ## the test suite
+	$(BIN)/python -m pytest
+
+lint: $(INSTALLED) ## formatting, lint and types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: $(INSTALLED) ## rewrite to the house format
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(INSTALLED) ## the benchmarks that need no data of yours
+	for name in verification collection writing export; do $(BIN)/python benchmarks/$$name.py || exit 1; done
+
+constraints: $(INSTALLED) ## pin the tree as it is installed now
+	(sed -n '/^#/p' constraints.txt; $(BIN)/python -m pip freeze --exclude-editable --exclude pip --exclude setuptools | sed 's/+cpu//') > constraints.new
+	mv constraints.new constraints.txt
+
+clean: ## remove what was built and produced, the virtual environment included
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis data demo

@@ -1,0 +1,52 @@
+"""`perturb`: one command for each thing a person does. The commands import what they need when they run."""
+
+import logging
+import os
+import sys
+
+import typer
+
+from cli import corpus, delivery, production, verdicts
+
+app = typer.Typer(
+    name="perturb",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    help="Production line of verified adversarial-image datasets.",
+    epilog=(
+        "Settings come from perturb.toml and PERTURB_* variables; `perturb doctor` shows them. "
+        "Exit codes: 0 done; 1 unforeseen; 2 bad setting or argument; 3 source; 4 model; 5 store; 6 subnet; "
+        "7 corpus; 8 an audit found faults; 9 tier; 130 interrupted."
+    ),
+)
+for module in (production, corpus, delivery, verdicts):
+    module.register(app)
+
+
+@app.callback()
+def _root(
+    verbose: bool = typer.Option(False, "--verbose", "-v", help="Log what happens, Prefect's own log included."),
+) -> None:
+    level = logging.INFO if verbose or not sys.stderr.isatty() else logging.WARNING
+    logging.basicConfig(
+        level=logging.WARNING, format="%(asctime)s %(levelname).1s %(name)s: %(message)s", stream=sys.stderr
+    )
+    for package in ("flows", "tasks", "sinks", "subnet", "sources", "models", "miner"):
+        logging.getLogger(package).setLevel(level)
+    # A failed flow would log its traceback before our one sentence says what to do.
+    os.environ.setdefault("PREFECT_LOGGING_LEVEL", "INFO" if verbose else "CRITICAL")
+
+
+def main() -> None:
+    """The console script: runs a command, and turns our own errors into one sentence and an exit code."""
+    from schemas.errors import PerturbError
+
+    try:
+        app()
+    except PerturbError as error:
+        typer.secho(f"perturb: {error}", fg="red", err=True)
+        raise SystemExit(error.exit_code) from None
+    except KeyboardInterrupt:
+        typer.secho("perturb: interrupted; what was committed stays", err=True)
+        raise SystemExit(130) from None

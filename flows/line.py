@@ -1,0 +1,142 @@
+"""The parts of one production line, assembled from the settings, and its three stations.
+
+Images live here, in the process that works on them: a station is called with a round's id and answers with a
+summary, so that nothing large ever crosses an orchestrator.
+"""
+
+import asyncio
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import partial
+from typing import Any
+
+from pydantic import BaseModel
+
+from models.classifier import Classifier, load_classifier
+from models.judge import Judge, load_judge
+from schemas.challenge import Challenge, Photo
+from schemas.response import Response
+from schemas.settings import Settings
+from sinks.corpus import Corpus
+from sinks.store import open_store
+from sources import open_source
+from subnet.keys import load_keypair
+from subnet.neurons import NeuronList, find_neurons
+from tasks.challenge import make_challenge
+from tasks.collect import collect_responses
+from tasks.commit import RoundSummary, commit_round
+from tasks.draw import draw_challenge
+from tasks.score import score
+from tasks.verify import verify
+
+
+@dataclass
+class RoundInFlight:
+    """A round between its draw and its commit."""
+
+    challenge: Challenge
+    redrawn: dict[str, int]
+    neurons: NeuronList
+    responses: list[Response] = field(default_factory=list)
+
+
+class FinishedRound(BaseModel):
+    """A committed round, and the photographs that were put back before its challenge was found (reason -> count)."""
+
+    committed: RoundSummary
+    redrawn: dict[str, int]
+
+
+@dataclass
+class Line:
+    """One process' production line. Its stations are `draw`, `collect` and `finish`, in that order for a round."""
+
+    settings: Settings
+    photos: Iterator[Photo]
+    classifier: Classifier
+    judge: Judge
+    keypair: Any
+    corpus: Corpus
+    in_flight: dict[str, RoundInFlight] = field(default_factory=dict)
+
+    def draw(self) -> str:
+        """Draws a challenge; returns its round id. Raises SourceError, or SubnetError where nobody can be asked."""
+        neurons = find_neurons(self.settings.subnet, own_hotkey=self.keypair.ss58_address)
+        drawn = draw_challenge(
+            self.photos,
+            partial(
+                make_challenge,
+                classifier=self.classifier,
+                judge=self.judge,
+                settings=self.settings,
+                now=datetime.now(UTC),
+            ),
+            max_draws=self.settings.challenge.max_draws,
+        )
+        round_id = drawn.challenge.round_id
+        self.in_flight[round_id] = RoundInFlight(drawn.challenge, dict(drawn.redrawn), neurons)
+        return round_id
+
+    def collect(self, round_id: str) -> int:
+        """Sends the round's challenge to all its neurons; returns how many answered with a body."""
+        work = self.in_flight[round_id]
+        work.responses = asyncio.run(
+            collect_responses(work.challenge, work.neurons.neurons, self.keypair, settings=self.settings.subnet)
+        )
+        return sum(response.failure is None for response in work.responses)
+
+    def finish(self, round_id: str) -> FinishedRound:
+        """Verifies, scores and commits the round; calling it again after a failure writes the same bytes."""
+        work = self.in_flight[round_id]
+        verdicts = verify(
+            work.challenge, work.responses, classifier=self.classifier, judge=self.judge, settings=self.settings
+        )
+        scores = [
+            score(verdict, work.challenge.task, response.response_ms, policy=self.settings.policy)
+            for verdict, response in zip(verdicts, work.responses, strict=True)
+        ]
+        committed = commit_round(
+            self.corpus,
+            work.challenge,
+            work.responses,
+            verdicts,
+            scores,
+            netuid=self.settings.subnet.netuid,
+            block=work.neurons.block,
+            validator_hotkey=self.keypair.ss58_address,
+        )
+        del self.in_flight[round_id]
+        return FinishedRound(committed=committed, redrawn=work.redrawn)
+
+
+def open_line(settings: Settings) -> Line:
+    """Loads the models and opens source, store and wallet. Raises the error of the first part that is not ready."""
+    store = open_store(settings.store, settings.s3)
+    source = open_source(settings)
+    keypair = load_keypair(settings.subnet)
+    return Line(
+        settings=settings,
+        photos=iter(source.photos(seed=settings.seed)),
+        classifier=load_classifier(settings.classifier),
+        judge=load_judge(settings.judge, cache=settings.cache),
+        keypair=keypair,
+        corpus=Corpus(store),
+    )
+
+
+# Prefect tasks are given a line's id, not the line: their parameters are stored by its server.
+lines: dict[str, Line] = {}
+
+
+@contextmanager
+def opened_line(settings: Settings) -> Iterator[str]:
+    """A line that is found in `lines` under the yielded id for as long as the context lasts."""
+    line_id = uuid.uuid4().hex
+    lines[line_id] = open_line(settings)
+    try:
+        yield line_id
+    finally:
+        del lines[line_id]
