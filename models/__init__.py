@@ -1,0 +1,1 @@
+"""The classifier, the judge and the image metrics."""

@@ -1,0 +1,263 @@
+"""The attacked network: any timm classifier, behind the pixel contract.
+
+    classifier = load_classifier(settings.classifier)
+    pixels = classifier.prepare(photo.pixels)          # uint8 (H, W, 3) at the network's own size
+    logits = classifier.logits(pixels[None])           # float32 (1, C)
+
+Between the pixels that travel and the network stands nothing but normalisation.
+"""
+
+import difflib
+import threading
+from collections.abc import Callable
+from copy import deepcopy
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image
+from torch import nn
+
+import models._torchvision  # noqa: F401  # isort: skip
+import timm
+from timm.data.config import resolve_data_config
+from timm.data.transforms_factory import create_transform
+
+from models.labels import NUM_CLASSES, imagenet_label
+from models.weights import ACCEPTED, file_digest, load_file, random_seed, state_digest, weights_file
+from schemas.errors import ModelError
+from schemas.image import Pixels
+from schemas.settings import ClassifierSettings
+
+Logits = npt.NDArray[np.float32]
+# Pixels of one forward on a CPU: larger batches only cost memory there (a 512x512 image is 2**18).
+_CPU_CHUNK_PIXELS = 2**19
+_CUDA_CHUNK_PIXELS = 2**24
+
+
+class Normalised(nn.Module):
+    """float RGB (N, 3, H, W) in 0..1 -> logits (N, C); the normalisation of the training is inside."""
+
+    mean: torch.Tensor
+    std: torch.Tensor
+
+    def __init__(self, net: nn.Module, mean: tuple[float, ...], std: tuple[float, ...]):
+        super().__init__()
+        self.net = net
+        self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1))
+        self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Logits of `images`; differentiable with respect to them, not to the weights."""
+        logits: torch.Tensor = self.net((images - self.mean) / self.std)
+        return logits
+
+
+@dataclass(frozen=True, eq=False)
+class Classifier:
+    """A loaded network. `sha256` is that of the weights file's bytes; for `hub` and `random:SEED`, where there is
+    no file of ours, that of the canonical state dict (`models.weights.state_digest`)."""
+
+    name: str
+    sha256: str
+    height: int
+    width: int
+    num_classes: int
+    module: Normalised
+    device: torch.device
+    batch_size: int
+    _resize: Callable[[Image.Image], Image.Image] = field(repr=False)
+
+    def prepare(self, pixels: Pixels) -> Pixels:
+        """The network's view of a photograph: timm's eval resize and center crop, uint8 (H, W, 3)."""
+        return np.array(self._resize(Image.fromarray(pixels)).convert("RGB"))
+
+    def logits(self, pixels: Pixels) -> Logits:
+        """float32 (N, C) of uint8 (N, H, W, 3), in chunks of `batch_size`.
+
+        Raises ModelError when the network gives a number that is not finite, ValueError for another shape or dtype.
+        """
+        self._check(pixels)
+        chunks = [self._forward(self.module, pixels[start : start + self.batch_size], torch.float32)
+                  for start in range(0, len(pixels), self.batch_size)]  # fmt: skip
+        if not chunks:
+            return np.zeros((0, self.num_classes), np.float32)
+        return self._finite(np.concatenate(chunks))
+
+    def exact_logits(self, pixels: Pixels) -> npt.NDArray[np.float64]:
+        """float64 (N, C), one image at a time: agrees between devices and batch sizes to about 1e-12.
+
+        Several times slower than `logits`; for the few answers that stand on a boundary.
+        """
+        self._check(pixels)
+        rows = [self._forward(self._exact_module, pixels[i : i + 1], torch.float64) for i in range(len(pixels))]
+        if not rows:
+            return np.zeros((0, self.num_classes), np.float64)
+        return self._finite(np.concatenate(rows))
+
+    def label_name(self, index: int) -> str:
+        """English name of a class; `class N` where the network's classes are not ImageNet-1k's."""
+        return imagenet_label(index).name if self.num_classes == NUM_CLASSES else f"class {index}"
+
+    def synset(self, index: int) -> str | None:
+        """WordNet id of a class, or None where the network's classes are not ImageNet-1k's."""
+        return imagenet_label(index).synset if self.num_classes == NUM_CLASSES else None
+
+    def check_label(self, index: int) -> int:
+        """`index` itself. Raises ModelError when it is outside the network's classes."""
+        if not 0 <= index < self.num_classes:
+            raise ModelError(
+                f"label {index} is outside the classes of {self.name}; accepted: 0 to {self.num_classes - 1}"
+            )
+        return index
+
+    @cached_property
+    def _exact_module(self) -> nn.Module:
+        return deepcopy(self.module).double()
+
+    def _check(self, pixels: Pixels) -> None:
+        expected = (self.height, self.width, 3)
+        if pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[1:] != expected:
+            raise ValueError(
+                f"{self.name} was given {pixels.dtype} of shape {pixels.shape}; accepted: uint8 of (N, *{expected})"
+            )
+
+    @torch.inference_mode()
+    def _forward(self, module: nn.Module, pixels: Pixels, dtype: torch.dtype) -> npt.NDArray[Any]:
+        # (N, H, W, 3) seen as (N, 3, H, W) is channels-last already: no copy but the one to floats.
+        images = torch.from_numpy(np.ascontiguousarray(pixels)).to(self.device).permute(0, 3, 1, 2)
+        logits: npt.NDArray[Any] = module(images.to(dtype).div_(255)).cpu().numpy()
+        return logits
+
+    def _finite(self, logits: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        if not np.isfinite(logits).all():
+            raise ModelError(
+                f"classifier {self.name} gave a logit that is not a finite number; its weights ({self.sha256[:12]}…) "
+                f"are damaged or not made for this network: check classifier.weights"
+            )
+        return logits
+
+
+_loaded: dict[tuple[object, ...], Classifier] = {}
+_loading = threading.Lock()
+
+
+def load_classifier(settings: ClassifierSettings, *, name: str | None = None) -> Classifier:
+    """The network that `settings` describes, loaded once a process; `name` asks for another one with its own weights.
+
+    Raises ModelError for an unknown timm name, weights that are missing or don't fit, or an absent device.
+    """
+    wanted = settings if name is None or name == settings.name else _sibling(settings, name)
+    key = (wanted.name, wanted.weights, wanted.device, wanted.batch_size, wanted.input_size)
+    with _loading:
+        if key not in _loaded:
+            _loaded[key] = _load(wanted)
+        return _loaded[key]
+
+
+def _sibling(settings: ClassifierSettings, name: str) -> ClassifierSettings:
+    # A local file belongs to one network; another network's weights come from where they usually do.
+    weights = (
+        settings.weights
+        if settings.weights in ("package", "hub") or random_seed(settings.weights) is not None
+        else "hub"
+    )
+    return settings.model_copy(update={"name": name, "weights": weights, "input_size": 0})
+
+
+def _load(settings: ClassifierSettings) -> Classifier:
+    device = _device(settings.device)
+    net, digest = _network(settings)
+    resolve: Any = resolve_data_config
+    config = resolve(
+        {"input_size": (3, settings.input_size, settings.input_size)} if settings.input_size else {}, model=net
+    )
+    channels, height, width = config["input_size"]
+    own: dict[str, Any] = net.pretrained_cfg
+    if channels != 3 or (own.get("fixed_input_size") and (height, width) != tuple(own["input_size"][1:])):
+        raise ModelError(
+            f"classifier {settings.name!r} can't take {channels} x {height} x {width} pixels; "
+            f"leave classifier.input_size at 0, or choose a convolutional network for RGB images"
+        )
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cudnn.benchmark = False
+    module = Normalised(net, config["mean"], config["std"]).eval().requires_grad_(False)
+    module = module.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    budget = _CPU_CHUNK_PIXELS if device.type == "cpu" else _CUDA_CHUNK_PIXELS
+    return Classifier(
+        name=settings.name,
+        sha256=digest,
+        height=height,
+        width=width,
+        num_classes=int(net.num_classes),
+        module=module,
+        device=device,
+        batch_size=settings.batch_size or max(1, budget // (height * width)),
+        _resize=_pixel_transform(config),
+    )
+
+
+def _network(settings: ClassifierSettings) -> tuple[Any, str]:
+    if not timm.is_model(settings.name.split(".")[0]):
+        near = difflib.get_close_matches(settings.name, timm.list_models(), n=3)
+        hint = f"; near it: {', '.join(near)}" if near else ""
+        raise ModelError(f"classifier {settings.name!r} is not a timm model name (timm.list_models() has them){hint}")
+    file: Path | None = weights_file(settings.name, settings.weights)
+    if settings.weights == "hub":
+        net = _from_hub(settings.name)
+        return net, state_digest(net)
+    seed = random_seed(settings.weights)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed or 0)
+        net = timm.create_model(settings.name, pretrained=False)
+    if file is None:
+        return net, state_digest(net)
+    load_file(net, file)
+    return net, file_digest(file)
+
+
+def _from_hub(name: str) -> Any:
+    import httpx
+
+    try:
+        return timm.create_model(name, pretrained=True)
+    except (OSError, RuntimeError, ValueError, httpx.HTTPError) as error:
+        raise ModelError(
+            f"the pretrained weights of classifier {name!r} can't be had from the Hub "
+            f"({type(error).__name__}: {(str(error).splitlines() or [''])[0][:200]}); accepted weights: {ACCEPTED}"
+        ) from error
+
+
+def _device(wanted: str) -> torch.device:
+    if wanted == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    kind, _, number = wanted.partition(":")
+    if kind not in ("cpu", "cuda") or (number and not number.isdigit()):
+        raise ModelError(f"classifier.device {wanted!r} is not known; accepted: 'auto', 'cpu', 'cuda' or 'cuda:N'")
+    if kind == "cuda" and int(number or 0) >= torch.cuda.device_count():
+        raise ModelError(
+            f"classifier.device {wanted!r} is not there: torch sees {torch.cuda.device_count()} CUDA devices; "
+            f"use 'auto' or 'cpu'"
+        )
+    return torch.device(wanted)
+
+
+def _pixel_transform(config: dict[str, Any]) -> Callable[[Image.Image], Image.Image]:
+    """timm's eval transform up to, and without, the step to tensors."""
+    steps: list[Callable[[Image.Image], Image.Image]] = []
+    for step in create_transform(**config, is_training=False).transforms:
+        if type(step).__name__ in ("MaybeToTensor", "ToTensor", "PILToTensor", "MaybePILToTensor"):
+            break
+        steps.append(step)
+
+    def resize(image: Image.Image) -> Image.Image:
+        for step in steps:
+            image = step(image)
+        return image
+
+    return resize
