@@ -1,0 +1,129 @@
+"""A subscription tier: which records leave, which of their columns, when, and under which terms."""
+
+import re
+from typing import Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from schemas.record import record_schema
+
+Identity = Literal["none", "pseudonym", "hotkey"]
+IDENTITIES: tuple[Identity, ...] = ("none", "pseudonym", "hotkey")
+
+# Where the corpus keeps the bytes is nobody else's business, and `duplicate_of` is null in every accepted row.
+NEVER_GRANTED = frozenset(
+    {
+        "original_shard",
+        "original_offset",
+        "original_length",
+        "perturbed_shard",
+        "perturbed_offset",
+        "perturbed_length",
+        "duplicate_of",
+    }
+)
+
+# Each of these says who the miner is, or lets anybody find out: hotkeys are public, so whoever knows a task's id can
+# try all of them against a record id (a hash over task, hotkey and pixels) or a signature until one fits.
+IDENTIFYING = frozenset(
+    {"record_id", "task_id", "miner_uid", "miner_hotkey", "miner_signature", "request_nonce", "detail"}
+)
+
+GROUPS: dict[str, tuple[str, ...]] = {
+    "@identity": ("record_id", "round_id", "task_id", "created_at", "netuid", "block", "validator_hotkey"),
+    "@source": ("source", "source_id", "source_url", "author", "license", "subject"),
+    "@challenge": (
+        *("true_label", "true_label_name", "synset", "true_class", "clean_confidence", "clean_margin"),
+        *("subject_score", "classifier", "classifier_sha256", "judge", "judge_sha256", "epsilon_min", "epsilon"),
+        *("min_psnr", "min_ssim", "min_margin", "norm_type", "timeout_ms", "height", "width"),
+    ),
+    "@response": (
+        *("miner_uid", "miner_hotkey", "response_ms", "outcome", "detail", "body_sha256", "request_nonce"),
+        "miner_signature",
+    ),
+    "@verdict": (
+        *("adversarial_label", "adversarial_label_name", "adversarial_confidence", "margin", "linf", "linf_levels"),
+        *("l0", "l0_pixels", "l2", "rmse", "psnr", "ssim", "ssim_definition", "semantic_score", "semantic_mismatch"),
+        *("near_duplicate_of", "persists", "transfer"),
+    ),
+    "@score": ("quality", "speed", "score", "policy"),
+    "@pixels": ("original_sha256", "perturbed_sha256"),
+}
+
+# Columns that an export adds; a tier can't list them and a view can't be called like one.
+ADDED = ("sample_id", "miner_pseudonym", "original", "perturbed")
+
+_NAME = re.compile(r"^[a-z][a-z0-9-]{0,39}$")
+_VIEW = re.compile(r"^[a-z][a-z0-9_]{0,39}$")
+
+
+def grantable(identity: Identity) -> tuple[str, ...]:
+    """The record columns that a tier with this miner identity may list, in the record's order."""
+    withheld = NEVER_GRANTED if identity == "hotkey" else NEVER_GRANTED | IDENTIFYING
+    return tuple(name for name in record_schema().names if name not in withheld)
+
+
+class Tier(BaseModel):
+    """An export filter.
+
+    `where` is one SQL expression over the record's columns. `columns` lists record columns, or groups of them
+    (`@source`, `@challenge`, …), which stand for those of their columns that `miner` allows. `fraction` keeps the
+    records whose sample id, read as a number in 0..1, is below it: the same records every time, and those of a smaller
+    fraction are among those of a larger one. `delay_days` counts from the end of the sealed day (UTC). `miner` is what
+    is shown of who made a perturbation: nothing, a pseudonym that holds within this tier, or the hotkey. `views` are
+    named predicates over the granted columns. Where `within` names another tier, every record and column of this one
+    must be in that one too.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    description: str = Field(min_length=1)
+    where: str = Field(default="true", min_length=1)
+    columns: tuple[str, ...] = Field(min_length=1)
+    fraction: float = Field(default=1.0, gt=0, le=1, allow_inf_nan=False)
+    delay_days: int = Field(default=0, ge=0, le=3650)
+    miner: Identity = "none"
+    views: dict[str, str] = Field(default_factory=dict)
+    within: str | None = None
+    license: str = Field(min_length=1, description="the terms, as they stand in the card")
+    license_name: str = Field(default="other", pattern=r"^[A-Za-z0-9][A-Za-z0-9.+-]*$")
+
+    @field_validator("name")
+    @classmethod
+    def _plain_name(cls, name: str) -> str:
+        if not _NAME.fullmatch(name):
+            raise ValueError(f"tier name {name!r}: use lower-case letters, digits and '-', at most 40, a letter first")
+        return name
+
+    @field_validator("views")
+    @classmethod
+    def _plain_views(cls, views: dict[str, str]) -> dict[str, str]:
+        taken = {*record_schema().names, *ADDED, "default", "train", "validation", "test", "key"}
+        for view in views:
+            if not _VIEW.fullmatch(view) or view in taken:
+                raise ValueError(
+                    f"view name {view!r}: use lower-case letters, digits and '_', a letter first, and no column's name"
+                )
+        return dict(sorted(views.items()))
+
+    @model_validator(mode="after")
+    def _known_columns(self) -> Self:
+        allowed = grantable(self.miner)
+        for column in self.columns:
+            if column in allowed or column in GROUPS:
+                continue
+            if column in IDENTIFYING:
+                raise ValueError(f'column {column!r} says who the miner is; list it only where miner = "hotkey"')
+            if column in NEVER_GRANTED:
+                raise ValueError(f"column {column!r} belongs to the corpus and never leaves; strike it")
+            raise ValueError(
+                f"column {column!r} does not exist; groups are {', '.join(GROUPS)}, columns {', '.join(allowed)}"
+            )
+        return self
+
+    @property
+    def granted(self) -> tuple[str, ...]:
+        """The record columns that leave, groups resolved, in the record's order."""
+        listed = {name for column in self.columns for name in GROUPS.get(column, (column,))}
+        return tuple(name for name in grantable(self.miner) if name in listed)
