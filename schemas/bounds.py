@@ -1,19 +1,32 @@
 """What a perturbation may do: the bounds that travel in each challenge and stand in each record."""
 
+from fractions import Fraction
 from math import ceil, floor
-from typing import Self
+from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 LEVELS = 255
-# Bounds written as decimals ("0.0314") must land on the level that was meant, however they were rounded.
-_LEVEL_SLACK = 1e-4
+# A bound written as a rounded decimal ("0.0314") must land on the level that was meant.
+_LEVEL_SLACK = 0.02
+
+
+def _fraction(value: Any) -> Any:
+    """Reads "8/255", the way the field writes it; everything else is left to pydantic."""
+    try:
+        return float(Fraction(value)) if isinstance(value, str) and "/" in value else value
+    except ZeroDivisionError:
+        raise ValueError("a fraction of zero parts; write it like 8/255") from None
+
+
+Epsilon = Annotated[float, BeforeValidator(_fraction)]
 
 
 class Bounds(BaseModel):
     """Limits on a perturbation, in the field's units; compared on integers.
 
-    `epsilon_min` and `epsilon` bound L-inf on the 0..1 scale (`8/255`), PSNR is in dB, SSIM in 0..1, and
+    `epsilon_min` and `epsilon` bound L-inf on the 0..1 scale (0.0314 or "8/255"; within 0.02 of a level means that
+    level), PSNR is in dB, SSIM in 0..1, and
     `min_margin` is the logit margin (best other logit minus the true one) below which an answer earns nothing.
 
     Raises pydantic's ValidationError when the bounds exclude every answer.
@@ -21,8 +34,8 @@ class Bounds(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    epsilon_min: float = Field(default=1 / LEVELS, ge=0, le=1)
-    epsilon: float = Field(default=8 / LEVELS, gt=0, le=1)
+    epsilon_min: Epsilon = Field(default=1 / LEVELS, ge=0, le=1)
+    epsilon: Epsilon = Field(default=8 / LEVELS, gt=0, le=1)
     min_psnr: float = Field(default=38.0, ge=0, le=100)
     min_ssim: float = Field(default=0.98, ge=0, le=1)
     min_margin: float = Field(default=0.5, ge=0)

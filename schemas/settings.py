@@ -4,6 +4,7 @@ Nested settings use two underscores in the environment: `PERTURB_BOUNDS__EPSILON
 defaults: what the file or the environment says wins over it.
 """
 
+import tomllib
 from pathlib import Path
 from typing import Any, Literal
 
@@ -184,6 +185,8 @@ def load_settings(**overrides: Any) -> Settings:
     """The effective settings. Raises SettingsError that names the setting, its value and what is accepted."""
     try:
         return Settings(**{name: value for name, value in overrides.items() if value is not None})
+    except tomllib.TOMLDecodeError as error:
+        raise SettingsError(f"perturb.toml is not valid TOML: {error}") from error
     except ValidationError as error:
         raise SettingsError("; ".join(_sentence(issue) for issue in error.errors())) from error
 

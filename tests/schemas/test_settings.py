@@ -1,0 +1,65 @@
+"""Settings: profiles are defaults, the file beats them, the environment beats the file, mistakes are named."""
+
+from pathlib import Path
+
+import pytest
+
+from schemas.errors import SettingsError
+from schemas.settings import load_settings
+
+
+@pytest.fixture(autouse=True)
+def clean(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    import os
+
+    for name in [name for name in os.environ if name.startswith("PERTURB_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_embedded_profile_needs_no_file() -> None:
+    settings = load_settings()
+    assert (settings.profile, settings.source, settings.store) == ("embedded", "sample", "./data")
+    assert (settings.bounds.min_levels, settings.bounds.max_levels) == (1, 8)
+
+
+def test_file_beats_profile_and_environment_beats_file(clean: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (clean / "perturb.toml").write_text(
+        'profile = "mainnet"\nsource = "folder:photos"\n[classifier]\ndevice = "cpu"\n[bounds]\nepsilon = 0.0157\n'
+    )
+    monkeypatch.setenv("PERTURB_BOUNDS__EPSILON", "6/255")
+    settings = load_settings(store="s3://bucket/prefix")
+    assert settings.source == "folder:photos"
+    assert (settings.classifier.name, settings.classifier.device) == ("tf_efficientnet_b5", "cpu")
+    assert settings.judge.name == "Qwen/Qwen2.5-1.5B-Instruct"
+    assert settings.subnet.network == "finney"
+    assert settings.bounds.max_levels == 6
+    assert settings.store == "s3://bucket/prefix"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "sentence"),
+    [
+        ("PERTURB_PROFILE", "testnet", "profile = 'testnet': Input should be 'embedded' or 'mainnet'"),
+        ("PERTURB_BOUNDS__EPSILON", "2", "bounds.epsilon = '2': Input should be less than or equal to 1"),
+        ("PERTURB_BOUNDS__EPSILON", "0.001", "bounds exclude every answer"),
+        ("PERTURB_BOUNDS__EPSILON", "8/0", "bounds.epsilon = '8/0'"),
+        ("PERTURB_CHALLENGE__TIMEOUT", "5", "challenge.timeout is not a setting"),
+    ],
+)
+def test_a_mistake_is_named(name: str, value: str, sentence: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(SettingsError, match=sentence):
+        load_settings()
+
+
+def test_a_broken_file_is_named(clean: Path) -> None:
+    (clean / "perturb.toml").write_text("store = data\n")
+    with pytest.raises(SettingsError, match=r"perturb\.toml"):
+        load_settings()
+
+
+def test_secrets_do_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PERTURB_PEXELS__API_KEY", "hunter2hunter2")
+    assert "hunter2" not in repr(load_settings()) + load_settings().model_dump_json()
