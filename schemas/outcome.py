@@ -8,14 +8,17 @@ class Outcome(StrEnum):
 
     ACCEPTED = "accepted"
     # The wire
+    NOT_ASKED = "not_asked"
     UNREACHABLE = "unreachable"
     TIMEOUT = "timeout"
+    SLOW_BODY = "slow_body"
     CONNECTION_LOST = "connection_lost"
     REDIRECT = "redirect"
     BAD_HEADERS = "bad_headers"
     ENCODED = "encoded"
     TOO_LARGE = "too_large"
     UNSIGNED = "unsigned"
+    WRONG_HOTKEY = "wrong_hotkey"
     BAD_SIGNATURE = "bad_signature"
     REPLAYED = "replayed"
     WRONG_TASK = "wrong_task"

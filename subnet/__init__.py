@@ -1,0 +1,1 @@
+"""Bittensor: who takes part, the signed transport between validators and miners, weights and commitments."""

@@ -1,0 +1,156 @@
+"""The chain, as far as this project needs it: five methods, and a thin adapter that puts them on `bittensor`'s Client.
+
+The adapter is exercised through the SDK's public `substrate=` seam with an in-memory fake: its decoding, preflight and
+weight quantisation are real there; SCALE encoding, signing and inclusion are not. It was not tried on mainnet.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+from schemas.errors import SubnetError
+from schemas.neuron import Neuron
+from schemas.settings import SubnetSettings
+from subnet.keys import LOCAL_NETWORK, Keypair
+
+if TYPE_CHECKING:
+    import bittensor
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Metagraph:
+    """Everybody on the subnet at one block. A neuron that serves nothing has an empty `endpoint`."""
+
+    block: int
+    neurons: tuple[Neuron, ...]
+
+
+class Chain(Protocol):
+    """What the pipeline asks of a chain. Every method raises SubnetError with the chain's own reason."""
+
+    def metagraph(self, *, newer_than: int | None = None) -> Metagraph | None:
+        """The subnet at the chain's head; None while the head has not passed block `newer_than`."""
+
+    def serve(self, keypair: Keypair, ip: str, port: int) -> None:
+        """Publish where `keypair`'s hotkey answers."""
+
+    def set_weights(self, keypair: Keypair, weights: Mapping[int, float]) -> str:
+        """Submit weights by uid; plain or commit-reveal, whichever the subnet runs. Returns the extrinsic's id."""
+
+    def commit(self, keypair: Keypair, sha256: str) -> str:
+        """Put a digest (64 hex digits) on chain under `keypair`'s hotkey. Returns the extrinsic's id."""
+
+    def read_commitment(self, hotkey: str) -> str | None:
+        """The digest that `hotkey` committed last (64 hex digits); None where it committed none."""
+
+
+class BittensorChain:
+    """`Chain` on a subtensor endpoint. Opens one connection a call: calls are minutes apart, sockets don't last.
+
+    `substrate` replaces the RPC connection by any `bittensor.Substrate`. `timeout` bounds each call, in seconds.
+    """
+
+    def __init__(self, network: str, netuid: int, *, substrate: Any = None, timeout: float = 120.0):
+        self.network = network
+        self.netuid = netuid
+        self._substrate = substrate
+        self._timeout = timeout
+
+    def metagraph(self, *, newer_than: int | None = None) -> Metagraph | None:
+        async def read(client: "bittensor.Client") -> Metagraph | None:
+            if newer_than is not None and await client.block() <= newer_than:
+                return None
+            graph = await client.subnets.metagraph(self.netuid, commitments=False)
+            if graph is None:
+                raise SubnetError(f"netuid {self.netuid} is not on network {self.network!r}; correct subnet.netuid")
+            rows = tuple(
+                Neuron(
+                    uid=row.uid,
+                    hotkey=row.hotkey,
+                    coldkey=row.coldkey,
+                    endpoint=row.axon or "",
+                    stake=float(row.total_stake.amount),
+                    validator_permit=row.validator_permit,
+                )
+                for row in graph
+            )
+            return Metagraph(block=graph.block, neurons=rows)
+
+        return self._run("read the metagraph", read)
+
+    def serve(self, keypair: Keypair, ip: str, port: int) -> None:
+        import bittensor
+
+        intent = bittensor.ServeAxon(netuid=self.netuid, ip=ip, port=port)
+        self._submit(f"publish {ip}:{port}", lambda client: client.execute(intent, keypair))
+
+    def set_weights(self, keypair: Keypair, weights: Mapping[int, float]) -> str:
+        import bittensor
+
+        intent = bittensor.SetWeights(netuid=self.netuid, uids=list(weights), weights=list(weights.values()))
+        return self._submit("set weights", lambda client: client.execute(intent, keypair))
+
+    def commit(self, keypair: Keypair, sha256: str) -> str:
+        import bittensor
+
+        if len(sha256) != 64 or not set(sha256) <= set("0123456789abcdef"):
+            raise SubnetError(f"{sha256!r} is no sha256; accepted: 64 lowercase hex digits")
+        info = {"fields": [[{"Sha256": f"0x{sha256}"}]]}
+        call = bittensor.calls.Commitments.set_commitment(netuid=self.netuid, info=info)
+
+        return self._submit("commit a digest", lambda client: client.submit_call(call, keypair, signer="hotkey"))
+
+    def read_commitment(self, hotkey: str) -> str | None:
+        async def read(client: "bittensor.Client") -> str | None:
+            commitment = (await client.subnets.commitments(self.netuid))[hotkey]
+            for line in commitment.data.splitlines() if commitment else ():
+                kind, _, digest = line.partition(":0x")
+                if kind == "sha256":
+                    return str(digest)
+            return None
+
+        return self._run("read a commitment", read)
+
+    def _submit(self, what: str, step: "Callable[[bittensor.Client], Awaitable[Any]]") -> str:
+        async def write(client: "bittensor.Client") -> str:
+            result = (await step(client)).raise_for_failure()
+            return str(result.extrinsic_id or result.block_hash or result.message)
+
+        return self._run(what, write)
+
+    def _run(self, what: str, step: "Callable[[bittensor.Client], Awaitable[T]]") -> T:
+        import bittensor
+
+        async def call() -> T:
+            async with asyncio.timeout(self._timeout), self._client() as client:
+                return await step(client)
+
+        where = f"chain {self.network!r} (netuid {self.netuid})"
+        try:
+            # Its own thread and loop, so that callers inside a running loop may use this too.
+            with ThreadPoolExecutor(1, thread_name_prefix="chain") as thread:
+                return thread.submit(asyncio.run, call()).result()
+        except TimeoutError as error:
+            raise SubnetError(f"{where}: no answer within {self._timeout:g} s ({what}); try again") from error
+        except (bittensor.BittensorError, OSError, ValueError) as error:
+            raise SubnetError(
+                f"{where} could not {what}: {error}; check subnet.network and the registration"
+            ) from error
+
+    def _client(self) -> "bittensor.Client":
+        import bittensor
+
+        return bittensor.Client(self.network, substrate=self._substrate)
+
+
+def open_chain(settings: SubnetSettings) -> Chain:
+    """The chain that `settings` name. Raises SubnetError on the local network, which has none."""
+    if settings.network == LOCAL_NETWORK:
+        raise SubnetError(
+            "subnet.network is 'local', which has no chain; accepted for this: 'finney', 'test' or a ws:// endpoint"
+        )
+    return BittensorChain(settings.network, settings.netuid)

@@ -1,0 +1,103 @@
+"""Our identity on the subnet: the hotkey that signs requests, responses, weights and commitments."""
+
+import os
+from typing import Protocol
+
+from schemas.errors import SettingsError, SubnetError
+from schemas.settings import SubnetSettings
+
+LOCAL_NETWORK = "local"
+SS58_LENGTH = 48
+_SS58_FORMAT = 42
+
+
+class Keypair(Protocol):
+    """The part of `bittensor.keyfiles.Keypair` that this project uses. Keys are sr25519."""
+
+    @property
+    def ss58_address(self) -> str: ...
+
+    @property
+    def public_key(self) -> bytes: ...
+
+    @property
+    def crypto_type(self) -> int: ...
+
+    def sign(self, data: bytes, /) -> bytes: ...
+
+
+def load_keypair(settings: SubnetSettings) -> Keypair:
+    """The hotkey that `settings` name: a wallet's on disk, or a development key on the local network.
+
+    An encrypted hotkey is opened with the password in the environment variable that bittensor names after the
+    key file (`BT_PW_...`); nobody is asked at a prompt. Raises SettingsError where a chain is configured without a
+    wallet, SubnetError where the key file is missing, locked or broken.
+    """
+    if settings.wallet_name is None:
+        if settings.network != LOCAL_NETWORK:
+            raise SettingsError(
+                f"subnet.network is {settings.network!r} but subnet.wallet_name is not set; name a wallet whose hotkey "
+                f"is registered on netuid {settings.netuid}, or set subnet.network to 'local'"
+            )
+        return development_keypair(settings.hotkey_uri.get_secret_value())
+    return _open_hotkey(settings)
+
+
+def development_keypair(uri: str) -> Keypair:
+    """The key that a derivation path such as `//Alice` stands for. Anybody can derive it: local networks only."""
+    from bittensor.keyfiles import Keypair as Sr25519Keypair
+
+    try:
+        if not uri:
+            raise ValueError("empty")
+        keypair: Keypair = Sr25519Keypair.create_from_uri(uri)
+    except ValueError as error:
+        # The URI may hold a mnemonic, so it isn't repeated.
+        raise SettingsError("subnet.hotkey_uri is no key; accepted: a path such as //Alice, or a mnemonic") from error
+    return keypair
+
+
+def is_hotkey(address: str) -> bool:
+    """Whether `address` is a well-formed ss58 address of the Bittensor format (48 characters, checksum right)."""
+    if len(address) != SS58_LENGTH or not address.isascii():
+        return False
+    from bittensor.sp_core import ss58_decode, ss58_encode
+
+    try:
+        return bool(ss58_encode(ss58_decode(address), _SS58_FORMAT) == address)
+    except ValueError:
+        return False
+
+
+def _open_hotkey(settings: SubnetSettings) -> Keypair:
+    from bittensor.keyfiles import Keyfile, KeyfileError
+
+    folder = settings.wallet_path.expanduser()
+    path = folder / str(settings.wallet_name) / "hotkeys" / settings.wallet_hotkey
+    keyfile = Keyfile(path)
+    if not path.is_file():
+        raise SubnetError(
+            f"wallet {settings.wallet_name!r} has no hotkey {settings.wallet_hotkey!r}: {path} is not there; "
+            f"accepted: {_found(folder)}; create one with `btcli wallet new-hotkey`, or correct subnet.wallet_name, "
+            "subnet.wallet_hotkey or subnet.wallet_path"
+        )
+    try:
+        locked = keyfile.is_encrypted()
+        variable = keyfile.env_var_name()
+        if locked and variable not in os.environ:
+            raise SubnetError(
+                f"hotkey {path} is encrypted; put its password (as `btcli` stores it) in {variable}, "
+                "or use a hotkey without a password"
+            )
+        keypair: Keypair = keyfile.get_keypair()
+    except (KeyfileError, ValueError, OSError) as error:
+        raise SubnetError(f"hotkey {path} can't be opened: {error}; check its permissions and password") from error
+    return keypair
+
+
+def _found(folder: os.PathLike[str]) -> str:
+    from pathlib import Path
+
+    names = sorted(f"{path.parent.parent.name}/{path.name}" for path in Path(folder).glob("*/hotkeys/*"))
+    names = [name for name in names if not name.endswith("pub.txt")]
+    return ", ".join(names[:8]) if names else f"nothing yet, {folder} holds no hotkey"

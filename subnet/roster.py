@@ -1,0 +1,117 @@
+"""A roster: the neurons of a local or test network, written down in a TOML file instead of on a chain.
+
+[[neuron]]
+hotkey = "5F..."
+endpoint = "127.0.0.1:8091"     # also uid, coldkey, stake, validator_permit
+
+[[validator]]
+hotkey = "5D..."                # who may ask; a neuron with validator_permit = true may too
+"""
+
+import tomllib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from schemas.errors import SubnetError
+from schemas.neuron import Neuron
+from subnet.keys import is_hotkey
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A neuron that is left out of a round, and why."""
+
+    uid: int | None
+    hotkey: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Roster:
+    """What a roster file says. `skipped` are the entries that can't be used; the rest can."""
+
+    neurons: tuple[Neuron, ...]
+    validators: frozenset[str]
+    skipped: tuple[Skipped, ...]
+
+
+def read_roster(path: Path) -> Roster:
+    """Read a roster; entries that are wrong are skipped with a reason. A neuron without `uid` gets its place, from 0.
+
+    Raises SubnetError where the file is missing, isn't TOML, or has another shape.
+    """
+    try:
+        document = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SubnetError(f"roster {path} can't be read: {error.strerror}; name a TOML file of [[neuron]]") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SubnetError(
+            f"roster {path} is no TOML: {error}; accepted: [[neuron]] and [[validator]] tables"
+        ) from error
+    unknown = sorted(set(document) - {"neuron", "validator"})
+    if unknown:
+        raise SubnetError(f"roster {path} has {', '.join(unknown)}; accepted: [[neuron]] and [[validator]] tables")
+
+    neurons: list[Neuron] = []
+    skipped: list[Skipped] = []
+    uids: set[int] = set()
+    for place, entry in enumerate(_tables(document, "neuron", path)):
+        neuron = _read_neuron(entry, place)
+        if isinstance(neuron, Skipped):
+            skipped.append(neuron)
+        elif neuron.uid in uids or any(neuron.hotkey == other.hotkey for other in neurons):
+            skipped.append(Skipped(neuron.uid, neuron.hotkey, f"neuron {place + 1}: uid or hotkey stands there twice"))
+        else:
+            uids.add(neuron.uid)
+            neurons.append(neuron)
+    validators = {neuron.hotkey for neuron in neurons if neuron.validator_permit}
+    for place, entry in enumerate(_tables(document, "validator", path)):
+        hotkey = str(entry.get("hotkey"))
+        if is_hotkey(hotkey):
+            validators.add(hotkey)
+        else:
+            skipped.append(Skipped(None, hotkey[:64], f"validator {place + 1}: {hotkey[:64]!r} is no ss58 address"))
+    return Roster(tuple(neurons), frozenset(validators), tuple(skipped))
+
+
+def write_roster(path: Path, neurons: Iterable[Neuron], *, validators: Iterable[str] = ()) -> None:
+    """Write a roster that `read_roster` reads back the same."""
+    lines = ["# Neurons of a local network. `endpoint` is ip:port; [[validator]] lists the hotkeys that may ask."]
+    for neuron in neurons:
+        lines += ["", "[[neuron]]", *(f"{key} = {_toml(value)}" for key, value in neuron.model_dump().items())]
+    for hotkey in validators:
+        lines += ["", "[[validator]]", f'hotkey = "{hotkey}"']
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def _tables(document: dict[str, Any], name: str, path: Path) -> Iterator[dict[str, Any]]:
+    entries = document.get(name, [])
+    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+        raise SubnetError(f"roster {path}: {name} is no list of tables; write [[{name}]] before each")
+    yield from entries
+
+
+def _read_neuron(entry: dict[str, Any], place: int) -> Neuron | Skipped:
+    hotkey = str(entry.get("hotkey", ""))[:64]
+    try:
+        neuron = Neuron.model_validate({"uid": place} | entry)
+    except ValidationError as error:
+        issue = error.errors(include_url=False)[0]
+        name = ".".join(map(str, issue["loc"]))
+        return Skipped(None, hotkey, f"neuron {place + 1}: {name}: {issue['msg']}")
+    if not is_hotkey(neuron.hotkey):
+        return Skipped(neuron.uid, hotkey, f"neuron {place + 1}: hotkey {hotkey!r} is no ss58 address")
+    if not 0 <= neuron.uid < 2**16:
+        return Skipped(neuron.uid, hotkey, f"neuron {place + 1}: uid {neuron.uid} is not within 0..65535")
+    return neuron
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    # What stands in a Neuron is an address, an endpoint or a number: nothing that needs escaping.
+    return f'"{value}"' if isinstance(value, str) else repr(value)

@@ -1,0 +1,60 @@
+"""The miner's signature over its response. Pure functions: an auditor checks records with them, offline.
+
+`btauth/1` signs requests only. The response is signed over everything that makes it this answer and no other: which
+task, which signed request (its nonce), who asked, who answers, the HTTP status, and the digest of the body's bytes.
+"""
+
+import hashlib
+
+from subnet.keys import Keypair
+
+VERSION = "perturb-response/1"
+SIGNATURE_BYTES = 64
+_SR25519 = 1
+
+
+def response_message(
+    task_id: str, nonce: str, validator_hotkey: str, miner_hotkey: str, status: int, body_sha256: str
+) -> bytes:
+    """The signed bytes: seven lines of UTF-8 joined by newlines, none of them at the end.
+
+    `nonce` is the decimal nonce of the request (`X-Bittensor-Nonce`), `body_sha256` 64 lowercase hex digits of the
+    bytes as they were sent. Raises ValueError where a field could be mistaken for two.
+    """
+    fields = (VERSION, task_id, nonce, validator_hotkey, miner_hotkey, str(status), body_sha256)
+    for field in fields:
+        if not field.isprintable() or not field:
+            raise ValueError(f"{field!r} can't stand in a signed message; accepted: one non-empty printable line")
+    return "\n".join(fields).encode()
+
+
+def sign_response(
+    keypair: Keypair, *, task_id: str, nonce: str, validator_hotkey: str, status: int, body: bytes
+) -> str:
+    """The miner's side: the signature over its response as 128 hex digits."""
+    digest = hashlib.sha256(body).hexdigest()
+    message = response_message(task_id, nonce, validator_hotkey, keypair.ss58_address, status, digest)
+    return keypair.sign(message).hex()
+
+
+def verify_response_signature(
+    signature: str,
+    *,
+    task_id: str,
+    nonce: str,
+    validator_hotkey: str,
+    miner_hotkey: str,
+    status: int,
+    body_sha256: str,
+) -> bool:
+    """Whether `signature` (hex, sr25519) is `miner_hotkey`'s over exactly this response. Never raises for bad input."""
+    from bittensor.sp_core import verify
+
+    try:
+        raw = bytes.fromhex(signature)
+        if len(raw) != SIGNATURE_BYTES:
+            return False
+        message = response_message(task_id, nonce, validator_hotkey, miner_hotkey, status, body_sha256)
+        return bool(verify(message, raw, miner_hotkey, _SR25519))
+    except ValueError:
+        return False

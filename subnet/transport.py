@@ -1,0 +1,262 @@
+"""Asking all miners at once: one signed request each, and an answer or a named reason from every one of them.
+
+Nothing a miner does ends a round, delays it past its deadline, or makes it hold more than one bounded body a miner.
+"""
+
+import asyncio
+import hashlib
+import logging
+import random
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import aiohttp
+
+from schemas.challenge import Challenge
+from schemas.neuron import Neuron
+from schemas.outcome import Outcome, http_outcome
+from schemas.response import Response
+from schemas.settings import SubnetSettings
+from subnet import wire
+from subnet.addresses import AddressRefused, parse_endpoint
+from subnet.keys import LOCAL_NETWORK, Keypair
+from subnet.signing import verify_response_signature
+
+log = logging.getLogger(__name__)
+
+CONNECT_SECONDS = 3.0
+_CHUNK = 64 * 2**10
+
+
+async def collect(
+    challenge: Challenge,
+    neurons: Sequence[Neuron],
+    keypair: Keypair,
+    *,
+    settings: SubnetSettings,
+    round_seconds: float | None = None,
+) -> list[Response]:
+    """Send `challenge` to all `neurons`, in random order; one response each, in the order of `neurons`.
+
+    A miner has `task.timeout_ms` from sending to its last byte, on a monotonic clock. `round_seconds` bounds the whole
+    round; by default it leaves every batch of `max_concurrency` its full time. Never raises for a miner's fault.
+    """
+    if not neurons:
+        return []
+    seconds = challenge.task.timeout_ms / 1000
+    batches = -(-len(neurons) // settings.max_concurrency)
+    deadline = time.monotonic() + (seconds * batches if round_seconds is None else round_seconds)
+    order = random.SystemRandom().sample(range(len(neurons)), len(neurons))
+    async with _open_session() as session:
+        asker = _Asker(
+            challenge=challenge,
+            body=wire.pack_request(challenge),
+            keypair=keypair,
+            session=session,
+            slots=asyncio.Semaphore(settings.max_concurrency),
+            seconds=seconds,
+            deadline=deadline,
+            allow_private=settings.allow_private_addresses or settings.network == LOCAL_NETWORK,
+        )
+        tasks = {place: asyncio.create_task(asker.ask(neurons[place])) for place in order}
+        try:
+            await asyncio.wait(tasks.values())
+        finally:
+            for task in tasks.values():
+                task.cancel()
+    responses = [_settle(tasks[place], neuron) for place, neuron in enumerate(neurons)]
+    _warn_of_our_own_faults(responses)
+    return responses
+
+
+@dataclass(frozen=True)
+class _Asker:
+    """One round's constants, and the conversation with one miner."""
+
+    challenge: Challenge
+    body: bytes
+    keypair: Keypair
+    session: aiohttp.ClientSession
+    slots: asyncio.Semaphore
+    seconds: float
+    deadline: float
+    allow_private: bool
+
+    async def ask(self, neuron: Neuron) -> Response:
+        """Wait for a slot, then ask. What is measured starts when the slot is there."""
+        async with self.slots:
+            started = time.monotonic()
+            seconds = min(self.seconds, self.deadline - started)
+            if seconds <= 0:
+                return _refusal(neuron, started, Outcome.NOT_ASKED, "the round ended before this miner's turn")
+            return await self._exchange(neuron, seconds)
+
+    async def _exchange(self, neuron: Neuron, seconds: float) -> Response:
+        from bittensor import http_auth
+
+        try:
+            endpoint = parse_endpoint(neuron.endpoint, allow_private=self.allow_private)
+        except AddressRefused as error:
+            return _refusal(neuron, time.monotonic(), Outcome.UNREACHABLE, str(error))
+        # Signed here and not earlier: the miner's freshness window is 10 s and starts at signing.
+        auth = http_auth.sign(
+            self.keypair, method="POST", path=wire.CHALLENGE_PATH, body=self.body, receiver_ss58=neuron.hotkey
+        )
+        nonce = auth[http_auth.HEADER_NONCE]
+        received = bytearray()
+        started = time.monotonic()
+
+        def refuse(outcome: str, detail: str) -> Response:
+            return _refusal(neuron, started, outcome, detail, nonce=nonce)
+
+        try:
+            async with (
+                asyncio.timeout(seconds),
+                self.session.post(
+                    f"http://{endpoint.authority}{wire.CHALLENGE_PATH}",
+                    data=self.body,
+                    headers=auth | {"Content-Type": wire.REQUEST_TYPE},
+                    allow_redirects=False,
+                ) as reply,
+            ):
+                fault = self._header_fault(reply, neuron, nonce)
+                if fault:
+                    return refuse(*fault)
+                limit = wire.response_limit(self.challenge.task)
+                async for chunk in reply.content.iter_chunked(_CHUNK):
+                    received += chunk
+                    if len(received) > limit:
+                        return refuse(Outcome.TOO_LARGE, f"body exceeds {limit} bytes")
+                finished = time.monotonic()
+                signature = reply.headers[wire.HEADER_SIGNATURE]
+        except TimeoutError:
+            if received:
+                return refuse(Outcome.SLOW_BODY, f"{len(received)} bytes had come within {seconds:g} s")
+            return refuse(Outcome.TIMEOUT, f"no answer within {seconds:g} s")
+        except aiohttp.ClientConnectorError as error:
+            return refuse(Outcome.UNREACHABLE, _printable(error.os_error.strerror or "no connection"))
+        except (aiohttp.ClientPayloadError, aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
+            return refuse(Outcome.CONNECTION_LOST, f"{type(error).__name__} after {len(received)} bytes of body")
+        except (aiohttp.ClientResponseError, aiohttp.http.HttpProcessingError) as error:
+            return refuse(Outcome.BAD_HEADERS, _printable(error.message))
+
+        body = bytes(received)
+        return self._verified(neuron, body, nonce, signature, response_ms=(finished - started) * 1000)
+
+    def _header_fault(self, reply: aiohttp.ClientResponse, neuron: Neuron, nonce: str) -> tuple[str, str] | None:
+        """What is wrong before a byte of the body is read. Echoed values are compared with ours, never used."""
+        headers = reply.headers
+        if 300 <= reply.status < 400:
+            return Outcome.REDIRECT, f"HTTP {reply.status}; redirects are not followed"
+        if reply.status != 200:
+            return http_outcome(reply.status), f"HTTP {reply.status}"
+        encoding = headers.get("Content-Encoding", "identity")
+        if encoding != "identity":
+            return Outcome.ENCODED, f"Content-Encoding {_printable(encoding)}; only identity was accepted"
+        content_type = headers.get("Content-Type", "none")
+        if content_type != wire.RESPONSE_TYPE:
+            return Outcome.BAD_BODY, f"Content-Type {_printable(content_type)}; expected {wire.RESPONSE_TYPE}"
+        limit = wire.response_limit(self.challenge.task)
+        if reply.content_length is not None and reply.content_length > limit:
+            return Outcome.TOO_LARGE, f"Content-Length {reply.content_length} exceeds {limit} bytes"
+        return self._identity_fault(headers, neuron, nonce)
+
+    def _identity_fault(self, headers: Mapping[str, str], neuron: Neuron, nonce: str) -> tuple[str, str] | None:
+        if wire.HEADER_SIGNATURE not in headers:
+            return Outcome.UNSIGNED, f"no {wire.HEADER_SIGNATURE} header"
+        expected = (
+            (wire.HEADER_HOTKEY, neuron.hotkey, Outcome.WRONG_HOTKEY),
+            (wire.HEADER_TASK, self.challenge.task.task_id, Outcome.WRONG_TASK),
+            (wire.HEADER_NONCE, nonce, Outcome.REPLAYED),
+        )
+        for header, value, outcome in expected:
+            given = headers.get(header, "")
+            if given != value:
+                return outcome, f"{header} is {_printable(given) or 'missing'}; expected {value}"
+        return None
+
+    def _verified(self, neuron: Neuron, body: bytes, nonce: str, signature: str, *, response_ms: float) -> Response:
+        digest = hashlib.sha256(body).hexdigest()
+        genuine = verify_response_signature(
+            signature,
+            task_id=self.challenge.task.task_id,
+            nonce=nonce,
+            validator_hotkey=self.keypair.ss58_address,
+            miner_hotkey=neuron.hotkey,
+            status=200,
+            body_sha256=digest,
+        )
+        failure, detail = None, None
+        if not genuine:
+            failure, detail = Outcome.BAD_SIGNATURE, "the signature is not this hotkey's over this response"
+        elif not body:
+            failure, detail = Outcome.BAD_BODY, "the body is empty"
+        return Response(
+            miner_uid=neuron.uid,
+            miner_hotkey=neuron.hotkey,
+            response_ms=response_ms,
+            body=b"" if failure else body,
+            body_sha256=digest if genuine else None,
+            nonce=nonce,
+            signature=signature if genuine else None,
+            failure=failure,
+            detail=detail,
+        )
+
+
+def _open_session() -> aiohttp.ClientSession:
+    """A session with every convenience switched off that a hostile server could use.
+
+    No keep-alive (a server's idle close breaks reused connections), no cookies, no proxies from the environment, no
+    inflating, and header limits small enough that a flood ends early.
+    """
+    return aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(limit=0, force_close=True, use_dns_cache=False),
+        timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS),
+        cookie_jar=aiohttp.DummyCookieJar(),
+        auto_decompress=False,
+        trust_env=False,
+        headers={"Accept-Encoding": "identity", "User-Agent": "perturb"},
+        max_line_size=1024,
+        max_field_size=1024,
+        max_headers=32,
+    )
+
+
+def _settle(task: "asyncio.Task[Response]", neuron: Neuron) -> Response:
+    error = None if task.cancelled() else task.exception()
+    if task.cancelled() or error is not None:
+        # A trick that the HTTP client doesn't know costs the miner its answer, and us a line in the log: not the round.
+        log.error("uid %d: the exchange failed in an unforeseen way", neuron.uid, exc_info=error)
+        return _refusal(neuron, time.monotonic(), Outcome.CONNECTION_LOST, f"{type(error).__name__} in the client")
+    return task.result()
+
+
+def _refusal(neuron: Neuron, started: float, outcome: str, detail: str, *, nonce: str | None = None) -> Response:
+    return Response(
+        miner_uid=neuron.uid,
+        miner_hotkey=neuron.hotkey,
+        response_ms=(time.monotonic() - started) * 1000,
+        nonce=nonce,
+        failure=outcome,
+        detail=detail,
+    )
+
+
+def _printable(text: str) -> str:
+    """A stranger's text, shortened and without control characters, fit for a log line."""
+    return "".join(character if character.isprintable() else "?" for character in text[:80])
+
+
+def _warn_of_our_own_faults(responses: Sequence[Response]) -> None:
+    failures = Counter(response.failure for response in responses)
+    unauthorised = failures[http_outcome(401)]
+    if len(responses) > 1 and unauthorised * 2 > len(responses):
+        log.warning(
+            "%d of %d miners refused our signed request (HTTP 401): check this machine's clock, which must be within "
+            "seconds of theirs",
+            unauthorised,
+            len(responses),
+        )

@@ -1,0 +1,70 @@
+"""What travels. Request: u32 big-endian header length, canonical JSON of the task, the clean PNG. Response: a PNG.
+
+The request body is the same bytes for every miner. JSON with base64 inside would cost a third more bytes and three
+times the client's CPU.
+"""
+
+import json
+import struct
+
+from pydantic import ValidationError
+
+from schemas.challenge import Challenge, Task
+
+CHALLENGE_PATH = "/v1/challenge"
+REQUEST_TYPE = "application/octet-stream"
+RESPONSE_TYPE = "image/png"
+
+# The response's headers. All are compared or verified, none is believed.
+HEADER_TASK = "X-Perturb-Task"
+HEADER_NONCE = "X-Perturb-Nonce"
+HEADER_HOTKEY = "X-Perturb-Hotkey"
+HEADER_SIGNATURE = "X-Perturb-Signature"
+
+MAX_BODY_BYTES = 4 * 2**20
+MAX_HEADER_BYTES = 16 * 2**10
+_LENGTH = struct.Struct(">I")
+_PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
+
+
+class WireError(ValueError):
+    """A request body that is not what this version of the wire format describes."""
+
+
+def pack_request(challenge: Challenge) -> bytes:
+    """The body that all miners get."""
+    header = _canonical(challenge.task)
+    return _LENGTH.pack(len(header)) + header + challenge.png
+
+
+def unpack_request(body: bytes) -> tuple[Task, bytes]:
+    """The task and the clean image's PNG (not decoded: its size may be a lie).
+
+    Raises WireError for anything but exactly what `pack_request` writes, so that a body has one meaning only.
+    """
+    if len(body) < _LENGTH.size:
+        raise WireError(f"body of {len(body)} bytes is shorter than its length field")
+    (length,) = _LENGTH.unpack_from(body)
+    if length > MAX_HEADER_BYTES or _LENGTH.size + length > len(body):
+        raise WireError(f"header length {length} exceeds {MAX_HEADER_BYTES} bytes or the body's {len(body)} bytes")
+    header = body[_LENGTH.size : _LENGTH.size + length]
+    try:
+        task = Task.model_validate_json(header, strict=True)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        raise WireError(f"header is no task: {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+    if _canonical(task) != header:
+        raise WireError("header is not canonical JSON: sorted keys, no white space, each key once")
+    png = body[_LENGTH.size + length :]
+    if not png.startswith(_PNG_MAGIC):
+        raise WireError("the bytes after the header are no PNG")
+    return task, png
+
+
+def response_limit(task: Task) -> int:
+    """Largest body in bytes that an answer to `task` can need: twice its raw pixels and change, at most 4 MiB."""
+    return min(MAX_BODY_BYTES, 2 * task.height * task.width * 3 + 64 * 2**10)
+
+
+def _canonical(task: Task) -> bytes:
+    return json.dumps(task.model_dump(mode="json"), sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
