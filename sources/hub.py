@@ -1,0 +1,215 @@
+"""Any image column of a Hugging Face dataset, streamed: nothing is downloaded ahead."""
+
+import logging
+import secrets
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from schemas.challenge import Photo
+from schemas.errors import SourceError
+from schemas.image import Pixels
+from schemas.settings import HubSettings
+from sources.decode import MAX_BYTES, UnusableImage, decode_photo
+from sources.imagenet import NUM_CLASSES, class_names
+
+logger = logging.getLogger(__name__)
+
+# Rows within which a stream is shuffled: undecoded images, so some tens of megabytes.
+_SHUFFLE_ROWS = 256
+_MAX_FAILURES = 50
+
+
+class HubSource:
+    """Rows of the dataset `name`: a Hub id, or a local folder that `datasets.load_dataset` accepts.
+
+    `settings` names split, configuration and columns. The label column holds ImageNet-1k's class index; what the
+    image shows is in the subject column or, without one, is the class's name. With neither set, a column named
+    `label` is taken for the subject.
+    Endless: the dataset is streamed again, in another order, when it ends. Rows are shuffled within a window only,
+    so that the stream stays a stream.
+    """
+
+    def __init__(self, name: str, settings: HubSettings):
+        self._dataset = name
+        self._settings = settings
+        self._local = Path(name).absolute() if Path(name).exists() else None
+        # A record shall not tell where on the operator's disk a local dataset lies.
+        self.name = f"hub:{self._local.name if self._local else name}"
+
+    def photos(self, *, seed: int | None) -> Iterator[Photo]:
+        """Raises SourceError when dataset or column are not there, or when fifty rows in a row are unusable."""
+        rows = self._open()
+        subject_of = self._subject_reader(rows.features)
+        shuffled = rows.shuffle(seed=secrets.randbits(32) if seed is None else seed, buffer_size=_SHUFFLE_ROWS)
+        failures = 0
+        for row in self._rows(shuffled):
+            try:
+                photo = self._photo(row, subject_of)
+            except UnusableImage as reason:
+                failures += 1
+                logger.warning("skipping a row of %s: %s", self.name, reason)
+                if failures == _MAX_FAILURES:
+                    raise SourceError(
+                        f"source {self.name}: {failures} rows one after the other are unusable; the last: {reason}"
+                    ) from reason
+                continue
+            failures = 0
+            yield photo
+
+    def check(self) -> str:
+        """Streams rows until one is usable."""
+        photo = next(self.photos(seed=0))
+        height, width, _ = photo.pixels.shape
+        return f"{self.name} answers: its first image has {width} x {height} pixels, subject {photo.subject!r}"
+
+    def _open(self) -> Any:
+        import datasets
+
+        wanted = self._settings
+        try:
+            rows = datasets.load_dataset(self._dataset, wanted.config, split=wanted.split, streaming=True)
+            if rows.features is None:
+                return rows
+            used = (wanted.image_column, wanted.label_column, wanted.subject_column)
+            missing = [column for column in used if column is not None and column not in rows.features]
+            if missing:
+                raise SourceError(
+                    f"source {self.name} has no column {missing[0]!r}; it has {', '.join(rows.features)} "
+                    f"(set hub.image_column, hub.label_column, hub.subject_column)"
+                )
+            self._check_label(rows.features)
+            # Undecoded, because `datasets` would decode without the checks of ours.
+            if isinstance(rows.features[wanted.image_column], datasets.Image):
+                rows = rows.cast_column(wanted.image_column, datasets.Image(decode=False))
+            return rows
+        except _failures() as error:
+            raise self._unreachable(error) from error
+
+    def _check_label(self, features: Any) -> None:
+        column = self._settings.label_column
+        if column is None:
+            return
+        count = getattr(features[column], "num_classes", NUM_CLASSES)
+        if count != NUM_CLASSES:
+            raise SourceError(
+                f"source {self.name}: column {column!r} has {count} classes, ImageNet-1k has {NUM_CLASSES}; "
+                f"set it as hub.subject_column instead"
+            )
+
+    def _subject_reader(self, features: Any) -> Callable[[dict[str, Any]], str | None]:
+        """What a row shows, by its subject column; a column of class numbers is read as their names."""
+        column = self._settings.subject_column
+        if column is None and self._settings.label_column is None:
+            column = "label"
+            if features is not None and column not in features:
+                raise SourceError(
+                    f"source {self.name} does not say what its images show, so no label could be checked; set "
+                    f"hub.subject_column or hub.label_column to one of its columns: {', '.join(features)}"
+                )
+        names: list[str] = getattr(features[column], "names", []) if column and features is not None else []
+
+        def subject(row: dict[str, Any]) -> str | None:
+            value = row.get(column) if column else None
+            if isinstance(value, int) and 0 <= value < len(names):
+                return names[value].replace("_", " ")
+            return None if value is None else str(value)[:200]
+
+        return subject
+
+    def _rows(self, rows: Any) -> Iterator[dict[str, Any]]:
+        epoch = 0
+        try:
+            while True:
+                rows.set_epoch(epoch)
+                empty = True
+                for row in rows:
+                    empty = False
+                    yield row
+                if empty:
+                    raise SourceError(f"source {self.name} has no rows in split {self._settings.split!r}")
+                epoch += 1
+        except _failures() as error:
+            raise self._unreachable(error) from error
+
+    def _photo(self, row: dict[str, Any], subject_of: Callable[[dict[str, Any]], str | None]) -> Photo:
+        true_class, subject = self._class(row), subject_of(row)
+        if subject is None and true_class is not None:
+            subject = class_names()[true_class]
+        pixels, source_id = self._image(row)
+        return Photo(
+            pixels=pixels,
+            source=self.name,
+            source_id=source_id,
+            source_url=None if self._local else f"https://huggingface.co/datasets/{self._dataset}",
+            subject=subject,
+            true_class=true_class,
+        )
+
+    def _class(self, row: dict[str, Any]) -> int | None:
+        column = self._settings.label_column
+        if column is None:
+            return None
+        value = row.get(column)
+        if isinstance(value, int) and 0 <= value < NUM_CLASSES:
+            return value
+        raise UnusableImage(f"its {column} is {value!r}; accepted: ImageNet-1k class indices, 0 to {NUM_CLASSES - 1}")
+
+    def _image(self, row: dict[str, Any]) -> tuple[Pixels, str]:
+        cell = row.get(self._settings.image_column)
+        if isinstance(cell, bytes):
+            cell = {"bytes": cell}
+        if not isinstance(cell, dict):
+            raise UnusableImage(f"its {self._settings.image_column} holds no image but {type(cell).__name__}")
+        path = str(cell.get("path") or "")
+        data = cell.get("bytes")
+        if data is None:
+            data = self._fetch(path)
+        if len(data) > MAX_BYTES:
+            raise UnusableImage(f"it has {len(data):,} bytes; accepted: up to {MAX_BYTES:,}")
+        return decode_photo(data), _row_id(path, data)
+
+    def _fetch(self, path: str) -> bytes:
+        """A file that a row refers to. Rows are written by strangers: it must belong to the dataset itself."""
+        import fsspec  # type: ignore[import-untyped]
+
+        if not self._belongs(path):
+            raise UnusableImage("it refers to a file outside of its dataset")
+        try:
+            with fsspec.open(path, "rb") as file:
+                data: bytes = file.read(MAX_BYTES + 1)
+                return data
+        except (OSError, ValueError) as error:
+            raise UnusableImage(f"its file can't be read ({type(error).__name__})") from error
+
+    def _belongs(self, path: str) -> bool:
+        if self._local is not None:
+            return ".." not in Path(path).parts and Path(path).is_relative_to(self._local)
+        *members, archive = path.split("::")
+        own = archive.startswith((f"hf://datasets/{self._dataset}/", f"hf://datasets/{self._dataset}@"))
+        return own and ".." not in archive and all(member.startswith(("zip://", "tar://")) for member in members)
+
+    def _unreachable(self, error: Exception) -> SourceError:
+        reason = (str(error).splitlines() or ["no reason given"])[0][:200]
+        return SourceError(
+            f"source hub:{self._dataset} can't be read ({type(error).__name__}: {reason}); "
+            f"accepted: a dataset's id on the Hub or a local folder; set hub.config and hub.split if it has others"
+        )
+
+
+def _row_id(path: str, data: bytes) -> str:
+    """The file's name where there is one, and enough of a digest to tell it from others of the same name."""
+    import hashlib
+
+    name = path.rpartition("/")[2][-100:]
+    digest = hashlib.sha256(data).hexdigest()[:16]
+    return f"{name}#{digest}" if name else digest
+
+
+def _failures() -> tuple[type[Exception], ...]:
+    """What loading and streaming raise when the Hub, the network or the data's form is at fault."""
+    import httpx
+    import pyarrow as pa
+    from datasets.exceptions import DatasetsError
+
+    return DatasetsError, httpx.HTTPError, pa.ArrowException, OSError, ValueError
