@@ -1,0 +1,48 @@
+"""Whether rows and the shards that they point into agree, to the byte."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sinks import layout
+from sinks.manifest import FileEntry
+from sinks.tar import BLOCK, Member, check_layout, header
+
+
+def pointed_members(rows: Sequence[Mapping[str, Any]], shard: str, image: str) -> dict[str, Member]:
+    """The members of one shard that rows point to, by name. Raises ValueError if two rows disagree about one."""
+    found: dict[str, Member] = {}
+    for row in rows:
+        if row[f"{image}_shard"] != shard:
+            continue
+        name = (
+            layout.original_name(row["original_sha256"])
+            if image == "original"
+            else layout.perturbed_name(row["record_id"])
+        )
+        member = Member(name, row[f"{image}_offset"], row[f"{image}_length"])
+        if found.setdefault(name, member) != member:
+            raise ValueError(f"record {row['record_id']} and another point to different places for {name}")
+    return found
+
+
+def check_pointers(
+    rows: Sequence[Mapping[str, Any]], shard: str, entry: FileEntry, tar: bytes | memoryview
+) -> list[str]:
+    """Faults between rows and one shard held in memory: members missing, misplaced, or not the ones named."""
+    try:
+        members = pointed_members(rows, shard, entry.kind)
+    except ValueError as error:
+        return [str(error)]
+    faults = check_members(members, entry)
+    for member in members.values():
+        if bytes(tar[member.offset - BLOCK : member.offset]) != header(member.name, member.length):
+            faults.append(f"{shard} does not hold {member.name} at byte {member.offset}")
+    return faults
+
+
+def check_members(members: Mapping[str, Member], entry: FileEntry) -> list[str]:
+    """Faults between the members that rows point to and what is stated of their shard."""
+    faults = check_layout(list(members.values()), entry.size)
+    if len(members) != entry.rows:
+        faults.insert(0, f"{entry.key} holds {entry.rows} images, rows point to {len(members)}")
+    return faults

@@ -1,0 +1,240 @@
+"""A directory as object store: temporary file, fsync, then a link or rename into place."""
+
+import contextlib
+import errno
+import hashlib
+import os
+import secrets
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+from schemas.errors import StoreError
+from sinks.store import Buffer, Entry, ObjectCorrupt, ObjectMissing, ObjectWriter, Store, check_key
+
+# Temporary files live beside the objects, so that publishing is a link within one file system.
+UNFINISHED = ".unfinished"
+
+
+class DirectoryStore(Store):
+    """Objects are files below `root`. Keys are created by `link(2)`, which fails where the name is taken."""
+
+    def __init__(self, root: str | Path):
+        self.root = Path(root).expanduser()
+        self.url = str(root)
+
+    def _path(self, key: str) -> Path:
+        return self.root / check_key(key)
+
+    @contextmanager
+    def _temporary(self) -> Iterator[tuple[Path, ObjectWriter]]:
+        """A file that is durable when the block ends and gone when it raises; the caller publishes it."""
+        folder = self.root / UNFINISHED
+        path = folder / f"{os.getpid()}-{secrets.token_hex(8)}"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with path.open("xb", buffering=0) as file:
+                writer = ObjectWriter(_Complete(file.fileno()))
+                yield path, writer
+        except OSError as error:
+            raise _sentence(error, self.root) from error
+        finally:
+            path.unlink(missing_ok=True) if folder.is_dir() else None
+
+    @contextmanager
+    def create(self, key: str) -> Iterator[ObjectWriter]:
+        target = self._path(key)
+        with self._temporary() as (path, writer):
+            yield writer
+            _sync_file(path)
+            writer.won = self._publish(path, target) or _digest(target) == writer.sha256
+
+    def _publish(self, path: Path, target: Path) -> bool:
+        """Give a durable file its name, unless the name is taken."""
+        while True:
+            _make_parents(target.parent, self.root)
+            try:
+                os.link(path, target)
+            except FileExistsError:
+                return False
+            except FileNotFoundError:
+                # Whoever deleted the last object of this folder took the folder along: make it again.
+                if not path.exists():
+                    raise
+                continue
+            finally:
+                with contextlib.suppress(FileNotFoundError):
+                    _sync_folder(target.parent)
+            return True
+
+    def put_new(self, key: str, data: Buffer) -> bool:
+        with self.create(key) as writer:
+            writer.write(data)
+        return writer.won
+
+    def put(self, key: str, data: Buffer) -> None:
+        target = self._path(key)
+        with self._temporary() as (path, writer):
+            writer.write(data)
+            _sync_file(path)
+            _make_parents(target.parent, self.root)
+            path.replace(target)
+            _sync_folder(target.parent)
+
+    def get(self, key: str, *, sha256: str | None = None) -> bytes:
+        try:
+            data = self._path(key).read_bytes()
+        except OSError as error:
+            raise _missing(error, key, self.root) from error
+        if sha256 is not None and hashlib.sha256(data).hexdigest() != sha256:
+            raise ObjectCorrupt(f"{key} is not what was written: its sha256 should be {sha256}; restore it from a copy")
+        return data
+
+    def get_range(self, key: str, offset: int, length: int) -> bytes:
+        return self.get_ranges(key, [(offset, length)])[0]
+
+    def get_ranges(self, key: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
+        try:
+            with self._path(key).open("rb", buffering=0) as file:
+                pieces = [os.pread(file.fileno(), length, offset) for offset, length in ranges]
+        except OSError as error:
+            raise _missing(error, key, self.root) from error
+        for (offset, length), piece in zip(ranges, pieces, strict=True):
+            if len(piece) != length:
+                raise ObjectCorrupt(f"{key} ends before byte {offset + length}; it was cut: restore it from a copy")
+        return pieces
+
+    def head(self, key: str) -> Entry | None:
+        try:
+            return _entry(key, self._path(key).stat())
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except OSError as error:
+            raise _sentence(error, self.root) from error
+
+    def entries(self, prefix: str = "", *, after: str = "") -> Iterator[Entry]:
+        base = prefix.rpartition("/")[0]
+        yield from self._walk(base + "/" if base else "", prefix, after)
+
+    def _walk(self, folder: str, prefix: str, after: str) -> Iterator[Entry]:
+        for name, is_folder in self._scan(folder):
+            key = folder + name
+            if not (key.startswith(prefix) or (is_folder and prefix.startswith(key))):
+                continue
+            if is_folder:
+                if key >= after or after.startswith(key):
+                    yield from self._walk(key, prefix, after)
+            elif key > after:
+                # A file that vanishes between scan and stat was deleted: it is no longer part of the listing.
+                with contextlib.suppress(FileNotFoundError):
+                    yield _entry(key, (self.root / key).stat())
+
+    def _scan(self, folder: str) -> list[tuple[str, bool]]:
+        """Names in a folder in key order; a folder's name ends in `/`, because that is how its keys go on."""
+        try:
+            with os.scandir(self.root / folder) as entries:
+                found = [(entry.name + "/", True) if entry.is_dir() else (entry.name, False) for entry in entries]
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        except OSError as error:
+            raise _sentence(error, self.root) from error
+        return sorted(pair for pair in found if folder or pair[0] != UNFINISHED + "/")
+
+    def folders(self, prefix: str) -> list[str]:
+        return [name.rstrip("/") for name, is_folder in self._scan(prefix) if is_folder and self._holds(prefix + name)]
+
+    def _holds(self, folder: str) -> bool:
+        return next(self._walk(folder, folder, ""), None) is not None
+
+    def delete(self, key: str) -> None:
+        path = self._path(key)
+        try:
+            path.unlink(missing_ok=True)
+            for parent in path.parents:
+                if parent == self.root:
+                    break
+                parent.rmdir()
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOENT, errno.ENOTDIR):
+                raise _sentence(error, self.root) from error
+
+    def presign(self, key: str, *, expires_s: int = 3600) -> str:
+        return self._path(key).resolve().as_uri()
+
+    def unfinished(self) -> list[Entry]:
+        return list_folder(self.root / UNFINISHED)
+
+    def discard(self, unfinished: Entry) -> None:
+        (self.root / UNFINISHED / check_key(unfinished.key)).unlink(missing_ok=True)
+
+
+def list_folder(folder: Path) -> list[Entry]:
+    """The plain files of one folder; their names stand as keys."""
+    if not folder.is_dir():
+        return []
+    return [_entry(path.name, path.stat()) for path in sorted(folder.iterdir())]
+
+
+class _Complete:
+    """Writes everything or raises: a raw file may take less than it is given when the disk is nearly full."""
+
+    def __init__(self, descriptor: int):
+        self._descriptor = descriptor
+
+    def write(self, data: Buffer, /) -> int:
+        view = memoryview(data)
+        done = 0
+        while done < view.nbytes:
+            done += os.write(self._descriptor, view[done:])
+        return done
+
+
+def _entry(key: str, stat: os.stat_result) -> Entry:
+    return Entry(key, stat.st_size, datetime.fromtimestamp(stat.st_mtime, UTC))
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _sync_file(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+_sync_folder = _sync_file
+
+
+def _make_parents(folder: Path, root: Path) -> None:
+    """Create missing folders from the root down, each entry made durable before something is put into it."""
+    missing = [path for path in (folder, *folder.parents) if path.is_relative_to(root) and not path.is_dir()]
+    for path in reversed(missing):
+        path.mkdir(exist_ok=True)
+        _sync_folder(path.parent)
+
+
+_HINTS = {
+    errno.ENOSPC: "the disk is full: free some space, then run the same command again",
+    errno.EDQUOT: "the disk quota is used up: free some space, then run the same command again",
+    errno.EACCES: "not permitted: choose a directory that this user may write to (PERTURB_STORE)",
+    errno.EPERM: "not permitted, or the file system has no hard links: choose another directory (PERTURB_STORE)",
+    errno.EROFS: "the file system is read-only: choose a directory that can be written to (PERTURB_STORE)",
+    errno.ENOTDIR: "part of the path is a file: choose a directory (PERTURB_STORE)",
+    errno.EEXIST: "part of the path is a file: choose a directory (PERTURB_STORE)",
+}
+
+
+def _sentence(error: OSError, root: Path) -> StoreError:
+    hint = _HINTS.get(error.errno or 0, f"{error.strerror}: check the directory, then run the same command again")
+    return StoreError(f"store {root}: {hint}; nothing half-written was left visible")
+
+
+def _missing(error: OSError, key: str, root: Path) -> StoreError:
+    if isinstance(error, (FileNotFoundError, NotADirectoryError, IsADirectoryError)):
+        return ObjectMissing(f"{key} is not in store {root}")
+    return _sentence(error, root)

@@ -1,0 +1,275 @@
+"""Sealing: the finished rounds of a day become one immutable, signed day."""
+
+import hashlib
+import logging
+import random
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+from datetime import time as clock_time
+
+import pyarrow as pa
+
+from schemas.errors import CorpusError
+from schemas.outcome import Outcome
+from schemas.record import Record
+from schemas.settings import SealSettings
+from sinks import layout
+from sinks.corpus import Corpus, RoundRef
+from sinks.manifest import FORMAT, Claim, Manifest, Reverified, Signer
+from sinks.merge import DayTotals, DayWriter, model_entries
+from sinks.merkle import canonical_json
+from sinks.rounds import StoredRound
+
+log = logging.getLogger(__name__)
+_BATCH = 64
+_ATTEMPTS = 5
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One accepted record with the bytes of its two images, to be verified again from nothing else."""
+
+    record: Record
+    original: bytes
+    perturbed: bytes
+
+
+Reverify = Callable[[Sequence[Sample]], Sequence[str | None]]
+"""Verifies samples again: for each, None if every stored claim holds, else what does not."""
+
+
+@dataclass(frozen=True)
+class SealResult:
+    """A sealed day; `already` where it was sealed before this call."""
+
+    manifest: Manifest
+    already: bool
+
+    @property
+    def size(self) -> int:
+        """Bytes of the day's files."""
+        return sum(entry.size for entry in self.manifest.files)
+
+
+def closes_at(day: date, settings: SealSettings) -> datetime:
+    """When a day may be sealed: midnight UTC after it, and the grace time for rounds in flight."""
+    midnight = datetime.combine(day + timedelta(days=1), clock_time(), UTC)
+    return midnight + timedelta(minutes=settings.grace_minutes)
+
+
+def seal_day(
+    corpus: Corpus,
+    day: date,
+    *,
+    settings: SealSettings,
+    now: Callable[[], datetime] = lambda: datetime.now(UTC),
+    signer: Signer | None = None,
+    reverify: Reverify | None = None,
+    early: bool = False,
+    wait: bool = False,
+) -> SealResult:
+    """Seal every unclaimed round of partitions up to `day` as that day. A day that is sealed already is left alone.
+
+    A day still open by the clock is refused, unless `wait` sleeps until it closes or `early` says not to mind.
+    Any number of sealers may run at once: the place in the seal log is created by one of them, the others begin
+    anew with what is left. Raises CorpusError for a day without rounds, a day before the last sealed one, and
+    rounds whose bytes don't hold; then nothing was sealed.
+    """
+    if wait and not early:
+        time.sleep(max(0.0, (closes_at(day, settings) - now()).total_seconds()))
+    for _ in range(_ATTEMPTS):
+        sealed = finish_seals(corpus)
+        if (manifest := corpus.manifest(day)) is not None:
+            return SealResult(manifest, already=True)
+        _check_may_seal(day, sealed, settings=settings, now=now(), early=early)
+        rounds = corpus.live_rounds(until=day)
+        if not rounds:
+            raise CorpusError(f"there are no rounds to seal for {day}; produce some, or name a day that has any")
+        manifest = _build(corpus, day, rounds, sealed, settings=settings, now=now(), signer=signer, reverify=reverify)
+        if corpus.store.put_new(layout.log_key(manifest.sequence), manifest.to_json()):
+            _publish(corpus, manifest)
+            return SealResult(manifest, already=False)
+        log.info("another sealer was first; looking again at what is left for %s", day)
+    raise CorpusError(f"{day} could not be sealed in {_ATTEMPTS} tries, other sealers were faster; run it again")
+
+
+def finish_seals(corpus: Corpus) -> list[Manifest]:
+    """Publish the manifest of a sealer that died between log and manifest; returns the seal log."""
+    sealed = corpus.seal_log()
+    for manifest in sealed[-1:]:
+        _publish(corpus, manifest)
+    return sealed
+
+
+def _publish(corpus: Corpus, manifest: Manifest) -> None:
+    key = layout.manifest_key(manifest.day)
+    if not corpus.store.put_new(key, manifest.to_json()):
+        raise CorpusError(f"{key} differs from its entry in the seal log; run `perturb audit` and restore it")
+
+
+def _check_may_seal(
+    day: date, sealed: Sequence[Manifest], *, settings: SealSettings, now: datetime, early: bool
+) -> None:
+    last = max((manifest.day for manifest in sealed), default=None)
+    if last is not None and day < last:
+        raise CorpusError(
+            f"{day} cannot be sealed after {last}: its rounds go into the next day that is sealed, {last} or later"
+        )
+    if not early and now < closes_at(day, settings):
+        raise CorpusError(
+            f"{day} is open until {closes_at(day, settings):%Y-%m-%d %H:%M} UTC; seal it then, or say --early"
+        )
+
+
+def _build(
+    corpus: Corpus,
+    day: date,
+    rounds: Sequence[RoundRef],
+    sealed: Sequence[Manifest],
+    *,
+    settings: SealSettings,
+    now: datetime,
+    signer: Signer | None,
+    reverify: Reverify | None,
+) -> Manifest:
+    """Write the day's files and say what they are. Nothing counts before its place in the log is won."""
+    plan = _plan(day, rounds, settings)
+    folder = f"{layout.day_folder(layout.SEALED, day)}{plan}/"
+    sampler = _Sampler(settings.reverify_fraction if reverify else 0.0, reverify)
+    claims: list[Claim] = []
+    with DayWriter(corpus.store, folder, day=day.isoformat(), shard_bytes=settings.shard_bytes) as writer:
+        for stored, original, perturbed in _read_ahead(corpus, rounds):
+            writer.add(stored, memoryview(original), None if perturbed is None else memoryview(perturbed))
+            sampler.look(stored, original, perturbed)
+            claims.append(_claim(stored))
+        sampler.flush()
+    totals = writer.totals
+    return _manifest(day, plan, totals, claims, sealed, sampler.result(), now).signed(signer)
+
+
+def _plan(day: date, rounds: Sequence[RoundRef], settings: SealSettings) -> str:
+    """A name for the files of exactly this merge, so that sealers with different plans never share a file name."""
+    parts = [FORMAT, day.isoformat(), settings.shard_bytes, pa.__version__, [ref.commit_key for ref in rounds]]
+    return hashlib.sha256(canonical_json(parts)).hexdigest()[:16]
+
+
+_Loaded = tuple[StoredRound, bytes, bytes | None]
+
+
+def _read_ahead(corpus: Corpus, rounds: Sequence[RoundRef], depth: int = 3) -> Iterator[_Loaded]:
+    """Rounds in order, the next few being read and checked while the caller writes."""
+    with ThreadPoolExecutor(depth) as pool:
+        pending = [pool.submit(load_round, corpus, ref) for ref in rounds[:depth]]
+        try:
+            for place in range(len(rounds)):
+                loaded = pending.pop(0).result()
+                if place + depth < len(rounds):
+                    pending.append(pool.submit(load_round, corpus, rounds[place + depth]))
+                yield loaded
+        finally:
+            for future in pending:
+                future.cancel()
+
+
+def load_round(corpus: Corpus, ref: RoundRef) -> _Loaded:
+    """A round's metadata and tars, compared with everything that the round states of itself.
+
+    Raises CorpusError that names the round and what does not hold.
+    """
+    from sinks.check import check_pointers
+
+    stored = corpus.read_round(ref)
+    folder = layout.round_folder(ref.day, ref.round_id)
+    tars = {entry.kind: corpus.store.get(folder + entry.key, sha256=entry.sha256) for entry in stored.statement.files}
+    faults = stored.faults()
+    for entry in stored.statement.files:
+        faults += check_pointers(stored.rows, folder + entry.key, entry, tars[entry.kind])
+    if faults:
+        raise CorpusError(f"round {ref.round_id} ({ref.day}) does not hold: {faults[0]}; see `perturb audit`")
+    return stored, tars["original"], tars.get("perturbed")
+
+
+def _claim(stored: StoredRound) -> Claim:
+    return Claim(
+        date=stored.day,
+        round_id=stored.statement.round_id,
+        commit_sha256=stored.commit_sha256,
+        merkle_root=stored.statement.merkle_root,
+        records=stored.statement.records,
+    )
+
+
+class _Sampler:
+    """Gives a random share of the accepted records to the re-verifier, a batch at a time."""
+
+    def __init__(self, fraction: float, reverify: Reverify | None):
+        self._fraction, self._reverify = fraction, reverify
+        self._random = random.SystemRandom()
+        self._batch: list[Sample] = []
+        self._done = 0
+
+    def look(self, stored: StoredRound, original: bytes, perturbed: bytes | None) -> None:
+        for row in stored.rows:
+            if perturbed is None or row["outcome"] != Outcome.ACCEPTED or self._random.random() >= self._fraction:
+                continue
+            record = Record.model_validate(row)
+            self._batch.append(Sample(record, _slice(original, row, "original"), _slice(perturbed, row, "perturbed")))
+            if len(self._batch) >= _BATCH:
+                self.flush()
+
+    def flush(self) -> None:
+        if self._reverify is None or not self._batch:
+            return
+        for sample, fault in zip(self._batch, self._reverify(self._batch), strict=True):
+            if fault is not None:
+                raise CorpusError(
+                    f"record {sample.record.record_id} does not verify again: {fault}; nothing was sealed"
+                )
+        self._done += len(self._batch)
+        self._batch = []
+
+    def result(self) -> Reverified:
+        return Reverified(fraction=self._fraction, records=self._done)
+
+
+def _slice(tar: bytes, row: dict[str, object], image: str) -> bytes:
+    offset, length = row[f"{image}_offset"], row[f"{image}_length"]
+    assert isinstance(offset, int)
+    assert isinstance(length, int)
+    return tar[offset : offset + length]
+
+
+def _manifest(
+    day: date,
+    plan: str,
+    totals: DayTotals,
+    claims: Sequence[Claim],
+    sealed: Sequence[Manifest],
+    reverified: Reverified,
+    now: datetime,
+) -> Manifest:
+    return Manifest(
+        format=FORMAT,
+        day=day,
+        sequence=len(sealed),
+        previous=sealed[-1].sha256 if sealed else None,
+        sealed_at=now,
+        plan=plan,
+        records=len(totals.leaves),
+        originals=totals.originals,
+        images=totals.images,
+        duplicates=totals.duplicates,
+        merkle_root=totals.merkle_root,
+        outcomes=dict(totals.outcomes),
+        statistics=totals.statistics(),
+        classifiers=model_entries(totals.classifiers),
+        judges=model_entries(totals.judges),
+        policies=tuple(sorted(totals.policies)),
+        validators=tuple(sorted(totals.validators)),
+        files=tuple(totals.files),
+        rounds=tuple(claims),
+        reverified=reverified,
+    )
