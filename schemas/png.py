@@ -1,0 +1,176 @@
+"""The one file format that answers come in, read strictly: what isn't exactly that is refused with a reason.
+
+Accepted is an 8-bit RGB PNG (PNG specification, third edition) of the challenge's size, not interlaced, made of
+IHDR, IDAT and IEND alone, with right checksums, nothing after its end and nothing after the end of its zlib stream.
+So an accepted file carries pixels and nothing else, and its decoded size is known before a byte is inflated.
+
+Imports nothing heavier than Pillow and NumPy: the sandboxed decoders (`tasks.decode`) live on this module.
+"""
+
+import io
+import struct
+import zlib
+
+import numpy as np
+from PIL import Image
+
+from schemas.image import Pixels
+from schemas.outcome import Outcome
+
+_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_ACCEPTED = "send an 8-bit RGB PNG of the challenge's size with IHDR, IDAT and IEND chunks only"
+_COLOUR_TYPES = {0: "grey", 2: "RGB", 3: "palette", 4: "grey with alpha", 6: "RGB with alpha"}
+_OTHER_FORMATS = {
+    b"\xff\xd8\xff": "a JPEG",
+    b"GIF8": "a GIF",
+    b"RIFF": "a WebP or other RIFF file",
+    b"BM": "a BMP",
+    b"II*\0": "a TIFF",
+    b"MM\0*": "a TIFF",
+    b"P6": "a PPM",
+    b"\0\0\1\0": "an ICO",
+}
+
+
+class PngRefused(Exception):
+    """Why a file is not accepted: `outcome` for the record, `detail` as a sentence for the miner."""
+
+    def __init__(self, outcome: Outcome, detail: str):
+        super().__init__(detail)
+        self.outcome = outcome
+        self.detail = detail
+
+
+def max_png_bytes(height: int, width: int) -> int:
+    """The most bytes that an accepted PNG of this size may have: its raw rows, 1/64 for framing, and 4 KiB."""
+    raw = _raw_bytes(height, width)
+    return raw + raw // 64 + 4096
+
+
+def check_png(data: bytes, *, height: int, width: int) -> bytes:
+    """The compressed pixel data of a file whose structure holds; decompresses nothing.
+
+    Touches the bytes with slices and checksums alone, so it is safe on anything. Raises PngRefused.
+    """
+    if not data:
+        raise PngRefused(Outcome.NOT_PNG, f"the body is empty; {_ACCEPTED}")
+    if len(data) > max_png_bytes(height, width):
+        raise PngRefused(
+            Outcome.TOO_LARGE,
+            f"the body has {len(data)} bytes, a {width}x{height} RGB PNG needs at most {max_png_bytes(height, width)}",
+        )
+    if data[:8] != _SIGNATURE:
+        found = next((name for magic, name in _OTHER_FORMATS.items() if data.startswith(magic)), "no PNG")
+        raise PngRefused(Outcome.NOT_PNG, f"the body is {found}; {_ACCEPTED}")
+    position, idat, previous = 8, [], b""
+    while previous != b"IEND":
+        kind, payload, position = _chunk(data, position)
+        if previous == b"":
+            _check_header(kind, payload, height=height, width=width)
+        elif kind == b"IDAT":
+            idat.append(payload)
+        elif kind != b"IEND":
+            raise PngRefused(Outcome.EXTRA_CHUNKS, f"the PNG has a {_shown(kind)} chunk; {_ACCEPTED}")
+        elif payload:
+            raise PngRefused(Outcome.CORRUPT, f"the PNG's IEND chunk holds {len(payload)} bytes; it must be empty")
+        previous = kind
+    if position != len(data):
+        raise PngRefused(
+            Outcome.TRAILING_DATA, f"{len(data) - position} bytes follow the PNG's IEND chunk; send nothing after it"
+        )
+    return b"".join(idat)
+
+
+def read_png(data: bytes, *, height: int, width: int) -> Pixels:
+    """uint8 (height, width, 3) of an accepted file. Raises PngRefused.
+
+    Memory stays within a few times height x width x 3, whatever the bytes say: inflating stops at the known size.
+    """
+    rows = _inflate(check_png(data, height=height, width=width), height=height, width=width)
+    worst = int(np.frombuffer(rows, np.uint8).reshape(height, 1 + 3 * width)[:, 0].max())
+    if worst > 4:
+        raise PngRefused(Outcome.CORRUPT, f"a row of the PNG has filter type {worst}; the PNG format knows 0 to 4")
+    # Pillow undoes the row filters. It gets them stored, not deflated, so that inflating happens once, and strictly.
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    parts = ((b"IHDR", header), (b"IDAT", zlib.compress(rows, 0)), (b"IEND", b""))
+    plain = _SIGNATURE + b"".join(_packed(kind, payload) for kind, payload in parts)
+    try:
+        with Image.open(io.BytesIO(plain), formats=("PNG",)) as image:
+            pixels = np.asarray(image)
+    except (OSError, SyntaxError, ValueError) as error:
+        raise PngRefused(Outcome.CORRUPT, f"the PNG's pixels can't be decoded ({error}); {_ACCEPTED}") from error
+    if pixels.shape != (height, width, 3):
+        raise PngRefused(Outcome.CORRUPT, f"the PNG's pixels decode to the shape {pixels.shape}; {_ACCEPTED}")
+    return pixels
+
+
+def _raw_bytes(height: int, width: int) -> int:
+    return height * (1 + 3 * width)
+
+
+def _chunk(data: bytes, position: int) -> tuple[bytes, bytes, int]:
+    if len(data) < position + 12:
+        raise PngRefused(Outcome.CORRUPT, f"the PNG ends after {len(data)} bytes without an IEND chunk; send it whole")
+    (length,) = struct.unpack_from(">I", data, position)
+    kind = data[position + 4 : position + 8]
+    end = position + 12 + length
+    if end > len(data):
+        raise PngRefused(
+            Outcome.CORRUPT,
+            f"the PNG's {_shown(kind)} chunk says {length} bytes, {len(data) - position - 12} are left; send it whole",
+        )
+    (stated,) = struct.unpack_from(">I", data, end - 4)
+    if zlib.crc32(data[position + 4 : end - 4]) != stated:
+        raise PngRefused(Outcome.CORRUPT, f"the checksum of the PNG's {_shown(kind)} chunk at byte {position} is wrong")
+    return kind, data[position + 8 : end - 4], end
+
+
+def _check_header(kind: bytes, payload: bytes, *, height: int, width: int) -> None:
+    if kind != b"IHDR" or len(payload) != 13:
+        raise PngRefused(Outcome.CORRUPT, f"the PNG starts with {_shown(kind)} of {len(payload)} bytes, not with IHDR")
+    found_width, found_height, depth, colour, compression, filtering, interlace = struct.unpack(">IIBBBBB", payload)
+    if (found_width, found_height) != (width, height):
+        raise PngRefused(
+            Outcome.WRONG_SIZE,
+            f"the PNG is {found_width}x{found_height}, the challenge {width}x{height} (width x height)",
+        )
+    if (depth, colour) != (8, 2):
+        name = _COLOUR_TYPES.get(colour, f"colour type {colour}")
+        raise PngRefused(Outcome.WRONG_MODE, f"the PNG is {depth}-bit {name}; {_ACCEPTED}")
+    if interlace == 1:
+        raise PngRefused(Outcome.WRONG_MODE, f"the PNG is interlaced; {_ACCEPTED}, not interlaced")
+    if (compression, filtering, interlace) != (0, 0, 0):
+        raise PngRefused(
+            Outcome.CORRUPT,
+            f"the PNG's IHDR asks for methods {compression}, {filtering}, {interlace}; the format knows 0, 0, 0",
+        )
+
+
+def _inflate(compressed: bytes, *, height: int, width: int) -> bytes:
+    size = _raw_bytes(height, width)
+    stream = zlib.decompressobj()
+    try:
+        rows = stream.decompress(compressed, size + 1)
+    except zlib.error as error:
+        raise PngRefused(Outcome.CORRUPT, f"the PNG's pixel data can't be inflated ({error}); send it whole") from error
+    if len(rows) > size:
+        raise PngRefused(Outcome.CORRUPT, f"the PNG's pixel data inflates to more than the {size} bytes of its size")
+    if len(rows) < size or not stream.eof:
+        raise PngRefused(
+            Outcome.CORRUPT,
+            f"the PNG's pixel data ends early: {len(rows)} bytes of {size}, stream {'whole' if stream.eof else 'cut'}",
+        )
+    if stream.unused_data:
+        raise PngRefused(
+            Outcome.TRAILING_DATA,
+            f"{len(stream.unused_data)} bytes follow the end of the PNG's pixel data; send nothing after it",
+        )
+    return rows
+
+
+def _packed(kind: bytes, payload: bytes) -> bytes:
+    return struct.pack(">I", len(payload)) + kind + payload + struct.pack(">I", zlib.crc32(kind + payload))
+
+
+def _shown(kind: bytes) -> str:
+    return kind.decode("ascii") if kind.isalpha() else kind.hex()
