@@ -10,6 +10,7 @@ import struct
 from pydantic import ValidationError
 
 from schemas.challenge import Challenge, Task
+from schemas.png import max_png_bytes
 
 CHALLENGE_PATH = "/v1/challenge"
 REQUEST_TYPE = "application/octet-stream"
@@ -62,8 +63,8 @@ def unpack_request(body: bytes) -> tuple[Task, bytes]:
 
 
 def response_limit(task: Task) -> int:
-    """Largest body in bytes that an answer to `task` can need: twice its raw pixels and change, at most 4 MiB."""
-    return min(MAX_BODY_BYTES, 2 * task.height * task.width * 3 + 64 * 2**10)
+    """Largest body in bytes that an answer to `task` can need: an incompressible PNG of its size, at most 4 MiB."""
+    return min(MAX_BODY_BYTES, max_png_bytes(task.height, task.width))
 
 
 def _canonical(task: Task) -> bytes:

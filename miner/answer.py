@@ -1,0 +1,50 @@
+"""What a miner answers: bytes made of a task and its clean pixels, before a deadline."""
+
+import time
+from collections.abc import Callable
+
+from schemas.challenge import Task
+from schemas.image import Pixels, encode_png
+from schemas.settings import ClassifierSettings
+
+# (task, clean uint8 (height, width, 3), deadline on time.monotonic) -> the body to send.
+Answer = Callable[[Task, Pixels, float], bytes]
+
+# Share of the challenge's time that the attack may use; the rest is for the way there and back.
+_TIME_SHARE = 0.7
+
+
+class Unanswerable(Exception):
+    """A well-formed task that this miner can't serve; the message tells the validator why."""
+
+
+def attack_answer(name: str, classifier_settings: ClassifierSettings, *, budget_seconds: float) -> Answer:
+    """Answers with attack `name` on the classifier that the settings name, loaded here.
+
+    The attack has `budget_seconds`, or 70 % of the challenge's time where that is less. Raises SettingsError for an
+    unknown attack, ModelError for a classifier that can't be loaded.
+    """
+    from miner.attacks import load_attack
+    from models.classifier import load_classifier
+
+    attack = load_attack(name)
+    classifier = load_classifier(classifier_settings)
+
+    def answer(task: Task, clean: Pixels, deadline: float) -> bytes:
+        if (task.classifier, task.classifier_sha256) != (classifier.name, classifier.sha256):
+            raise Unanswerable(
+                f"this miner attacks {classifier.name} with weights {classifier.sha256[:12]}, "
+                f"not {task.classifier[:64]} with {task.classifier_sha256[:12]}"
+            )
+        seconds = min(budget_seconds, _TIME_SHARE * task.timeout_ms / 1000)
+        perturbed = attack(
+            classifier,
+            clean,
+            task.true_label,
+            task.bounds,
+            deadline=min(deadline, time.monotonic() + seconds),
+            seed=int(task.task_id[:8], 16),
+        )
+        return encode_png(perturbed)
+
+    return answer
