@@ -9,7 +9,7 @@ from sinks.tar import BLOCK, Member, check_layout, header
 
 
 def pointed_members(rows: Sequence[Mapping[str, Any]], shard: str, image: str) -> dict[str, Member]:
-    """The members of one shard that rows point to, by name. Raises ValueError if two rows disagree about one."""
+    """The members of one shard that rows point to, by name. Raises ValueError for an impossible pointer."""
     found: dict[str, Member] = {}
     for row in rows:
         if row[f"{image}_shard"] != shard:
@@ -19,7 +19,10 @@ def pointed_members(rows: Sequence[Mapping[str, Any]], shard: str, image: str) -
             if image == "original"
             else layout.perturbed_name(row["record_id"])
         )
-        member = Member(name, row[f"{image}_offset"], row[f"{image}_length"])
+        offset, length = row[f"{image}_offset"], row[f"{image}_length"]
+        if not (isinstance(offset, int) and isinstance(length, int) and offset >= BLOCK and length > 0):
+            raise ValueError(f"record {row['record_id']} points to byte {offset} and {length} bytes, which is no image")
+        member = Member(name, offset, length)
         if found.setdefault(name, member) != member:
             raise ValueError(f"record {row['record_id']} and another point to different places for {name}")
     return found

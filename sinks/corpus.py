@@ -119,16 +119,19 @@ class Corpus:
         manifest = self.manifest(day)
         return manifest is not None and any(claim.round_id == round_id for claim in manifest.rounds)
 
-    def live_rounds(self, *, until: date | None = None) -> list[RoundRef]:
+    def live_rounds(self, *, until: date | None = None, manifests: Sequence[Manifest] | None = None) -> list[RoundRef]:
         """Committed rounds that no sealed day claims, ascending; with `until`, those of partitions up to that day.
 
-        Days without a manifest are listed; in a sealed day only unclaimed folders are looked into.
+        Days without a manifest are listed; in a sealed day only unclaimed folders are looked into. `manifests`
+        saves reading them where the caller has them all.
         """
-        claimed = {claim.round_id for manifest in self.manifests() for claim in manifest.rounds}
+        known = self.manifests() if manifests is None else manifests
+        sealed = {manifest.day for manifest in known}
+        claimed = {claim.round_id for manifest in known for claim in manifest.rounds}
         rounds: list[RoundRef] = []
         for day in self.round_days():
             if until is None or day <= until:
-                rounds.extend(self._live_of(day, claimed))
+                rounds.extend(self._unclaimed(day, claimed) if day in sealed else self._committed(day, claimed))
         return rounds
 
     def round_days(self) -> list[date]:
@@ -136,15 +139,15 @@ class Corpus:
         days = (layout.folder_day(name) for name in self.store.folders(layout.ROUNDS))
         return sorted(day for day in days if day is not None)
 
-    def _live_of(self, day: date, claimed: set[str]) -> Iterator[RoundRef]:
+    def _committed(self, day: date, claimed: set[str]) -> Iterator[RoundRef]:
         folder = layout.day_folder(layout.ROUNDS, day)
-        if self.manifest(day) is None:
-            for entry in self.store.entries(folder):
-                round_id, _, name = entry.key.removeprefix(folder).partition("/")
-                if name == layout.COMMIT and round_id not in claimed:
-                    yield RoundRef(day, round_id)
-            return
-        for round_id in sorted(set(self.store.folders(folder)) - claimed):
+        for entry in self.store.entries(folder):
+            round_id, _, name = entry.key.removeprefix(folder).partition("/")
+            if name == layout.COMMIT and round_id not in claimed:
+                yield RoundRef(day, round_id)
+
+    def _unclaimed(self, day: date, claimed: set[str]) -> Iterator[RoundRef]:
+        for round_id in sorted(set(self.store.folders(layout.day_folder(layout.ROUNDS, day))) - claimed):
             if self.store.head(layout.commit_key(day, round_id)) is not None:
                 yield RoundRef(day, round_id)
 
@@ -168,8 +171,12 @@ class Corpus:
         sealed = [manifest for manifest in self.manifests() if wanted is None or manifest.day in wanted]
         keys = [entry.key for manifest in sealed for entry in manifest.file("metadata")]
         keys += [ref.commit_key for ref in self.live_rounds() if wanted is None or ref.day in wanted]
+        checked = ds.ParquetFragmentScanOptions(page_checksum_verification=True, pre_buffer=True)
         return ds.FileSystemDataset.from_paths(
-            keys, schema=record_schema(), format=ds.ParquetFileFormat(), filesystem=open_filesystem(self.store)
+            keys,
+            schema=record_schema(),
+            format=ds.ParquetFileFormat(default_fragment_scan_options=checked),
+            filesystem=open_filesystem(self.store),
         )
 
     def table(self, *, columns: list[str] | None = None, days: Sequence[date] | None = None) -> "pa.Table":

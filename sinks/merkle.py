@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+from schemas.errors import CorpusError
+
 # Where an image is stored changes when a day is sealed; what a record says does not.
 POINTERS = (
     "original_shard",
@@ -43,8 +45,11 @@ def canonical_record(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def leaf_hash(row: Mapping[str, Any]) -> bytes:
-    """The leaf of one metadata row (a mapping of all its columns), 32 bytes."""
-    return hashlib.sha256(b"\x00" + canonical_json(canonical_record(row))).digest()
+    """The leaf of one metadata row (a mapping of all its columns), 32 bytes. CorpusError for NaN and infinities."""
+    try:
+        return hashlib.sha256(b"\x00" + canonical_json(canonical_record(row))).digest()
+    except ValueError as error:
+        raise CorpusError(f"record {row.get('record_id')} has a number that is not finite; it cannot stand") from error
 
 
 def _node(left: bytes, right: bytes) -> bytes:

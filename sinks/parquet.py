@@ -23,7 +23,12 @@ class TableWriter:
         schema = record_schema().with_metadata({KEY: canonical_json({"format": FORMAT, **statement})})
         self._schema = schema
         self._writer = pq.ParquetWriter(
-            pa.PythonFile(sink, mode="w"), schema, compression="zstd", compression_level=3, write_page_index=True
+            pa.PythonFile(sink, mode="w"),
+            schema,
+            compression="zstd",
+            compression_level=3,
+            write_page_index=True,
+            write_page_checksum=True,
         )
         self._pending: list[pa.Table] = []
         self._rows = 0
@@ -69,7 +74,7 @@ def read_statement(schema: pa.Schema, where: str) -> dict[str, Any]:
 def open_table(source: Any, where: str) -> pq.ParquetFile:
     """A Parquet file of records. Raises CorpusError if it is none, or has columns that this program doesn't know."""
     try:
-        file = pq.ParquetFile(source)
+        file = pq.ParquetFile(source, page_checksum_verification=True)
     except (pa.ArrowInvalid, OSError) as error:
         raise CorpusError(f"{where} is not readable as Parquet ({error}); restore it from a copy") from error
     read_statement(file.schema_arrow, where)

@@ -22,23 +22,11 @@ from sinks.manifest import FORMAT, Claim, Manifest, Reverified, Signer
 from sinks.merge import DayTotals, DayWriter, model_entries
 from sinks.merkle import canonical_json
 from sinks.rounds import StoredRound
+from tasks.sample import Reverify, Sample
 
 log = logging.getLogger(__name__)
 _BATCH = 64
 _ATTEMPTS = 5
-
-
-@dataclass(frozen=True)
-class Sample:
-    """One accepted record with the bytes of its two images, to be verified again from nothing else."""
-
-    record: Record
-    original: bytes
-    perturbed: bytes
-
-
-Reverify = Callable[[Sequence[Sample]], Sequence[str | None]]
-"""Verifies samples again: for each, None if every stored claim holds, else what does not."""
 
 
 @dataclass(frozen=True)
