@@ -68,7 +68,7 @@ class ParquetWriter:
 
     def __init__(self, sink: ObjectWriter, tier: Tier):
         self._schema = parquet_features(tier).arrow_schema
-        metadata = [name for name in _leaves(metadata_schema(tier))]
+        metadata = list(_leaves(metadata_schema(tier)))
         self._writer = pq.ParquetWriter(
             pa.PythonFile(sink, mode="w"),
             self._schema,

@@ -15,12 +15,9 @@ import pyarrow as pa
 from schemas.errors import TierError
 from schemas.record import record_schema
 
-_CLASSES = frozenset(
-    "CONJUNCTION COMPARISON COLUMN_REF CONSTANT FUNCTION OPERATOR CAST TYPE BETWEEN CASE LAMBDA".split()
-)
+_EXPRESSIONS = "CONJUNCTION COMPARISON COLUMN_REF CONSTANT FUNCTION OPERATOR CAST TYPE BETWEEN CASE LAMBDA"
 # Pure, deterministic and independent of locale; operators are functions to DuckDB's parser.
-_FUNCTIONS = frozenset(
-    """
+_PURE = """
     + - * / // % ** ^ & | << >> ~~ !~~ ~~* !~~* ~~~ ||
     abs ceil ceiling floor round trunc sign sqrt exp ln log log2 log10 pow power greatest least isnan isfinite
     lower upper trim ltrim rtrim length len strlen contains starts_with ends_with prefix suffix substr substring
@@ -30,8 +27,9 @@ _FUNCTIONS = frozenset(
     list_length array_length list_extract list_count list_max list_min list_sum list_avg list_bool_and list_bool_or
     struct_extract array_extract row struct_pack
     year month day date_part date_trunc dayofweek ifnull nullif
-    """.split()
-)
+"""
+_CLASSES = frozenset(_EXPRESSIONS.split())
+_FUNCTIONS = frozenset(_PURE.split())
 _WHAT = {
     "SUBQUERY": "a subquery",
     "WINDOW": "a window function",
@@ -95,7 +93,7 @@ def matching(table: pa.Table, predicates: dict[str, str]) -> pa.Table:
     with open_duckdb() as connection:
         connection.register("records", numbered)
         try:
-            found = connection.execute(f"SELECT __row, {chosen} FROM records ORDER BY __row").to_arrow_table()
+            found = connection.sql(f"SELECT __row, {chosen} FROM records ORDER BY __row").to_arrow_table()
         except duckdb.Error as error:
             # A cast, say, that only some row's value breaks.
             raise TierError(
