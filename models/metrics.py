@@ -74,13 +74,12 @@ class Distances:
 def distances(clean: Pixels, perturbed: Pixels) -> Distances:
     """The integer distances of two uint8 images (height, width, 3). Raises ValueError where their shapes differ."""
     check_pair(clean, perturbed)
-    difference = cv2.absdiff(clean, perturbed)
-    red, green, blue = difference[..., 0], difference[..., 1], difference[..., 2]
+    difference: Pixels = np.asarray(cv2.absdiff(clean, perturbed), np.uint8)
     return Distances(
         values=clean.size,
         linf_levels=int(difference.max()),
         l0=int(np.count_nonzero(difference)),
-        l0_pixels=int(np.count_nonzero(red | green | blue)),
+        l0_pixels=int(np.count_nonzero(difference[..., 0] | difference[..., 1] | difference[..., 2])),
         # Sums of integers below 2^53 in a double: exact.
         squares=round(cv2.norm(difference, cv2.NORM_L2SQR)),
     )
@@ -115,7 +114,8 @@ def ssim_is_surely_above(distance: Distances, min_ssim: float, *, height: int, w
     """
     windows = 3 * (height - 2 * MARGIN) * (width - 2 * MARGIN)
     # A part in 10^9 covers the rounding of this line itself.
-    return 1 - distance.squares / (C1 * windows) * (1 + 1e-9) - 10**-SSIM_DECIMALS >= min_ssim
+    lowest = 1 - distance.squares / (C1 * windows) * (1 + 1e-9) - 1e-9
+    return lowest >= min_ssim
 
 
 class CleanSsim:
@@ -152,8 +152,7 @@ class CleanSsim:
 
 def gaussian() -> npt.NDArray[np.float64]:
     """The window's one-dimensional weights, float64 (11,), summing to 1."""
-    weights: npt.NDArray[np.float64] = cv2.getGaussianKernel(WINDOW, SIGMA, cv2.CV_64F)[:, 0]
-    return weights
+    return np.asarray(cv2.getGaussianKernel(WINDOW, SIGMA, cv2.CV_64F)[:, 0], np.float64)
 
 
 def clean_moments(clean: Pixels) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], npt.NDArray[np.float64]]:
@@ -163,8 +162,8 @@ def clean_moments(clean: Pixels) -> tuple[npt.NDArray[np.float64], npt.NDArray[n
     """
     centred = clean.astype(np.float64) - 128
     weights = gaussian()
-    mean = cv2.sepFilter2D(centred, -1, weights, weights)
-    variance = cv2.sepFilter2D(centred * centred, -1, weights, weights) - mean * mean
+    mean = _filtered(centred, weights)
+    variance = _filtered(centred * centred, weights) - mean * mean
     return centred, mean, variance
 
 
@@ -208,7 +207,7 @@ def _ssim(clean: _Statistics, x: Pixels, y: Pixels) -> float:
         luminance += clean.luminance[rows]
         similarity = (1 - square / luminance) * (1 - var_d / contrast)
         total += float(similarity[:, inside].sum(dtype=np.float64))
-    return total / (channels * (height - 2 * MARGIN) * (width - 2 * MARGIN))
+    return total / float(channels * (height - 2 * MARGIN) * (width - 2 * MARGIN))
 
 
 def _filtered(values: npt.NDArray[Any], weights: npt.NDArray[Any]) -> npt.NDArray[Any]:

@@ -30,6 +30,7 @@ class Outcome(StrEnum):
     EXTRA_CHUNKS = "extra_chunks"
     TRAILING_DATA = "trailing_data"
     CORRUPT = "corrupt"
+    DECODER_FAILED = "decoder_failed"
     # The pixels
     DUPLICATE = "duplicate"
     UNCHANGED = "unchanged"

@@ -1,0 +1,289 @@
+"""Decoding of hostile images, in processes that may die.
+
+    with DecodePool() as pool:
+        decoded = pool.decode(bodies, height=224, width=224)   # Pixels or PngRefused, in the order of the bodies
+
+The structure of a file is checked here, with slices and checksums; inflating and unfiltering happens in worker
+processes with a limit on memory, an empty environment and a deadline for each image. A worker that dies or hangs is
+replaced, and the image it was at is refused; the others are not touched. Pixels come back through shared memory.
+"""
+
+import atexit
+import contextlib
+import logging
+import mmap
+import os
+import selectors
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+
+from schemas.errors import PerturbError
+from schemas.image import Pixels
+from schemas.outcome import Outcome
+from schemas.png import PngRefused, check_png
+from tasks.decode_worker import REPLY, REQUEST
+
+logger = logging.getLogger(__name__)
+
+_ROOT = Path(__file__).resolve().parent.parent
+_START_SECONDS = 60.0
+
+
+@dataclass(frozen=True)
+class _Job:
+    index: int
+    body_at: int
+    body_length: int
+    pixels_at: int
+
+
+class DecodePool:
+    """Worker processes that decode PNGs. Starts them when first used; thread-safe; close it or use it in a `with`.
+
+    `workers` 0 takes one for each CPU, at most 4. `memory_bytes` is what a worker may allocate beyond its start,
+    `seconds` what one image may take. `decoder` names the function that decodes, found on `search_path`.
+    """
+
+    def __init__(
+        self,
+        *,
+        workers: int = 0,
+        memory_bytes: int = 512 * 2**20,
+        seconds: float = 10.0,
+        decoder: str = "schemas.png:decode_pixels",
+        search_path: Sequence[Path] = (),
+    ):
+        self._count = workers or min(4, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 2)
+        self._seconds = seconds
+        path = [str(_ROOT), *map(str, search_path)]
+        self._command = [
+            sys.executable,
+            "-P",
+            "-c",
+            f"import sys; sys.path[:0] = {path!r}; from tasks.decode_worker import main; main()",
+        ]
+        self._arguments = [str(memory_bytes), decoder]
+        self._workers: list[_Worker] = []
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Ends the workers. The pool can be used again: it starts new ones."""
+        with self._lock:
+            for worker in self._workers:
+                worker.end()
+            self._workers.clear()
+
+    def decode(self, bodies: Sequence[bytes], *, height: int, width: int) -> list[Pixels | PngRefused]:
+        """For each body its pixels, uint8 (height, width, 3), or why it is refused.
+
+        Raises PerturbError when worker processes can't be started at all.
+        """
+        results: list[Pixels | PngRefused | None] = [None] * len(bodies)
+        compressed: dict[int, bytes] = {}
+        for index, body in enumerate(bodies):
+            try:
+                compressed[index] = check_png(body, height=height, width=width)
+            except PngRefused as refused:
+                results[index] = refused
+        if compressed:
+            with self._lock:
+                self._decode(compressed, results, height=height, width=width)
+        return [result for result in results if result is not None]
+
+    def _decode(
+        self, compressed: dict[int, bytes], results: list[Pixels | PngRefused | None], *, height: int, width: int
+    ) -> None:
+        slot = _paged(height * width * 3)
+        jobs: deque[_Job] = deque()
+        end = slot * len(compressed)
+        for place, (index, body) in enumerate(compressed.items()):
+            jobs.append(_Job(index=index, body_at=end, body_length=len(body), pixels_at=place * slot))
+            end += _paged(len(body))
+        with _shared_memory(end) as (descriptor, memory):
+            for job in jobs:
+                memory[job.body_at : job.body_at + job.body_length] = compressed[job.index]
+            for job, refused in self._run(jobs, descriptor, height=height, width=width):
+                results[job.index] = refused or _copied(memory, job.pixels_at, height=height, width=width)
+
+    def _run(
+        self, jobs: deque[_Job], descriptor: int, *, height: int, width: int
+    ) -> Iterator[tuple[_Job, PngRefused | None]]:
+        missing = min(self._count, len(jobs)) - len(self._workers)
+        self._workers += self._start(missing)
+        idle = deque(self._workers)
+        busy: dict[_Worker, tuple[_Job, float]] = {}
+        with selectors.DefaultSelector() as selector:
+            while jobs or busy:
+                while jobs and idle:
+                    worker, job = idle.popleft(), jobs.popleft()
+                    busy[worker] = (job, time.monotonic() + self._seconds)
+                    selector.register(worker.channel, selectors.EVENT_READ, worker)
+                    worker.ask(job, descriptor, height=height, width=width)
+                wait = min(deadline for _, deadline in busy.values()) - time.monotonic()
+                ready = {key.data for key, _ in selector.select(max(0.0, wait))}
+                for worker in list(busy):
+                    job, deadline = busy[worker]
+                    if worker not in ready and time.monotonic() < deadline:
+                        continue
+                    del busy[worker]
+                    selector.unregister(worker.channel)
+                    alive, refused = worker.answer() if worker in ready else (False, self._too_slow())
+                    idle.append(worker if alive else self._replace(worker))
+                    yield job, refused
+
+    def _too_slow(self) -> PngRefused:
+        return PngRefused(Outcome.DECODER_FAILED, f"decoding took more than the {self._seconds:g} s of one image")
+
+    def _replace(self, worker: "_Worker") -> "_Worker":
+        worker.end()
+        logger.warning("a decoder process was lost (exit code %s); starting another", worker.process.returncode)
+        self._workers.remove(worker)
+        (replacement,) = self._start(1)
+        self._workers.append(replacement)
+        return replacement
+
+    def _start(self, count: int) -> list["_Worker"]:
+        starting = [_Worker.spawn(self._command, self._arguments) for _ in range(count)]
+        try:
+            for worker in starting:
+                worker.wait_until_ready()
+        except PerturbError:
+            for worker in starting:
+                worker.end()
+            raise
+        return starting
+
+
+@dataclass(frozen=True, eq=False)
+class _Worker:
+    process: subprocess.Popen[bytes]
+    channel: socket.socket
+
+    @classmethod
+    def spawn(cls, command: Sequence[str], arguments: Sequence[str]) -> Self:
+        ours, theirs = socket.socketpair()
+        ours.settimeout(_START_SECONDS)
+        with theirs:
+            process = subprocess.Popen(
+                [*command, str(theirs.fileno()), *arguments],
+                pass_fds=(theirs.fileno(),),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                env=_bare_environment(),
+            )
+        return cls(process, ours)
+
+    def wait_until_ready(self) -> None:
+        try:
+            ready = len(self.channel.recv(REPLY.size, socket.MSG_WAITALL)) == REPLY.size
+        except OSError:
+            ready = False
+        if not ready:
+            said = self.end().splitlines() or ["nothing"]
+            raise PerturbError(
+                f"the sandboxed image decoder doesn't start: exit code {self.process.returncode}, it said "
+                f"{said[-1]!r}; check that {sys.executable} can import PIL and numpy"
+            )
+
+    def ask(self, job: _Job, descriptor: int, *, height: int, width: int) -> None:
+        request = REQUEST.pack(height, width, job.pixels_at, job.body_at, job.body_length)
+        with contextlib.suppress(OSError):  # A dead worker is found out when its answer is read.
+            socket.send_fds(self.channel, [request], [descriptor])
+
+    def answer(self) -> tuple[bool, PngRefused | None]:
+        """Whether the worker lives on, and why it refused the image (None: it decoded it)."""
+        try:
+            head = self.channel.recv(REPLY.size, socket.MSG_WAITALL)
+            if len(head) == REPLY.size:
+                (length,) = REPLY.unpack(head)
+                if length == 0:
+                    return True, None
+                text = self.channel.recv(length, socket.MSG_WAITALL).decode(errors="replace")
+                outcome, _, detail = text.partition("\n")
+                return True, PngRefused(Outcome(outcome), detail)
+        except (OSError, ValueError) as error:
+            logger.warning("a decoder process answered nonsense: %s", error)
+        return False, PngRefused(Outcome.DECODER_FAILED, "the image ended the process that decoded it")
+
+    def end(self) -> str:
+        """Kills the process, waits for it, and returns what it wrote to stderr."""
+        self.channel.close()
+        self.process.kill()
+        if self.process.stderr is None or self.process.stderr.closed:
+            return ""
+        _, said = self.process.communicate()
+        return (said or b"").decode(errors="replace")
+
+
+def _bare_environment() -> dict[str, str]:
+    # No secret of ours belongs into a process that reads hostile bytes.
+    kept = {name: os.environ[name] for name in ("PATH", "LANG", "LD_LIBRARY_PATH", "SYSTEMROOT") if name in os.environ}
+    return kept | {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+
+
+def _copied(memory: mmap.mmap, start: int, *, height: int, width: int) -> Pixels:
+    # A copy of our own: a worker that goes wild later can't change what was verified.
+    pixels = np.frombuffer(memory, np.uint8, count=height * width * 3, offset=start)
+    return pixels.reshape(height, width, 3).copy()
+
+
+def _paged(size: int) -> int:
+    page = mmap.ALLOCATIONGRANULARITY
+    return -(-max(size, 1) // page) * page
+
+
+@contextlib.contextmanager
+def _shared_memory(size: int) -> Iterator[tuple[int, mmap.mmap]]:
+    if hasattr(os, "memfd_create"):
+        descriptor = os.memfd_create("perturb-decode", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    else:
+        with tempfile.TemporaryFile() as file:
+            descriptor = os.dup(file.fileno())
+    try:
+        os.ftruncate(descriptor, size)
+        _seal(descriptor)
+        with mmap.mmap(descriptor, size) as memory:
+            yield descriptor, memory
+    finally:
+        os.close(descriptor)
+
+
+def _seal(descriptor: int) -> None:
+    # A worker that shrank the memory would kill us at the next read of it.
+    if hasattr(os, "memfd_create"):
+        import fcntl
+
+        fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
+
+
+_pool: DecodePool | None = None
+_opening = threading.Lock()
+
+
+def shared_pool() -> DecodePool:
+    """The process's own pool, made when first asked for and closed at exit."""
+    global _pool
+    with _opening:
+        if _pool is None:
+            _pool = DecodePool()
+            atexit.register(_pool.close)
+        return _pool

@@ -1,0 +1,82 @@
+"""The inside of a sandboxed decoder process (see `tasks.decode`, which starts it). Imports Pillow and NumPy only.
+
+It reads requests from a socket, decodes from and into shared memory whose descriptor comes with each request, and
+answers with an outcome. It limits itself before it touches the first byte, and ends when the socket does.
+"""
+
+import contextlib
+import importlib
+import mmap
+import os
+import resource
+import signal
+import socket
+import struct
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from schemas.image import Pixels
+from schemas.png import PngRefused
+
+# height, width, where the pixels go, where the compressed data is and its length; offsets are page-aligned
+REQUEST = struct.Struct(">IIQQQ")
+# length of the text that follows: empty for decoded, else "outcome\ndetail"
+REPLY = struct.Struct(">I")
+_MAX_DETAIL = 2000
+
+
+def main() -> None:
+    """Arguments: socket descriptor, bytes of memory it may take, `module:function` that decodes."""
+    descriptor, memory, decoder = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle.
+    module, _, name = decoder.partition(":")
+    decode: Callable[..., Pixels] = getattr(importlib.import_module(module), name)
+    _limit(memory)
+    with socket.socket(fileno=descriptor) as channel:
+        channel.sendall(REPLY.pack(0))
+        while True:
+            request, descriptors, _, _ = socket.recv_fds(channel, REQUEST.size, 1, socket.MSG_WAITALL)
+            if len(request) < REQUEST.size or not descriptors:
+                return
+            try:
+                text = _serve(request, descriptors[0], decode)
+            finally:
+                os.close(descriptors[0])
+            channel.sendall(REPLY.pack(len(text)) + text)
+
+
+def _serve(request: bytes, descriptor: int, decode: Callable[..., Pixels]) -> bytes:
+    height, width, pixels_at, body_at, body_length = REQUEST.unpack(request)
+    try:
+        with mmap.mmap(descriptor, body_length or 1, access=mmap.ACCESS_READ, offset=body_at) as body:
+            compressed = body[:body_length]
+        pixels = decode(compressed, height=height, width=width)
+        with mmap.mmap(descriptor, pixels.nbytes, offset=pixels_at) as target:
+            target[:] = np.ascontiguousarray(pixels).tobytes()
+    except PngRefused as refused:
+        return f"{refused.outcome}\n{refused.detail}".encode()[:_MAX_DETAIL]
+    except MemoryError:
+        return b"decoder_failed\ndecoding ran out of the memory that one image is given"
+    return b""
+
+
+def _limit(memory: int) -> None:
+    used = 0
+    with contextlib.suppress(OSError):  # Only Linux has /proc; elsewhere the limit counts from nothing.
+        used = int(Path("/proc/self/statm").read_text().split()[0]) * mmap.PAGESIZE
+    limits = {
+        resource.RLIMIT_AS: used + memory,
+        resource.RLIMIT_CORE: 0,
+        resource.RLIMIT_FSIZE: 0,
+        resource.RLIMIT_NOFILE: 64,
+    }
+    for what, most in limits.items():
+        with contextlib.suppress(ValueError, OSError):  # A lower limit is in force already.
+            resource.setrlimit(what, (most, most))
+
+
+if __name__ == "__main__":
+    main()
