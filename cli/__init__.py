@@ -11,6 +11,7 @@ from cli import corpus, delivery, production, verdicts
 app = typer.Typer(
     name="perturb",
     no_args_is_help=True,
+    add_completion=False,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
     help="Production line of verified adversarial-image datasets.",

@@ -9,7 +9,9 @@ from cli.output import Json, Store, say, say_json, table
 
 Source = Annotated[
     str | None,
-    typer.Option(help="sample, folder:DIR, pexels or hub:NAME [default: PERTURB_SOURCE, else sample].", show_default=False),
+    typer.Option(
+        help="sample, folder:DIR, pexels or hub:NAME [default: PERTURB_SOURCE, else sample].", show_default=False
+    ),
 ]
 
 
@@ -41,7 +43,10 @@ def demo(
 def produce(
     rounds: Annotated[int, typer.Option(min=1, help="Rounds to run; each sends one challenge to every neuron.")] = 1,
     local_miners: Annotated[
-        int, typer.Option(min=0, max=5, help="Start this many reference miners on loopback ports instead of asking the subnet.")
+        int,
+        typer.Option(
+            min=0, max=5, help="Start this many reference miners on loopback ports instead of asking the subnet."
+        ),
     ] = 0,
     store: Store = None,
     source: Source = None,
@@ -55,6 +60,38 @@ def produce(
     say(production_table(summary))
     if json_:
         say_json(summary.model_dump(mode="json"))
+
+
+def miner(
+    attack: Annotated[
+        str, typer.Option(help="pgd, fgsm, mi-fgsm, grid, or your own as module:function; 'bad' misbehaves.")
+    ] = "grid",
+    budget_seconds: Annotated[float, typer.Option(help="Time an attack may take for one challenge.")] = 3.0,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 lets the system choose.")] = 8091,
+    max_concurrent: Annotated[int, typer.Option(help="Challenges worked on at once; more get a polite 503.")] = 2,
+    external_ip: Annotated[
+        str | None, typer.Option(help="Address to publish on chain, where it isn't --host.", show_default=False)
+    ] = None,
+) -> None:
+    """Answer challenges until interrupted. The key and the validators that may ask come from the subnet settings."""
+    from miner.run import MinerStarted, run_miner
+    from schemas.settings import load_settings
+
+    def tell(started: MinerStarted) -> None:
+        where = f"published as {started.published}" if started.published else "on the local network"
+        say(f"{started.attack} miner {started.hotkey} listens on {started.host}:{started.port}, {where}")
+
+    run_miner(
+        attack,
+        settings=load_settings(),
+        host=host,
+        port=port,
+        budget_seconds=budget_seconds,
+        max_concurrent=max_concurrent,
+        external_ip=external_ip,
+        tell=tell,
+    )
 
 
 def production_table(summary: object) -> object:
@@ -72,4 +109,6 @@ def production_table(summary: object) -> object:
 
 
 def _counts(reasons: dict[str, int]) -> str:
-    return ", ".join(f"{reason} {count}" for reason, count in sorted(reasons.items(), key=lambda item: -item[1])) or "none"
+    return (
+        ", ".join(f"{reason} {count}" for reason, count in sorted(reasons.items(), key=lambda item: -item[1])) or "none"
+    )

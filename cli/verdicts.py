@@ -1,5 +1,7 @@
 """Commands that look and judge: `score`, `judge`, `doctor`. None of them starts a Prefect server."""
 
+from pathlib import Path
+from typing import Annotated
 
 import typer
 
@@ -9,8 +11,56 @@ from cli.output import Json, say, say_json, table
 def register(app: typer.Typer) -> None:
     """Adds this module's commands to `app`."""
     app.command()(score)
-    app.command()(judge)
     app.command()(doctor)
+
+
+def score(
+    clean: Annotated[Path, typer.Argument(help="The challenge's clean image, PNG.", show_default=False)],
+    perturbed: Annotated[Path, typer.Argument(help="Your answer, PNG.", show_default=False)],
+    label: Annotated[
+        int | None,
+        typer.Option(help="The true label [default: what the classifier sees in CLEAN].", show_default=False),
+    ] = None,
+    response_ms: Annotated[float, typer.Option(min=0, help="How long your answer took, for the speed part.")] = 0.0,
+    json_: Json = False,
+) -> None:
+    """Give a pair the validator's own verdict and score, and say what to change where it is refused."""
+    from dataclasses import asdict
+
+    from models.classifier import load_classifier
+    from models.judge import load_judge
+    from schemas.settings import load_settings
+    from tasks.verify import verify_pair
+
+    settings = load_settings()
+    pair = verify_pair(
+        _read(clean, "CLEAN"),
+        _read(perturbed, "PERTURBED"),
+        label=label,
+        response_ms=response_ms,
+        classifier=load_classifier(settings.classifier),
+        judge=load_judge(settings.judge, cache=settings.cache),
+        settings=settings,
+    )
+    found = pair.verdict.model_dump(exclude_none=True) | pair.score.model_dump()
+    say(table(f"{perturbed} against {clean} ({pair.task.true_label_name})", ["", ""], list(found.items())))
+    for note in pair.notes:
+        say(f"[yellow]note[/] {_escape(note)}")
+    if not pair.verdict.accepted:
+        say(f"[red]refused: {pair.verdict.outcome}[/] {_escape(pair.verdict.detail or '')}")
+    if json_:
+        dumped = {"verdict": pair.verdict.model_dump(mode="json"), "score": pair.score.model_dump(mode="json")}
+        plain = {name: value for name, value in asdict(pair).items() if name not in ("task", "verdict", "score")}
+        say_json({**dumped, "task": pair.task.model_dump(mode="json"), **plain})
+
+
+def _read(path: Path, argument: str) -> bytes:
+    from schemas.errors import SettingsError
+
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise SettingsError(f"{argument} {path} can't be read ({error.strerror}); name a PNG file") from error
 
 
 def doctor(json_: Json = False) -> None:

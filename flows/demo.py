@@ -1,8 +1,8 @@
-"""The demonstration: every station of the line once, on the embedded profile, in one process."""
+"""The demonstration: every station of the line once, on real parts, in one process."""
 
-import os
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,25 +10,77 @@ from pydantic import BaseModel
 
 from flows.export import export
 from flows.produce import ProduceSummary, produce
-from flows.seal import seal
+from flows.seal import SealSummary, seal
+from models.classifier import load_classifier
+from schemas.errors import AuditError
 from schemas.settings import load_settings
 from sinks.corpus import Corpus
 from sinks.store import open_store
 from tasks.audit import audit
 from tasks.readback import ReadBack, read_back
+from tasks.reverify import reverify_samples
 from tasks.show import contact_sheet, pairs_of_corpus
 
 TIERS = ("sample", "research")
 LOCAL_MINERS = 5
+PICTURE_PAIRS = 4
+
+
+class Exported(BaseModel):
+    """One tier's dataset after the demo, and what its consumers read from it."""
+
+    tier: str
+    records: int
+    bytes: int
+    path: str
+    read_back: ReadBack
 
 
 class DemoSummary(BaseModel):
-    """What the demo left behind, and what its consumers read from it."""
+    """What the demo left behind."""
 
     produced: ProduceSummary
-    sealed_day: str
-    sealed_records: int
-    exports: dict[str, int]
-    read_back: dict[str, Any]
-    picture: str
-    faults: int
+    sealed: SealSummary
+    exports: tuple[Exported, ...]
+    audited_records: int
+    picture: Path
+
+
+def run_demo(
+    *, rounds: int, store: str | None, source: str | None, picture: Path, tell: Callable[[Any], None]
+) -> DemoSummary:
+    """Produces `rounds` rounds, seals their day early, exports two tiers, loads them back, audits, draws `picture`.
+
+    `tell` is given a line for people before each station. Raises AuditError when the corpus does not hold.
+    """
+    settings = load_settings(store=store, source=source)
+    corpus = Corpus(open_store(settings.store, settings.s3))
+    tell(f"[bold]1/6 produce[/] {rounds} challenges to {LOCAL_MINERS} local miners, the last of which misbehaves")
+    produced = produce(rounds=rounds, local_miners=LOCAL_MINERS, store=store, source=source)
+    day = corpus.open_day(datetime.now(UTC))
+    tell(f"[bold]2/6 seal[/] {day}, though it is not over: later rounds go to the next day")
+    sealed = seal(day=day, store=store, early=True)
+    tell(f"[bold]3/6 export[/] the tiers {' and '.join(TIERS)}")
+    results = export(tiers=list(TIERS), store=store)
+    tell("[bold]4/6 read back[/] with datasets (streaming and not) and webdataset, as a subscriber would")
+    classifier = load_classifier(settings.classifier)
+    exports = tuple(
+        Exported(
+            tier=result.tier,
+            records=result.records,
+            bytes=result.bytes,
+            path=result.path,
+            read_back=read_back(result.path, classifier=classifier),
+        )
+        for result in results
+    )
+    tell("[bold]5/6 audit[/] every record of the corpus, from its bytes alone")
+    report = audit(corpus, reverify=partial(reverify_samples, classifier=classifier, settings=settings))
+    if not report.holds:
+        raise AuditError(f"the corpus in {settings.store} has {len(report.faults)} faults; `perturb audit` names them")
+    tell(f"[bold]6/6 draw[/] {picture}")
+    picture.parent.mkdir(parents=True, exist_ok=True)
+    contact_sheet(pairs_of_corpus(corpus, PICTURE_PAIRS, day=sealed.day)).save(picture)
+    return DemoSummary(
+        produced=produced, sealed=sealed, exports=exports, audited_records=report.records, picture=picture
+    )

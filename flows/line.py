@@ -107,6 +107,7 @@ class Line:
             netuid=self.settings.subnet.netuid,
             block=work.neurons.block,
             validator_hotkey=self.keypair.ss58_address,
+            signer=self.keypair,
         )
         del self.in_flight[round_id]
         return FinishedRound(committed=committed, redrawn=work.redrawn)

@@ -37,7 +37,7 @@ class ProduceSummary(BaseModel):
             store=self.store,
             rounds=self.rounds + 1,
             challenges=self.challenges + 1,
-            responses=self.responses + finished.committed.responses,
+            responses=self.responses + finished.committed.records,
             accepted=self.accepted + finished.committed.accepted,
             refused=dict(Counter(self.refused) + Counter(finished.committed.refused)),
             redrawn=dict(Counter(self.redrawn) + Counter(finished.redrawn)),

@@ -1,24 +1,63 @@
 """The `seal` flow: a finished day becomes immutable."""
 
 from datetime import UTC, date, datetime, timedelta
+from functools import partial
 
 from prefect import flow, task
+from pydantic import BaseModel
 
+from models.classifier import load_classifier
 from schemas.settings import load_settings
 from sinks.corpus import Corpus
 from sinks.store import open_store
 from subnet.keys import load_keypair
-from tasks.seal import SealSummary, seal_day
+from tasks.reverify import reverify_samples
+from tasks.seal import seal_day
 
 
+class SealSummary(BaseModel):
+    """A sealed day in numbers; `already` where it was sealed before."""
+
+    day: date
+    already: bool
+    rounds: int
+    records: int
+    images: int
+    duplicates: int
+    reverified: int
+    bytes: int
+    merkle_root: str
+
+
+# What a killed or refused sealer wrote counts for nothing until its place in the log is won, so it may be tried again.
 @task(name="seal day", retries=2, retry_delay_seconds=10)
-def _seal(day: date, store: str | None, early: bool) -> SealSummary:
+def _seal(day: date, store: str | None, early: bool, wait: bool) -> SealSummary:
     settings = load_settings(store=store)
-    corpus = Corpus(open_store(settings.store, settings.s3))
-    return seal_day(corpus, day, settings=settings, signer=load_keypair(settings.subnet), early=early)
+    reverify = partial(reverify_samples, classifier=load_classifier(settings.classifier), settings=settings)
+    sealed = seal_day(
+        Corpus(open_store(settings.store, settings.s3)),
+        day,
+        settings=settings.seal,
+        signer=load_keypair(settings.subnet),
+        reverify=reverify,
+        early=early,
+        wait=wait,
+    )
+    manifest = sealed.manifest
+    return SealSummary(
+        day=day,
+        already=sealed.already,
+        rounds=len(manifest.rounds),
+        records=manifest.records,
+        images=manifest.images,
+        duplicates=manifest.duplicates,
+        reverified=manifest.reverified.records,
+        bytes=sealed.size,
+        merkle_root=manifest.merkle_root,
+    )
 
 
 @flow(name="seal")
-def seal(day: date | None = None, store: str | None = None, early: bool = False) -> SealSummary:
+def seal(day: date | None = None, store: str | None = None, early: bool = False, wait: bool = False) -> SealSummary:
     """Seals `day` (yesterday, UTC, where none is given); a day that is sealed already stays as it is."""
-    return _seal(day or datetime.now(UTC).date() - timedelta(days=1), store, early)
+    return _seal(day or datetime.now(UTC).date() - timedelta(days=1), store, early, wait)

@@ -1,0 +1,136 @@
+"""Commands on the corpus: `seal`, `audit`, `show`."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from cli.output import Json, Store, say, say_json, table
+
+Day = Annotated[
+    str | None, typer.Option("--day", metavar="YYYY-MM-DD", help="A production day, UTC.", show_default=False)
+]
+Root = Annotated[
+    str | None,
+    typer.Argument(help="Directory or s3://bucket/prefix [default: PERTURB_STORE, else ./data].", show_default=False),
+]
+
+
+def register(app: typer.Typer) -> None:
+    """Adds this module's commands to `app`."""
+    app.command()(seal)
+    app.command()(audit)
+    app.command()(show)
+
+
+def seal(
+    day: Day = None,
+    early: Annotated[
+        bool, typer.Option("--early", help="Seal a day that is not over; later rounds go to the next.")
+    ] = False,
+    wait: Annotated[bool, typer.Option("--wait", help="Wait until the day is over instead of refusing.")] = False,
+    store: Store = None,
+    json_: Json = False,
+) -> None:
+    """Merge a finished day's rounds into immutable, signed shards. Sealing twice changes nothing.
+
+    Without --day it is yesterday's. A sample of the records is verified again from its bytes first.
+    """
+    from flows.seal import seal as flow
+    from sinks.layout import parse_day
+
+    sealed = flow(day=parse_day(day) if day else None, store=store, early=early, wait=wait)
+    how = "was sealed already" if sealed.already else "sealed"
+    say(
+        table(
+            f"{sealed.day} {how}",
+            ["", ""],
+            [(k, str(v)) for k, v in sealed.model_dump().items() if k not in ("day", "already")],
+        )
+    )
+    if json_:
+        say_json(sealed.model_dump(mode="json"))
+
+
+def audit(
+    path: Root = None,
+    day: Day = None,
+    sample: Annotated[float, typer.Option(min=0, max=1, help="Share of the images whose bytes are read.")] = 1.0,
+    deep: Annotated[
+        bool, typer.Option("--deep/--no-deep", help="Compute metrics, flip and score again from the bytes.")
+    ] = True,
+    hotkey: Annotated[
+        str | None, typer.Option(help="Demand that this validator signed everything.", show_default=False)
+    ] = None,
+    json_: Json = False,
+) -> None:
+    """Check that a corpus is what was committed, from its bytes alone: digests, counts, pointers, signatures, verdicts.
+
+    Exits 8 and names each fault when something doesn't hold.
+    """
+    from schemas.errors import AuditError
+    from sinks.layout import parse_day
+    from tasks.audit import audit as run
+
+    settings, corpus = _open(path)
+    report = run(
+        corpus,
+        day=parse_day(day) if day else None,
+        sample=sample,
+        reverify=_reverifier(settings) if deep else None,
+        hotkey=hotkey,
+    )
+    counts = asdict(report) | {"faults": [asdict(fault) for fault in report.faults]}
+    say(table(f"audit of {settings.store}", ["", ""], [(k, str(v)) for k, v in counts.items() if k != "faults"]))
+    for fault in report.faults:
+        say(f"[red]FAULT[/] {fault.where}: {fault.what}")
+    if json_:
+        say_json(counts)
+    if not report.holds:
+        raise AuditError(f"{len(report.faults)} faults in {settings.store}; each is named above")
+
+
+def _reverifier(settings: Any) -> Any:
+    from functools import partial
+
+    from models.classifier import load_classifier
+    from tasks.reverify import reverify_samples
+
+    return partial(reverify_samples, classifier=load_classifier(settings.classifier), settings=settings)
+
+
+def show(
+    path: Root = None,
+    output: Annotated[Path, typer.Option("--output", "-o", help="PNG file to write.")] = Path("contact-sheet.png"),
+    number: Annotated[
+        int, typer.Option("--number", "-n", min=1, max=200, help="Pairs to draw, the best scores first.")
+    ] = 6,
+    day: Day = None,
+    json_: Json = False,
+) -> None:
+    """Draw a contact sheet: original, perturbed, difference x16, with labels, confidences, L-inf, SSIM and score."""
+    from sinks.layout import parse_day
+    from tasks.show import contact_sheet, pairs_of_corpus
+
+    settings, corpus = _open(path)
+    pairs = pairs_of_corpus(corpus, number, day=parse_day(day) if day else None)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    contact_sheet(pairs).save(output)
+    say(f"{len(pairs)} pairs of {settings.store} drawn to {output}")
+    if json_:
+        say_json({"path": str(output), "pairs": len(pairs)})
+
+
+def _open(path: str | None) -> tuple[Any, Any]:
+    """Settings and corpus at `path`. Raises CorpusError where nothing was ever committed."""
+    from schemas.errors import CorpusError
+    from schemas.settings import load_settings
+    from sinks.corpus import Corpus
+    from sinks.store import open_store
+
+    settings = load_settings(store=path)
+    corpus = Corpus(open_store(settings.store, settings.s3))
+    if not corpus.round_days() and not corpus.sealed_days():
+        raise CorpusError(f"{settings.store} holds no corpus; name a store where rounds were committed")
+    return settings, corpus

@@ -1,0 +1,69 @@
+"""The command line teaches, answers at once, and speaks one sentence when something is wrong."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+HEAVY = {
+    "torch",
+    "transformers",
+    "timm",
+    "datasets",
+    "prefect",
+    "bittensor",
+    "boto3",
+    "pyarrow",
+    "duckdb",
+    "matplotlib",
+}
+
+
+def perturb(*arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("PERTURB_")}
+    command = [sys.executable, "-c", "from cli import main; main()", *arguments]
+    path = {"PYTHONPATH": str(Path(__file__).parents[2]), "COLUMNS": "200"}
+    return subprocess.run(command, cwd=cwd, env=clean | path | environment, capture_output=True, text=True, timeout=240)
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = "import sys, cli; print(' '.join(sys.modules))"
+    modules = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert not HEAVY & set(modules)
+
+
+def test_help_names_every_command(tmp_path: Path) -> None:
+    shown = perturb("--help", cwd=tmp_path)
+    assert shown.returncode == 0
+    for command in ("demo", "produce", "miner", "seal", "export", "show", "score", "audit", "doctor"):
+        assert f" {command} " in shown.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environment", "code", "sentence"),
+    [
+        (("doctor",), {"PERTURB_PROFILE": "x"}, 2, "profile = 'x': Input should be 'embedded' or 'mainnet'"),
+        (("audit", "nowhere"), {}, 7, "nowhere holds no corpus"),
+        (("show", "nowhere"), {}, 7, "nowhere holds no corpus"),
+        (("score", "missing.png", "missing.png"), {}, 2, "missing.png"),
+    ],
+)
+def test_a_mistake_ends_in_one_sentence(
+    arguments: tuple[str, ...], environment: dict[str, str], code: int, sentence: str, tmp_path: Path
+) -> None:
+    ran = perturb(*arguments, cwd=tmp_path, **environment)
+    assert sentence in ran.stderr
+    assert "Traceback" not in ran.stderr
+    assert ran.returncode == code
+
+
+def test_doctor_checks_every_part_and_masks_secrets(tmp_path: Path) -> None:
+    secret = "pexels-secret-key"
+    ran = perturb("doctor", "--json", cwd=tmp_path, PERTURB_PEXELS__API_KEY=secret)
+    found = json.loads(ran.stdout.splitlines()[-1])
+    assert {"store", "source", "classifier", "judge", "identity", "neurons", "tiers"} == set(found)
+    assert all(part["ready"] for part in found.values()), found
+    assert secret not in ran.stdout + ran.stderr
