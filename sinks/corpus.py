@@ -109,7 +109,7 @@ class Corpus:
                 break
         files = build_round(day, records, original_png, bodies, signer=signer)
         if not self._claimed(day, files.round_id):
-            write_round(self.store, day, files)
+            write_round(self.store, day, files, created_at=made)
         return RoundRef(day, files.round_id), files
 
     def _has_round(self, day: date, round_id: str) -> bool:

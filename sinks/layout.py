@@ -32,6 +32,11 @@ def manifest_key(day: date) -> str:
     return day_folder(SEALED, day) + MANIFEST
 
 
+def attempt_folder(day: date, attempt: str) -> str:
+    """Where one try to seal a day writes its files."""
+    return f"{day_folder(SEALED, day)}{attempt}/"
+
+
 def log_key(sequence: int) -> str:
     """The place of a sealed day in the order of sealing, counted from 0."""
     return f"{LOG}{sequence:08d}.json"

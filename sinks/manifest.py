@@ -141,7 +141,7 @@ class Manifest(_Statement):
     sequence: int = Field(ge=0)
     previous: str | None
     sealed_at: datetime
-    plan: str
+    attempt: str = Field(description="folder of the files; each try to seal has its own")
     originals: int = Field(ge=0, description="clean images")
     duplicates: int = Field(ge=0, description="accepted rows whose pixels the day had already; now `duplicate`")
     outcomes: dict[str, int]

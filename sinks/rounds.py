@@ -5,7 +5,7 @@ import io
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import date
+from datetime import UTC, date, datetime, timedelta
 from functools import cached_property
 from typing import Any
 
@@ -22,6 +22,8 @@ from sinks.store import Store
 from sinks.tar import Member, TarWriter
 
 log = logging.getLogger(__name__)
+# Garbage collection leaves objects alone for longer than this; a faster round needs no second look at its tars.
+_SLOW = timedelta(minutes=10)
 
 
 @dataclass(frozen=True)
@@ -151,7 +153,7 @@ def _file(kind: Kind, data: bytes, rows: int) -> FileEntry:
     return FileEntry(key=f"{kind}.tar", kind=kind, size=len(data), sha256=hashlib.sha256(data).hexdigest(), rows=rows)
 
 
-def write_round(store: Store, day: date, files: RoundFiles) -> None:
+def write_round(store: Store, day: date, files: RoundFiles, *, created_at: datetime) -> None:
     """Put the round's objects, the commit last. Doing it again with the same round changes nothing.
 
     Raises CorpusError when another round with the same id is there, StoreError when the store fails.
@@ -160,12 +162,22 @@ def write_round(store: Store, day: date, files: RoundFiles) -> None:
     for kind, data in (("original", files.original), ("perturbed", files.perturbed)):
         if data is not None and not store.put_new(f"{folder}{kind}.tar", data):
             raise _taken(folder)
+    if datetime.now(UTC) - created_at > _SLOW:
+        _check_present(store, folder, files.statement)
     if not store.put_new(folder + layout.COMMIT, files.metadata):
         # Ours after all, under another signature: an earlier try of this process got through.
         there = read_round(store, day, files.round_id)
         if _unsigned(there.statement) != _unsigned(files.statement) or there.faults():
             raise _taken(folder)
         log.info("round %s was committed by an earlier try", files.round_id)
+
+
+def _check_present(store: Store, folder: str, statement: RoundStatement) -> None:
+    """A producer that slept for days finds its tars collected as garbage; it must not claim them then."""
+    for entry in statement.files:
+        stored = store.head(folder + entry.key)
+        if stored is None or stored.size != entry.size:
+            raise CorpusError(f"{folder}{entry.key} is gone before its round was committed; produce a new round")
 
 
 def _unsigned(statement: RoundStatement) -> bytes:

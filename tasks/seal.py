@@ -1,16 +1,14 @@
 """Sealing: the finished rounds of a day become one immutable, signed day."""
 
-import hashlib
 import logging
 import random
+import secrets
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from datetime import time as clock_time
-
-import pyarrow as pa
 
 from schemas.errors import CorpusError
 from schemas.outcome import Outcome
@@ -20,7 +18,6 @@ from sinks import layout
 from sinks.corpus import Corpus, RoundRef
 from sinks.manifest import FORMAT, Claim, Manifest, Reverified, Signer
 from sinks.merge import DayTotals, DayWriter, model_entries
-from sinks.merkle import canonical_json
 from sinks.rounds import StoredRound
 from tasks.sample import Reverify, Sample
 
@@ -77,6 +74,7 @@ def seal_day(
         if not rounds:
             raise CorpusError(f"there are no rounds to seal for {day}; produce some, or name a day that has any")
         manifest = _build(corpus, day, rounds, sealed, settings=settings, now=now(), signer=signer, reverify=reverify)
+        _check_present(corpus, manifest)
         if corpus.store.put_new(layout.log_key(manifest.sequence), manifest.to_json()):
             _publish(corpus, manifest)
             return SealResult(manifest, already=False)
@@ -96,6 +94,14 @@ def _publish(corpus: Corpus, manifest: Manifest) -> None:
     key = layout.manifest_key(manifest.day)
     if not corpus.store.put_new(key, manifest.to_json()):
         raise CorpusError(f"{key} differs from its entry in the seal log; run `perturb audit` and restore it")
+
+
+def _check_present(corpus: Corpus, manifest: Manifest) -> None:
+    """A sealer that slept for days finds its files collected as garbage; it must not claim them then."""
+    for entry in manifest.files:
+        stored = corpus.store.head(entry.key)
+        if stored is None or stored.size != entry.size:
+            raise CorpusError(f"{entry.key} is gone before {manifest.day} was sealed; seal the day again")
 
 
 def _check_may_seal(
@@ -124,8 +130,9 @@ def _build(
     reverify: Reverify | None,
 ) -> Manifest:
     """Write the day's files and say what they are. Nothing counts before its place in the log is won."""
-    plan = _plan(day, rounds, settings)
-    folder = f"{layout.day_folder(layout.SEALED, day)}{plan}/"
+    # A folder of its own for each try: sealers never share a file name, and no file is older than its try.
+    attempt = secrets.token_hex(8)
+    folder = layout.attempt_folder(day, attempt)
     sampler = _Sampler(settings.reverify_fraction if reverify else 0.0, reverify)
     claims: list[Claim] = []
     with DayWriter(corpus.store, folder, day=day.isoformat(), shard_bytes=settings.shard_bytes) as writer:
@@ -135,13 +142,7 @@ def _build(
             claims.append(_claim(stored))
         sampler.flush()
     totals = writer.totals
-    return _manifest(day, plan, totals, claims, sealed, sampler.result(), now).signed(signer)
-
-
-def _plan(day: date, rounds: Sequence[RoundRef], settings: SealSettings) -> str:
-    """A name for the files of exactly this merge, so that sealers with different plans never share a file name."""
-    parts = [FORMAT, day.isoformat(), settings.shard_bytes, pa.__version__, [ref.commit_key for ref in rounds]]
-    return hashlib.sha256(canonical_json(parts)).hexdigest()[:16]
+    return _manifest(day, attempt, totals, claims, sealed, sampler.result(), now).signed(signer)
 
 
 _Loaded = tuple[StoredRound, bytes, bytes | None]
@@ -232,7 +233,7 @@ def _slice(tar: bytes, row: dict[str, object], image: str) -> bytes:
 
 def _manifest(
     day: date,
-    plan: str,
+    attempt: str,
     totals: DayTotals,
     claims: Sequence[Claim],
     sealed: Sequence[Manifest],
@@ -245,7 +246,7 @@ def _manifest(
         sequence=len(sealed),
         previous=sealed[-1].sha256 if sealed else None,
         sealed_at=now,
-        plan=plan,
+        attempt=attempt,
         records=len(totals.leaves),
         originals=totals.originals,
         images=totals.images,
