@@ -177,7 +177,7 @@ def _views(made: Contents, root: str) -> str:
 def _columns(tier: Tier, root: str) -> str:
     head = "" if root == "parquet" else "Keys of the JSON member, beside the two PNGs:\n\n"
     images = () if root == "parquet" else ("original", "perturbed")
-    lines = [f"| `{name}` | {text} |" for name, text in describe(tier).items() if name not in images]
+    lines = [f"| `{name}` | {_text(text)} |" for name, text in describe(tier).items() if name not in images]
     return head + "\n".join(["| column | |", "|---|---|", *lines])
 
 

@@ -57,11 +57,6 @@ def get_tier(tiers: Tiers, name: str) -> Tier:
     return tiers[name]
 
 
-def opened(tier: Tier, *, fraction: float = 0.3) -> Tier:
-    """The same tier without delay and with at least `fraction` of the records: for a demo on a few fresh records."""
-    return tier.model_copy(update={"delay_days": 0, "fraction": max(tier.fraction, fraction)})
-
-
 def _tier(name: str, table: Any, views: dict[str, str], place: "_Place") -> Tier:
     section = f"tiers.{name}"
     if not isinstance(table, dict):
