@@ -1,0 +1,13 @@
+"""The fast gradient sign method: Goodfellow, Shlens and Szegedy (2015), arXiv:1412.6572."""
+
+from miner.attacks.base import SignedGradientAttack
+
+
+class FGSM(SignedGradientAttack):
+    """One step of the whole level along the gradient at the clean image; the level is searched from the smallest up."""
+
+    steps = 1
+    step_size = 1.0
+
+
+attack = FGSM()
