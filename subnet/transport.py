@@ -21,12 +21,12 @@ from schemas.response import Response
 from schemas.settings import SubnetSettings
 from subnet import wire
 from subnet.addresses import AddressRefused, parse_endpoint
+from subnet.http import open_session
 from subnet.keys import LOCAL_NETWORK, Keypair
 from subnet.signing import verify_response_signature
 
 log = logging.getLogger(__name__)
 
-CONNECT_SECONDS = 3.0
 _CHUNK = 64 * 2**10
 
 
@@ -49,7 +49,7 @@ async def collect(
     batches = -(-len(neurons) // settings.max_concurrency)
     deadline = time.monotonic() + (seconds * batches if round_seconds is None else round_seconds)
     order = random.SystemRandom().sample(range(len(neurons)), len(neurons))
-    async with _open_session() as session:
+    async with open_session() as session:
         asker = _Asker(
             challenge=challenge,
             body=wire.pack_request(challenge),
@@ -124,11 +124,8 @@ class _Asker:
                 fault = self._header_fault(reply, neuron, nonce)
                 if fault:
                     return refuse(*fault)
-                limit = wire.response_limit(self.challenge.task)
                 async for chunk in reply.content.iter_chunked(_CHUNK):
-                    received += chunk
-                    if len(received) > limit:
-                        return refuse(Outcome.TOO_LARGE, f"body exceeds {limit} bytes")
+                    received += chunk  # Content-Length, checked above, is where the parser stops.
                 finished = time.monotonic()
                 signature = reply.headers[wire.HEADER_SIGNATURE]
         except TimeoutError:
@@ -159,7 +156,10 @@ class _Asker:
         if content_type != wire.RESPONSE_TYPE:
             return Outcome.BAD_BODY, f"Content-Type {_printable(content_type)}; expected {wire.RESPONSE_TYPE}"
         limit = wire.response_limit(self.challenge.task)
-        if reply.content_length is not None and reply.content_length > limit:
+        if reply.content_length is None or "Transfer-Encoding" in headers:
+            # Streams of one-byte chunks cost the reader most and bring it least; a miner knows its answer's length.
+            return Outcome.TOO_LARGE, f"no Content-Length; up to {limit} bytes are read, never a body without end"
+        if reply.content_length > limit:
             return Outcome.TOO_LARGE, f"Content-Length {reply.content_length} exceeds {limit} bytes"
         return self._identity_fault(headers, neuron, nonce)
 
@@ -168,8 +168,8 @@ class _Asker:
             return Outcome.UNSIGNED, f"no {wire.HEADER_SIGNATURE} header"
         expected = (
             (wire.HEADER_HOTKEY, neuron.hotkey, Outcome.WRONG_HOTKEY),
-            (wire.HEADER_TASK, self.challenge.task.task_id, Outcome.WRONG_TASK),
             (wire.HEADER_NONCE, nonce, Outcome.REPLAYED),
+            (wire.HEADER_TASK, self.challenge.task.task_id, Outcome.WRONG_TASK),
         )
         for header, value, outcome in expected:
             given = headers.get(header, "")
@@ -204,25 +204,6 @@ class _Asker:
             failure=failure,
             detail=detail,
         )
-
-
-def _open_session() -> aiohttp.ClientSession:
-    """A session with every convenience switched off that a hostile server could use.
-
-    No keep-alive (a server's idle close breaks reused connections), no cookies, no proxies from the environment, no
-    inflating, and header limits small enough that a flood ends early.
-    """
-    return aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=0, force_close=True, use_dns_cache=False),
-        timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS),
-        cookie_jar=aiohttp.DummyCookieJar(),
-        auto_decompress=False,
-        trust_env=False,
-        headers={"Accept-Encoding": "identity", "User-Agent": "perturb"},
-        max_line_size=1024,
-        max_field_size=1024,
-        max_headers=32,
-    )
 
 
 def _settle(task: "asyncio.Task[Response]", neuron: Neuron) -> Response:

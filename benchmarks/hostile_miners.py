@@ -1,0 +1,270 @@
+"""A process full of miners on loopback ports, most of them hostile. Run as a script: it prints one JSON line
+{kind: [[hotkey, port], ...]} and serves until its stdin closes.
+
+    python benchmarks/hostile_miners.py '{"good": 24, "hangs": 3, ...}' VALIDATOR_HOTKEY DEADLINE_SECONDS
+"""
+
+import asyncio
+import contextlib
+import gzip
+import json
+import os
+import socket
+import struct
+import sys
+import threading
+from collections.abc import Awaitable, Callable
+
+from miner.server import create_app
+from miner.validators import ValidatorList
+from schemas.image import encode_png
+from subnet import wire
+from subnet.keys import development_keypair
+from subnet.signing import sign_response
+
+OTHER = development_keypair("//Other")
+Writer = asyncio.StreamWriter
+
+
+class Asked:
+    """What a hostile miner has read of the request, and the answer that an honest one would give."""
+
+    def __init__(self, keypair, headers: dict[str, str], body: bytes):
+        task, png = wire.unpack_request(body)
+        self.task, self.png, self.keypair = task, png, keypair
+        self.nonce = headers["x-bittensor-nonce"]
+        self.validator = headers["x-bittensor-hotkey"]
+
+    def answer(self, *, signer=None, hotkey=None, nonce=None, task_id=None, body=None, **extra: str) -> bytes:
+        body = self.png if body is None else body
+        signer, nonce, task_id = signer or self.keypair, nonce or self.nonce, task_id or self.task.task_id
+        signature = sign_response(
+            signer, task_id=task_id, nonce=nonce, validator_hotkey=self.validator, status=200, body=body
+        )
+        headers = {
+            "Content-Type": wire.RESPONSE_TYPE,
+            "Content-Length": str(len(body)),
+            wire.HEADER_TASK: task_id,
+            wire.HEADER_NONCE: nonce,
+            wire.HEADER_HOTKEY: hotkey or signer.ss58_address,
+            wire.HEADER_SIGNATURE: signature,
+        } | extra
+        return head(**headers) + body
+
+
+def head(status: str = "200 OK", **headers: str) -> bytes:
+    lines = [f"HTTP/1.1 {status}", *(f"{name}: {value}" for name, value in headers.items() if value)]
+    return ("\r\n".join(lines) + "\r\n\r\n").encode()
+
+
+async def hangs(asked: Asked, writer: Writer) -> None:
+    await asyncio.sleep(3600)
+
+
+async def answers_late(asked: Asked, writer: Writer) -> None:
+    await asyncio.sleep(float(sys.argv[3]) + 0.3)
+    writer.write(asked.answer())
+
+
+async def drips(asked: Asked, writer: Writer) -> None:
+    answer = asked.answer()
+    start = answer.index(b"\r\n\r\n") + 4
+    writer.write(answer[:start])
+    for place in range(start, len(answer)):
+        writer.write(answer[place : place + 1])
+        await writer.drain()
+        await asyncio.sleep(1)
+
+
+async def drips_headers(asked: Asked, writer: Writer) -> None:
+    for byte in asked.answer():
+        writer.write(bytes([byte]))
+        await writer.drain()
+        await asyncio.sleep(1)
+
+
+async def redirects(asked: Asked, writer: Writer) -> None:
+    writer.write(head("307 Temporary Redirect", Location=f"http://127.0.0.1:{trap_port}/", **{"Content-Length": "0"}))
+
+
+async def gzip_bomb(asked: Asked, writer: Writer) -> None:
+    bomb = gzip.compress(bytes(256 * 2**20), 9)
+    writer.write(asked.answer(body=bomb[:100_000], **{"Content-Encoding": "gzip"}))
+
+
+async def endless_body(asked: Asked, writer: Writer) -> None:
+    writer.write(asked.answer(body=b"", **{"Content-Length": "", "Transfer-Encoding": "chunked"}))
+    while True:
+        writer.write(b"10000\r\n" + bytes(65536) + b"\r\n")
+        await writer.drain()
+
+
+async def tiny_chunks(asked: Asked, writer: Writer) -> None:
+    writer.write(asked.answer(body=b"", **{"Content-Length": "", "Transfer-Encoding": "chunked"}))
+    while True:
+        writer.write(b"1\r\n\0\r\n" * 10_000)
+        await writer.drain()
+
+
+async def huge_length(asked: Asked, writer: Writer) -> None:
+    writer.write(asked.answer(body=b"", **{"Content-Length": str(10**12)}))
+    while True:
+        writer.write(bytes(65536))
+        await writer.drain()
+
+
+async def wrong_signature(asked: Asked, writer: Writer) -> None:
+    writer.write(asked.answer(**{wire.HEADER_SIGNATURE: "ab" * 64}))
+
+
+async def unsigned(asked: Asked, writer: Writer) -> None:
+    writer.write(asked.answer(**{wire.HEADER_SIGNATURE: ""}))
+
+
+async def another_miners_answer(asked: Asked, writer: Writer) -> None:
+    writer.write(asked.answer(signer=OTHER))
+
+
+async def another_miners_signature(asked: Asked, writer: Writer) -> None:
+    writer.write(asked.answer(signer=OTHER, hotkey=asked.keypair.ss58_address))
+
+
+async def replays(asked: Asked, writer: Writer) -> None:
+    writer.write(asked.answer(nonce=str(int(asked.nonce) - 10**10), task_id="f" * 32))
+
+
+async def replays_in_disguise(asked: Asked, writer: Writer) -> None:
+    old = asked.answer(nonce=str(int(asked.nonce) - 10**10), task_id="f" * 32)
+    writer.write(
+        old.replace(b"f" * 32, asked.task.task_id.encode()).replace(
+            str(int(asked.nonce) - 10**10).encode(), asked.nonce.encode()
+        )
+    )
+
+
+async def wrong_task(asked: Asked, writer: Writer) -> None:
+    writer.write(asked.answer(task_id="e" * 32))
+
+
+async def html(asked: Asked, writer: Writer) -> None:
+    writer.write(asked.answer(body=b"<html>hello</html>", **{"Content-Type": "text/html"}))
+
+
+async def empty(asked: Asked, writer: Writer) -> None:
+    writer.write(asked.answer(body=b""))
+
+
+async def resets(asked: Asked, writer: Writer) -> None:
+    writer.write(asked.answer()[:2000])
+    await writer.drain()
+    raw = writer.get_extra_info("socket")
+    raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    writer.transport.abort()
+
+
+async def closes_early(asked: Asked, writer: Writer) -> None:
+    writer.write(asked.answer()[:2000])
+
+
+async def header_flood(asked: Asked, writer: Writer) -> None:
+    writer.write(b"HTTP/1.1 200 OK\r\n")
+    while True:
+        writer.write(b"".join(b"X-%d: %s\r\n" % (number, b"y" * 100) for number in range(500)))
+        await writer.drain()
+
+
+async def endless_header(asked: Asked, writer: Writer) -> None:
+    writer.write(b"HTTP/1.1 200 OK\r\nX-Long: ")
+    while True:
+        writer.write(b"y" * 65536)
+        await writer.drain()
+
+
+async def informs_forever(asked: Asked, writer: Writer) -> None:
+    while True:
+        writer.write(b"HTTP/1.1 103 Early Hints\r\n\r\n" * 2000)
+        await writer.drain()
+
+
+async def no_http(asked: Asked, writer: Writer) -> None:
+    writer.write(b"SSH-2.0-OpenSSH_9.6\r\n\x00\xff\xfe\r\n\r\n")
+
+
+async def busy(asked: Asked, writer: Writer) -> None:
+    writer.write(head("503 Service Unavailable", **{"Content-Length": "0"}))
+
+
+async def switches_protocols(asked: Asked, writer: Writer) -> None:
+    writer.write(head("101 Switching Protocols", Upgrade="websocket", Connection="upgrade"))
+
+
+KINDS: dict[str, Callable[[Asked, Writer], Awaitable[None]]] = {
+    name: value for name, value in list(globals().items()) if asyncio.iscoroutinefunction(value)
+}
+trap_port = 0
+trapped = 0
+
+
+async def serve_hostile(kind: str, keypair) -> socket.socket:
+    async def talk(reader: asyncio.StreamReader, writer: Writer) -> None:
+        with contextlib.suppress(OSError, asyncio.IncompleteReadError):
+            lines = (await reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")[1:]
+            headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in lines)}
+            body = await reader.readexactly(int(headers["content-length"]))
+            await KINDS[kind](Asked(keypair, headers, body), writer)
+            await writer.drain()
+            writer.close()
+
+    server = await asyncio.start_server(talk, "127.0.0.1", 0)
+    return server.sockets[0]
+
+
+async def serve_good(keypair) -> socket.socket:
+    import uvicorn
+
+    def answer(task, clean, deadline) -> bytes:
+        changed = clean.copy()
+        changed[0, 0, 0] ^= 1
+        return encode_png(changed)
+
+    listener = socket.create_server(("127.0.0.1", 0))
+    app = create_app(answer, keypair, ValidatorList(lambda: frozenset({sys.argv[2]})), name="test")
+    server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False))
+    tasks.append(asyncio.create_task(server.serve(sockets=[listener])))
+    while not server.started:
+        await asyncio.sleep(0.01)
+    return listener
+
+
+async def main() -> None:
+    global trap_port
+    trap = await asyncio.start_server(spring_trap, "127.0.0.1", 0)
+    trap_port = trap.sockets[0].getsockname()[1]
+    roll: dict[str, list[tuple[str, int]]] = {"trap": [("", trap_port)]}
+    for kind, count in json.loads(sys.argv[1]).items():
+        for number in range(count):
+            keypair = development_keypair(f"//Hostile/{kind}/{number}")
+            if kind == "refuses":
+                listener = socket.socket()
+                listener.bind(("127.0.0.1", 0))
+                refusing.append(listener)
+            elif kind == "good":
+                listener = await serve_good(keypair)
+            else:
+                listener = await serve_hostile(kind, keypair)
+            roll.setdefault(kind, []).append((keypair.ss58_address, listener.getsockname()[1]))
+    print(json.dumps(roll), flush=True)  # noqa: T201
+    await asyncio.sleep(3600)
+
+
+async def spring_trap(reader: asyncio.StreamReader, writer: Writer) -> None:
+    print(json.dumps("trapped"), flush=True)  # noqa: T201
+    writer.close()
+
+
+tasks: list[asyncio.Task[None]] = []
+refusing: list[socket.socket] = []
+
+if __name__ == "__main__":
+    threading.Thread(target=lambda: (sys.stdin.buffer.read(), os._exit(0)), daemon=True).start()
+    asyncio.run(main())

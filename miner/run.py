@@ -1,0 +1,86 @@
+"""One miner from the command line: load, listen, publish, serve."""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+from miner.answer import attack_answer
+from miner.misbehave import bad_answer
+from miner.validators import ValidatorList
+from schemas.errors import SettingsError
+from schemas.settings import Settings
+from subnet.addresses import AddressRefused, parse_endpoint
+from subnet.chain import Chain, open_chain
+from subnet.keys import LOCAL_NETWORK, load_keypair
+from subnet.neurons import find_validators
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class MinerStarted:
+    """What a miner is when it begins to listen. `published` is the endpoint on chain, None on the local network."""
+
+    hotkey: str
+    attack: str
+    host: str
+    port: int
+    published: str | None
+
+
+def run_miner(
+    attack: str,
+    *,
+    settings: Settings,
+    host: str = "127.0.0.1",
+    port: int = 8091,
+    budget_seconds: float = 3.0,
+    max_concurrent: int = 2,
+    external_ip: str | None = None,
+    chain: Chain | None = None,
+    tell: Callable[[MinerStarted], None] = lambda _: None,
+) -> None:
+    """Serve until SIGINT or SIGTERM. `attack` is a name of `miner.attacks`, `module:function`, or "bad".
+
+    Validators that may ask are those of `settings.subnet`: the roster's, or the holders of a permit. With a chain
+    network `external_ip` (by default `host`) and the port are published there. `tell` is called when the miner listens.
+    Raises SettingsError for an unknown attack, a port in use or an address that can't be published; SubnetError where
+    the roster or chain is unusable; ModelError where the classifier can't be loaded.
+    """
+    from miner.server import Limits, bind, create_app, serve
+
+    if budget_seconds <= 0:
+        raise SettingsError(f"--budget-seconds {budget_seconds:g} leaves no time; give seconds above 0, such as 3")
+    if max_concurrent < 1:
+        raise SettingsError(f"--max-concurrent {max_concurrent} takes no challenge; give 1 or more")
+    keypair = load_keypair(settings.subnet)
+    with bind(host, port) as listener:
+        port = listener.getsockname()[1]
+        published = _publishable(settings, external_ip or host, port)
+        validators = ValidatorList(partial(find_validators, settings.subnet))
+        answer = (
+            bad_answer()
+            if attack == "bad"
+            else attack_answer(attack, settings.classifier, budget_seconds=budget_seconds)
+        )
+        if published:
+            endpoint = parse_endpoint(published, allow_private=True)
+            (chain or open_chain(settings.subnet)).serve(keypair, str(endpoint.ip), endpoint.port)
+        limits = Limits(max_concurrent=max_concurrent)
+        started = MinerStarted(keypair.ss58_address, attack, host, port, published)
+        app = create_app(answer, keypair, validators, name=attack, limits=limits, on_ready=lambda: tell(started))
+        serve(app, listener, limits=limits)
+
+
+def _publishable(settings: Settings, ip: str, port: int) -> str | None:
+    """The endpoint to publish; None on the local network. Raises SettingsError for one that nobody could ask."""
+    if settings.subnet.network == LOCAL_NETWORK:
+        return None
+    text = f"[{ip}]:{port}" if ":" in ip else f"{ip}:{port}"
+    try:
+        return parse_endpoint(text, allow_private=settings.subnet.allow_private_addresses).authority
+    except AddressRefused as error:
+        raise SettingsError(
+            f"{error}; name the address under which validators reach this machine with --external-ip"
+        ) from error
