@@ -253,12 +253,12 @@ async def main() -> None:
             else:
                 listener = await serve_hostile(kind, keypair)
             roll.setdefault(kind, []).append((keypair.ss58_address, listener.getsockname()[1]))
-    print(json.dumps(roll), flush=True)  # noqa: T201
+    print(json.dumps(roll), flush=True)
     await asyncio.sleep(3600)
 
 
 async def spring_trap(reader: asyncio.StreamReader, writer: Writer) -> None:
-    print(json.dumps("trapped"), flush=True)  # noqa: T201
+    print(json.dumps("trapped"), flush=True)
     writer.close()
 
 

@@ -1,0 +1,90 @@
+"""A miner on a loopback port, in a thread, with an attack that costs nothing."""
+
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+import pytest
+import uvicorn
+from skimage import data
+
+from miner.answer import Answer
+from miner.server import Limits, create_app
+from miner.validators import ValidatorList
+from schemas.bounds import Bounds
+from schemas.challenge import Task
+from schemas.image import Pixels, encode_png, pixel_identity
+from subnet.keys import Keypair, development_keypair
+
+VALIDATOR, MINER, STRANGER = (development_keypair(uri) for uri in ("//Validator", "//Miner", "//Stranger"))
+LIMITS = Limits()
+
+
+@dataclass
+class RunningMiner:
+    """A miner that runs; `asked` are the tasks that reached its attack."""
+
+    port: int
+    keypair: Keypair = MINER
+    asked: list[Task] = field(default_factory=list)
+
+
+def nudge(task: Task, clean: Pixels, deadline: float) -> bytes:
+    changed = clean.copy()
+    changed[0, 0, 0] ^= 1
+    return encode_png(changed)
+
+
+@pytest.fixture
+def start_miner() -> Iterator[Callable[..., RunningMiner]]:
+    servers: list[tuple[uvicorn.Server, threading.Thread]] = []
+
+    def start(answer: Answer = nudge, *, limits: Limits = LIMITS, keypair: Keypair = MINER) -> RunningMiner:
+        listener = socket.create_server(("127.0.0.1", 0))
+        running = RunningMiner(listener.getsockname()[1], keypair)
+
+        def recorded(task: Task, clean: Pixels, deadline: float) -> bytes:
+            running.asked.append(task)
+            return answer(task, clean, deadline)
+
+        ready = threading.Event()
+        allowed = ValidatorList(lambda: frozenset({VALIDATOR.ss58_address}))
+        app = create_app(recorded, keypair, allowed, name="test", limits=limits, on_ready=ready.set)
+        server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False))
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
+        thread.start()
+        assert ready.wait(20)
+        servers.append((server, thread))
+        return running
+
+    yield start
+    for server, thread in servers:
+        server.should_exit = server.force_exit = True
+        thread.join(10)
+
+
+@pytest.fixture(scope="session")
+def photo() -> Pixels:
+    return np.ascontiguousarray(data.astronaut()[:64, 100:196])
+
+
+@pytest.fixture(scope="session")
+def make_task(photo: Pixels) -> Callable[..., Task]:
+    def make(number: int = 0, **changes: object) -> Task:
+        facts = {
+            "task_id": f"{number:032x}",
+            "true_label": 652,
+            "true_label_name": "military uniform",
+            "classifier": "tf_efficientnet_lite0",
+            "classifier_sha256": "0" * 64,
+            "bounds": Bounds(),
+            "timeout_ms": 5000,
+            "height": photo.shape[0],
+            "width": photo.shape[1],
+            "original_sha256": pixel_identity(photo),
+        }
+        return Task.model_validate(facts | changes)
+
+    return make
