@@ -97,4 +97,4 @@ def _check_neurons(settings: Settings) -> str:
 def _check_tiers(settings: Settings) -> str:
     from tasks.tiers import load_tiers
 
-    return ", ".join(tier.name for tier in load_tiers(settings.tiers))
+    return ", ".join(load_tiers(settings.tiers))

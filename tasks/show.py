@@ -100,7 +100,7 @@ def amplified_difference(original: np.ndarray, perturbed: np.ndarray) -> np.ndar
 def _captions(row: dict[str, Any]) -> tuple[tuple[str, str, str], ...]:
     """Three lines of text under each of the three tiles; a column that a tier does not grant stays blank."""
     values = row["height"] * row["width"] * 3 if row.get("height") and row.get("width") else None
-    changed = f"{100 * row['l0'] / values:.2g} % of values" if values and row.get("l0") is not None else ""
+    changed = f"{100 * row['l0'] / values:.3g} % of values" if values and row.get("l0") is not None else ""
     return (
         (str(row.get("true_label_name", "")), _number("confidence {:.0%}", row.get("clean_confidence")), ""),
         (

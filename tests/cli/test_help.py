@@ -1,12 +1,13 @@
 """The command line teaches, answers at once, and speaks one sentence when something is wrong."""
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from tests.commands import perturb
 
 HEAVY = {
     "torch",
@@ -20,13 +21,6 @@ HEAVY = {
     "duckdb",
     "matplotlib",
 }
-
-
-def perturb(*arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    clean = {name: value for name, value in os.environ.items() if not name.startswith("PERTURB_")}
-    command = [sys.executable, "-c", "from cli import main; main()", *arguments]
-    path = {"PYTHONPATH": str(Path(__file__).parents[2]), "COLUMNS": "200"}
-    return subprocess.run(command, cwd=cwd, env=clean | path | environment, capture_output=True, text=True, timeout=240)
 
 
 def test_help_imports_nothing_heavy() -> None:

@@ -1,0 +1,97 @@
+"""The whole line as a person runs it: one command, real models, real photographs, miners in their own processes."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from datasets import load_dataset
+from PIL import Image
+
+from tests.commands import perturb
+
+pytestmark = pytest.mark.timeout(600)
+ROUNDS = 3
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict]:
+    home = tmp_path_factory.mktemp("demo")
+    ran = perturb("demo", "--rounds", str(ROUNDS), "--json", cwd=home)
+    assert ran.returncode == 0, ran.stderr[-3000:]
+    return home, json.loads(ran.stdout.splitlines()[-1])
+
+
+def test_rounds_are_verified_and_the_bad_miner_is_refused_by_name(demo: tuple[Path, dict]) -> None:
+    _, summary = demo
+    produced = summary["produced"]
+    assert produced["rounds"] == produced["challenges"] == ROUNDS
+    assert produced["responses"] == 5 * ROUNDS
+    assert produced["accepted"] + sum(produced["refused"].values()) == produced["responses"]
+    assert produced["accepted"] >= 0.8 * 4 * ROUNDS
+    assert sum(produced["refused"].values()) >= ROUNDS
+    assert summary["audited_records"] == summary["sealed"]["records"] == produced["responses"]
+
+
+def test_subscribers_load_what_was_exported(demo: tuple[Path, dict]) -> None:
+    home, summary = demo
+    (research,) = (export for export in summary["exports"] if export["tier"] == "research")
+    rows = load_dataset(str(home / research["path"] / "parquet"), split=None)
+    pairs = [row for split in rows.values() for row in split]
+    assert len(pairs) == research["records"] > 0
+    for row in pairs:
+        original, perturbed = (np.asarray(row[name]).astype(int) for name in ("original", "perturbed"))
+        assert np.abs(original - perturbed).max() == row["linf_levels"]
+        assert row["true_label"] != row["adversarial_label"]
+        assert row["classifier"] == "tf_efficientnet_lite0"
+        assert row["judge"] == "gemma-3-270m"
+
+
+def test_the_picture_is_a_contact_sheet(demo: tuple[Path, dict]) -> None:
+    home, summary = demo
+    with Image.open(home / summary["picture"]) as sheet:
+        assert sheet.width == 3 * 224 + 4 * 8
+        assert np.asarray(sheet.convert("L")).std() > 20
+
+
+def test_a_miner_gets_the_validators_own_verdict(demo: tuple[Path, dict]) -> None:
+    home, _ = demo
+    from sinks.corpus import Corpus
+    from sinks.store import open_store
+
+    corpus = Corpus(open_store(str(home / "data")))
+    row = next(row for row in corpus.table().to_pylist() if row["outcome"] == "accepted")
+    for image in ("original", "perturbed"):
+        (png,) = corpus.read_images(row[f"{image}_shard"], [(row[f"{image}_offset"], row[f"{image}_length"])])
+        (home / f"{image}.png").write_bytes(png)
+    label = str(row["true_label"])
+    ran = perturb(
+        "score",
+        "original.png",
+        "perturbed.png",
+        "--label",
+        label,
+        "--response-ms",
+        str(row["response_ms"]),
+        "--json",
+        cwd=home,
+    )
+    said = json.loads(ran.stdout.splitlines()[-1])
+    for name in ("outcome", "linf_levels", "l0", "ssim", "psnr", "adversarial_label", "margin", "persists"):
+        assert said["verdict"][name] == row[name], name
+    assert said["score"]["score"] == row["score"]
+    ran = perturb("score", "original.png", "original.png", "--json", cwd=home)
+    assert json.loads(ran.stdout.splitlines()[-1])["verdict"]["outcome"] == "unchanged"
+
+
+def test_running_it_again_grows_the_corpus_and_audits_clean(demo: tuple[Path, dict]) -> None:
+    home, first = demo
+    ran = perturb("demo", "--rounds", "1", "--json", cwd=home)
+    assert ran.returncode == 0, ran.stderr[-3000:]
+    second = json.loads(ran.stdout.splitlines()[-1])
+    assert second["sealed"]["day"] > first["sealed"]["day"]
+    assert second["audited_records"] == first["audited_records"] + 5
+    ran = perturb("audit", "data", "--json", cwd=home)
+    assert ran.returncode == 0
+    report = json.loads(ran.stdout.splitlines()[-1])
+    assert (report["records"], report["faults"]) == (second["audited_records"], [])
