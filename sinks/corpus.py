@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 _THREADS = 16
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, order=True)
 class RoundRef:
     """A committed round: the partition it lies in, and its id."""
 
@@ -73,7 +73,7 @@ class Corpus:
 
     def seal_log(self) -> list[Manifest]:
         """Sealed days in the order in which they were sealed, including one whose manifest is about to appear."""
-        entries = list(self.store.entries(layout.LOG))
+        entries = sorted(self.store.entries(layout.LOG), key=lambda entry: entry.key)
         if any(entry.key != layout.log_key(place) for place, entry in enumerate(entries)):
             raise CorpusError(f"{layout.LOG} does not count from 0 without gaps; restore the missing entry from a copy")
         with ThreadPoolExecutor(_THREADS) as pool:
@@ -132,7 +132,7 @@ class Corpus:
         for day in self.round_days():
             if until is None or day <= until:
                 rounds.extend(self._unclaimed(day, claimed) if day in sealed else self._committed(day, claimed))
-        return rounds
+        return sorted(rounds)
 
     def round_days(self) -> list[date]:
         """Partitions that hold anything of rounds, ascending."""

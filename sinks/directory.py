@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import hashlib
+import io
 import os
 import secrets
 from collections.abc import Iterator, Sequence
@@ -35,7 +36,7 @@ class DirectoryStore(Store):
         try:
             folder.mkdir(parents=True, exist_ok=True)
             with path.open("xb", buffering=0) as file:
-                writer = ObjectWriter(_Complete(file.fileno()))
+                writer = ObjectWriter(_Complete(file))
                 yield path, writer
         except OSError as error:
             raise _sentence(error, self.root) from error
@@ -142,7 +143,8 @@ class DirectoryStore(Store):
         return sorted(pair for pair in found if folder or pair[0] != UNFINISHED + "/")
 
     def folders(self, prefix: str) -> list[str]:
-        return [name.rstrip("/") for name, is_folder in self._scan(prefix) if is_folder and self._holds(prefix + name)]
+        found = (name for name, is_folder in self._scan(prefix) if is_folder and self._holds(prefix + name))
+        return sorted(name.rstrip("/") for name in found)
 
     def _holds(self, folder: str) -> bool:
         return next(self._walk(folder, folder, ""), None) is not None
@@ -177,16 +179,19 @@ def list_folder(folder: Path) -> list[Entry]:
 
 
 class _Complete:
-    """Writes everything or raises: a raw file may take less than it is given when the disk is nearly full."""
+    """Writes everything or raises: a raw file may take less than it is given when the disk is nearly full.
 
-    def __init__(self, descriptor: int):
-        self._descriptor = descriptor
+    It keeps the file, not its descriptor: a write after the file was closed raises, and hits no other file.
+    """
+
+    def __init__(self, file: io.FileIO):
+        self._file = file
 
     def write(self, data: Buffer, /) -> int:
         view = memoryview(data)
         done = 0
         while done < view.nbytes:
-            done += os.write(self._descriptor, view[done:])
+            done += self._file.write(view[done:]) or 0
         return done
 
 

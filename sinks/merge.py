@@ -165,6 +165,7 @@ class DayWriter:
         self.totals.originals = len(self._originals)
 
     def _abort(self, kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        self._table.abort()
         for part in (self._original.abort, self._perturbed.abort, self._metadata.__exit__):
             # A part that is asked to drop its file raises the error that it was given; the caller raises it anyway.
             try:

@@ -47,6 +47,11 @@ class TableWriter:
             self._writer.write_table(pa.concat_tables(self._pending).combine_chunks(), row_group_size=ROW_GROUP)
         self._pending, self._rows = [], 0
 
+    def abort(self) -> None:
+        """Give up: the file is dropped, so nothing more may be written into it, by a destructor neither."""
+        self._pending = []
+        self._writer.is_open = False
+
     def finish(self) -> None:
         """Write the footer. Without it the file is no Parquet."""
         self._flush()

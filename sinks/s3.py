@@ -152,15 +152,19 @@ class S3Store(Store):
     # Reading
 
     def get(self, key: str, *, sha256: str | None = None) -> bytes:
-        def request() -> bytes:
+        def request() -> tuple[bytes, str]:
             answer = self._client.get_object(**self._at(key))
             data = _read(answer)
-            expected = sha256 or answer["Metadata"].get(_DIGEST)
-            if expected and hashlib.sha256(data).hexdigest() != expected:
-                raise ObjectCorrupt(f"{key} is not what was written: its sha256 should be {expected}; restore it")
-            return data
+            digest = hashlib.sha256(data).hexdigest()
+            if digest not in (sha256, answer["Metadata"].get(_DIGEST, digest)):
+                raise ObjectCorrupt(f"{key} does not arrive as it was written; check the network, then run again")
+            return data, digest
 
-        return self._call(request, key)
+        data, digest = self._call(request, key)
+        # What arrived is what lies there; if that is not what was expected, asking again would not help.
+        if sha256 is not None and digest != sha256:
+            raise ObjectCorrupt(f"{key} is not what was written: its sha256 should be {sha256}; restore it from a copy")
+        return data
 
     def get_range(self, key: str, offset: int, length: int) -> bytes:
         if length == 0:
@@ -168,12 +172,17 @@ class S3Store(Store):
 
         def request() -> bytes:
             asked = f"bytes={offset}-{offset + length - 1}"
-            data = _read(self._client.get_object(Range=asked, **self._at(key)))
-            if len(data) != length:
-                raise ObjectCorrupt(f"{key} ends before byte {offset + length}; it was cut: restore it from a copy")
+            answer = self._client.get_object(Range=asked, **self._at(key))
+            total = int(answer.get("ContentRange", "/0").rpartition("/")[2])
+            data = _read(answer)
+            if len(data) != min(length, max(0, total - offset)):
+                raise ObjectCorrupt(f"{key} does not arrive whole; check the network, then run again")
             return data
 
-        return self._call(request, key)
+        data = self._call(request, key)
+        if len(data) != length:
+            raise ObjectCorrupt(f"{key} ends before byte {offset + length}; it was cut: restore it from a copy")
+        return data
 
     def get_ranges(self, key: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
         joined = join_ranges(ranges)

@@ -91,6 +91,8 @@ def sentence(error: Exception, url: str) -> StoreError:
         return StoreError(f"store {url}: the bucket's name is not one that S3 accepts; write s3://bucket/prefix")
     if isinstance(error, SSLError):
         return StoreError(f"store {url}: the certificate is not trusted; set s3.ca_bundle to the authority's file")
+    if status == 416:
+        return ObjectCorrupt(f"store {url}: an object ends before the bytes that were asked; restore it from a copy")
     if code or status:
         return StoreError(f"store {url}: the service answered {code or status}; run the same command again later")
     return StoreError(

@@ -121,11 +121,17 @@ class Store(ABC):
 
     @abstractmethod
     def entries(self, prefix: str = "", *, after: str = "") -> Iterator[Entry]:
-        """Objects whose key starts with `prefix` and is greater than `after`, in byte order of the keys."""
+        """Objects whose key starts with `prefix` and comes after `after`.
+
+        Names within one folder come sorted; folders and objects beside one another in the service's own order.
+        """
 
     @abstractmethod
     def folders(self, prefix: str) -> list[str]:
-        """The distinct next path segments below `prefix` (which is empty or ends in `/`) that hold something."""
+        """The next path segments below `prefix` (empty, or ending in `/`), sorted, each once.
+
+        All that hold something are there; a service may also name one whose last object has just been deleted.
+        """
 
     @abstractmethod
     def delete(self, key: str) -> None:
