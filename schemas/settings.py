@@ -94,6 +94,7 @@ class SubnetSettings(_Section):
     wallet_name: str | None = None
     wallet_hotkey: str = "default"
     wallet_path: Path = Path("~/.bittensor/wallets")
+    wallet_password: SecretStr | None = Field(None, description="of an encrypted hotkey; PERTURB_SUBNET__WALLET_PASSWORD")
     hotkey_uri: SecretStr = Field(SecretStr("//PerturbValidator"), description="development key, local network only")
     allow_private_addresses: bool = Field(False, description="implied by the local network")
     max_concurrency: int = Field(256, ge=1, description="requests in flight")
@@ -118,6 +119,22 @@ class SealSettings(_Section):
     reverify_fraction: float = Field(0.05, ge=0, le=1, description="share of records re-verified from bytes")
     grace_minutes: int = Field(30, ge=0, description="how long after midnight UTC a day stays open")
     keep_rounds_days: int = Field(7, ge=0, description="how long superseded rounds stay before gc removes them")
+
+
+class StatusSettings(_Section):
+    """When `perturb status` says that somebody should look."""
+
+    commit_minutes: float = Field(15, ge=0, description="age of the last commit that is still well; 0 never asks")
+    seal_hours: float = Field(3, ge=0, description="how long after its end and grace a day may stay unsealed")
+    export_hours: float = Field(26, ge=0, description="how long a sealed day that is due may wait for its export")
+
+
+class CostSettings(_Section):
+    """Prices for `perturb cost`; the defaults are the list prices of AWS S3 Standard, us-east-1, in USD."""
+
+    gb_month: float = Field(0.023, ge=0, description="storage, each 10^9 bytes and 30 days")
+    put_1000: float = Field(0.005, ge=0, description="1,000 PUT, POST, COPY or LIST requests")
+    get_1000: float = Field(0.0004, ge=0, description="1,000 GET or HEAD requests")
 
 
 class Settings(BaseSettings):
@@ -150,6 +167,8 @@ class Settings(BaseSettings):
     subnet: SubnetSettings = SubnetSettings()
     s3: S3Settings = S3Settings()
     seal: SealSettings = SealSettings()
+    status: StatusSettings = StatusSettings()
+    cost: CostSettings = CostSettings()
 
     @property
     def cache(self) -> Path:

@@ -1,6 +1,6 @@
 """Our identity on the subnet: the hotkey that signs requests, responses, weights and commitments."""
 
-import os
+from pathlib import Path
 from typing import Protocol
 
 from schemas.errors import SettingsError, SubnetError
@@ -29,9 +29,8 @@ class Keypair(Protocol):
 def load_keypair(settings: SubnetSettings) -> Keypair:
     """The hotkey that `settings` name: a wallet's on disk, or a development key on the local network.
 
-    An encrypted hotkey is opened with the password in the environment variable that bittensor names after the
-    key file (`BT_PW_...`); nobody is asked at a prompt. Raises SettingsError where a chain is configured without a
-    wallet, SubnetError where the key file is missing, locked or broken.
+    An encrypted hotkey is opened with `wallet_password`; nobody is asked at a prompt. Raises SettingsError where a
+    chain is configured without a wallet, SubnetError where the key file is missing, locked or broken.
     """
     if settings.wallet_name is None:
         if settings.network != LOCAL_NETWORK:
@@ -70,7 +69,7 @@ def is_hotkey(address: str) -> bool:
 
 
 def _open_hotkey(settings: SubnetSettings) -> Keypair:
-    from bittensor.keyfiles import Keyfile, KeyfileError
+    from bittensor.keyfiles import Keyfile, KeyfileError, WrongPasswordError
 
     folder = settings.wallet_path.expanduser()
     path = folder / str(settings.wallet_name) / "hotkeys" / settings.wallet_hotkey
@@ -81,23 +80,20 @@ def _open_hotkey(settings: SubnetSettings) -> Keypair:
             f"accepted: {_found(folder)}; create one with `btcli wallet new-hotkey`, or correct subnet.wallet_name, "
             "subnet.wallet_hotkey or subnet.wallet_path"
         )
+    password = settings.wallet_password
     try:
-        locked = keyfile.is_encrypted()
-        variable = keyfile.env_var_name()
-        if locked and variable not in os.environ:
+        if keyfile.is_encrypted() and password is None:
             raise SubnetError(
-                f"hotkey {path} is encrypted; put its password (as `btcli` stores it) in {variable}, "
-                "or use a hotkey without a password"
+                f"hotkey {path} is encrypted; put its password into PERTURB_SUBNET__WALLET_PASSWORD, "
+                "or use a hotkey without one"
             )
-        keypair: Keypair = keyfile.get_keypair()
-    except (KeyfileError, ValueError, OSError) as error:
+        keypair: Keypair = keyfile.get_keypair(password.get_secret_value() if password else None)
+    except (KeyfileError, WrongPasswordError, ValueError, OSError) as error:
         raise SubnetError(f"hotkey {path} can't be opened: {error}; check its permissions and password") from error
     return keypair
 
 
-def _found(folder: os.PathLike[str]) -> str:
-    from pathlib import Path
-
-    names = sorted(f"{path.parent.parent.name}/{path.name}" for path in Path(folder).glob("*/hotkeys/*"))
+def _found(folder: Path) -> str:
+    names = sorted(f"{path.parent.parent.name}/{path.name}" for path in folder.glob("*/hotkeys/*"))
     names = [name for name in names if not name.endswith("pub.txt")]
     return ", ".join(names[:8]) if names else f"nothing yet, {folder} holds no hotkey"

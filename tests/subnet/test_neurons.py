@@ -7,6 +7,7 @@ import pytest
 from bittensor import Wallet
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import SecretStr
 
 from schemas.errors import SettingsError, SubnetError
 from schemas.neuron import Neuron
@@ -146,12 +147,17 @@ def test_a_wallet_that_is_not_there_names_those_that_are(tmp_path: Path) -> None
         load_keypair(settings)
 
 
-def test_a_locked_or_broken_hotkey_is_said_plainly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    locked = Wallet("locked", "default", path=str(tmp_path))
-    locked.create_new_hotkey(hotkey_password="secret", suppress=True)
+def test_a_locked_or_broken_hotkey_is_said_plainly(tmp_path: Path) -> None:
+    locked = Wallet("locked", "default", path=str(tmp_path)).create_new_hotkey(hotkey_password="secret", suppress=True)
     settings = SubnetSettings(wallet_name="locked", wallet_path=tmp_path)
-    with pytest.raises(SubnetError, match="is encrypted; put its password"):
+    with pytest.raises(SubnetError, match="is encrypted; put its password into"):
         load_keypair(settings)
+    wrong = settings.model_copy(update={"wallet_password": SecretStr("guess")})
+    with pytest.raises(SubnetError, match="can't be opened") as caught:
+        load_keypair(wrong)
+    assert "guess" not in str(caught.value)
+    right = settings.model_copy(update={"wallet_password": SecretStr("secret")})
+    assert load_keypair(right).ss58_address == locked.hotkeypub.ss58_address
     hotkeys = tmp_path / "broken" / "hotkeys"
     hotkeys.mkdir(parents=True)
     (hotkeys / "default").write_text("{")
