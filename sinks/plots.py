@@ -23,17 +23,25 @@ _TOP = 15
 _COLOUR = "#3b6ea5"
 
 
+def plot_names(statistics: Statistics) -> list[str]:
+    """File names of the plots that these statistics have counts for."""
+    drawn = {
+        "distributions.png": any(name in statistics.numbers for name in _SHOWN),
+        "classes.png": bool(statistics.counts.get("true_label_name")),
+        "flips.png": bool(statistics.flips),
+    }
+    return [name for name, counted in drawn.items() if counted]
+
+
 def draw_plots(statistics: Statistics) -> dict[str, bytes]:
-    """File name -> PNG: distributions, most frequent classes, most frequent flips; what has no counts is left out."""
-    plots = {}
+    """File name -> PNG: distributions, most frequent classes, most frequent flips."""
     shown = [name for name in _SHOWN if name in statistics.numbers]
-    if shown:
-        plots["distributions.png"] = _distributions(statistics, shown)
-    if classes := statistics.counts.get("true_label_name"):
-        plots["classes.png"] = _bars(classes, "most frequent classes, records")
-    if statistics.flips:
-        plots["flips.png"] = _bars(statistics.flips, "most frequent flips, records")
-    return plots
+    draw = {
+        "distributions.png": lambda: _distributions(statistics, shown),
+        "classes.png": lambda: _bars(statistics.counts["true_label_name"], "most frequent classes, records"),
+        "flips.png": lambda: _bars(statistics.flips, "most frequent flips, records"),
+    }
+    return {name: draw[name]() for name in plot_names(statistics)}
 
 
 def top(counts: dict[str, int], limit: int = _TOP) -> list[tuple[str, int]]:

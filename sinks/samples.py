@@ -1,5 +1,6 @@
 """The files that are sold: WebDataset tars and Parquet with images in it, the same bytes for the same rows."""
 
+import io
 import json
 from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
@@ -10,7 +11,7 @@ import pyarrow.parquet as pq
 
 from schemas.tier import Tier
 from sinks.features import IMAGES, metadata_schema, parquet_features
-from sinks.store import ObjectWriter
+from sinks.store import Buffer, ObjectWriter
 from sinks.tar import BLOCK, END, header
 
 # Logical bytes of images in one row group: far below what the Hub's viewer takes, and soon there while streaming.
@@ -27,6 +28,10 @@ class SampleWriter(Protocol):
 
     def finish(self) -> None:
         """Complete the file."""
+        ...
+
+    def abandon(self) -> None:
+        """Write nothing more, whatever happens."""
         ...
 
 
@@ -62,15 +67,20 @@ class WdsWriter:
         self._pending.append(END)
         self._flush()
 
+    def abandon(self) -> None:
+        """Drop what was not written yet."""
+        self._pending = []
+
 
 class ParquetWriter:
     """Parquet with `datasets` image columns, row groups by bytes, page index, images neither compressed nor indexed."""
 
     def __init__(self, sink: ObjectWriter, tier: Tier):
         self._schema = parquet_features(tier).arrow_schema
+        self._valve = _Valve(sink)
         metadata = list(_leaves(metadata_schema(tier)))
         self._writer = pq.ParquetWriter(
-            pa.PythonFile(sink, mode="w"),
+            pa.PythonFile(self._valve, mode="w"),
             self._schema,
             # PNGs don't shrink further. One photograph stands in many rows: a dictionary keeps it once a row group.
             compression=dict.fromkeys(metadata, "zstd") | dict.fromkeys(_image_leaves(), "none"),
@@ -91,6 +101,29 @@ class ParquetWriter:
     def finish(self) -> None:
         """Write the footer."""
         self._writer.close()
+
+    def abandon(self) -> None:
+        """Close Arrow's writer without letting it write its footer."""
+        self._valve.shut = True
+        self._writer.close()
+
+
+class _Valve(io.RawIOBase):
+    """The sink, until it is shut. Arrow's writer writes a footer even when it is merely collected as garbage, and by
+    then the descriptor below may belong to another file."""
+
+    def __init__(self, sink: ObjectWriter):
+        self._sink = sink
+        self.shut = False
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Buffer, /) -> int:  # type: ignore[override]
+        return len(data) if self.shut else self._sink.write(data)
+
+    def tell(self) -> int:
+        return self._sink.tell()
 
 
 WRITERS: dict[str, Callable[[ObjectWriter, Tier], SampleWriter]] = {"parquet": ParquetWriter, "wds": WdsWriter}

@@ -10,8 +10,8 @@ from sinks.card import SPLITS, Contents, contents, make_card
 from sinks.croissant import make_croissant
 from sinks.digest import DayDigest, parse_digest
 from sinks.merkle import canonical_json
-from sinks.plots import draw_plots
-from sinks.store import Store
+from sinks.plots import draw_plots, plot_names
+from sinks.store import ObjectMissing, Store
 from tasks.export_day import ROOTS
 from tasks.export_state import release_key, tier_folder
 
@@ -26,26 +26,32 @@ def read_digests(store: Store, tier: str) -> list[DayDigest]:
 
 
 def publish_cards(store: Store, tier: Tier, digests: Sequence[DayDigest]) -> Contents:
-    """Bring both cards up to the given days; a card that says so already is left alone.
+    """Bring both cards up to the given days; where they say so already, nothing is done.
 
     Pictures and Croissant of a version have names of their own, so that the card before still finds its own; those of
     older versions are removed once nothing points there.
     """
     made = contents(tier, digests)
+    meta = f".meta/{made.version}/"
+    figures = [meta + name for name in plot_names(made.statistics)]
+    cards = {f"{tier_folder(tier.name)}{root}/": make_card(made, root, figures=figures) for root in ROOTS}
+    if all(_stored(store, folder + "README.md") == card for folder, card in cards.items()):
+        return made
     plots = draw_plots(made.statistics)
-    for root in ROOTS:
-        folder = f"{tier_folder(tier.name)}{root}/"
-        meta = f".meta/{made.version}/"
-        extra = dict(plots)
-        if root == "parquet":
-            extra["croissant.json"] = make_croissant(made)
-        for name, data in extra.items():
+    croissant = {"croissant.json": make_croissant(made)}
+    for root, (folder, card) in zip(ROOTS, cards.items(), strict=True):
+        for name, data in (plots | croissant if root == "parquet" else plots).items():
             store.put(folder + meta + name, data)
-        card = make_card(made, root, figures=[meta + name for name in plots])
-        if store.head(folder + "README.md") is None or store.get(folder + "README.md") != card:
-            store.put(folder + "README.md", card)
+        store.put(folder + "README.md", card)
         _remove_older(store, folder + ".meta/", made)
     return made
+
+
+def _stored(store: Store, key: str) -> bytes | None:
+    try:
+        return store.get(key)
+    except ObjectMissing:
+        return None
 
 
 def _remove_older(store: Store, folder: str, made: Contents) -> None:

@@ -82,16 +82,20 @@ def _write_rows(
 ) -> None:
     writers = [WRITERS[root](sink, tier) for root, sink in sinks.items()]
     sizes = image_bytes(plan.selection)[shard.rows]
-    for group in row_groups(sizes):
-        start, length = shard.rows.start + group.start, group.stop - group.start
-        pointers = plan.selection.pointers.slice(start, length)
-        originals, perturbed = read_pairs(corpus, pointers)
-        public = plan.selection.public.slice(start, length)
+    try:
+        for group in row_groups(sizes):
+            start, length = shard.rows.start + group.start, group.stop - group.start
+            originals, perturbed = read_pairs(corpus, plan.selection.pointers.slice(start, length))
+            public = plan.selection.public.slice(start, length)
+            for writer in writers:
+                writer.add(public, originals, perturbed)
+            progress(sum(sizes[group]))
         for writer in writers:
-            writer.add(public, originals, perturbed)
-        progress(sum(sizes[group]))
-    for writer in writers:
-        writer.finish()
+            writer.finish()
+    except BaseException:
+        for writer in writers:
+            writer.abandon()
+        raise
 
 
 def read_pairs(corpus: Corpus, pointers: pa.Table) -> tuple[list[bytes], list[bytes]]:

@@ -8,6 +8,7 @@ a predicate can't aggregate, join, or depend on the clock, the machine or chance
 import json
 from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
+from functools import cache
 from typing import Any
 
 import pyarrow as pa
@@ -58,7 +59,8 @@ def open_duckdb(*, threads: int = 1) -> Any:
     return connection
 
 
-def check_predicate(sql: str, *, columns: Sequence[str] | None = None) -> frozenset[str]:
+@cache
+def check_predicate(sql: str, *, columns: tuple[str, ...] | None = None) -> frozenset[str]:
     """The record columns that `sql` reads; `columns` are those it may read (all of the record's where None).
 
     Raises TierError when `sql` is not one boolean expression over these columns, in a sentence that says what is
