@@ -56,6 +56,8 @@ def main() -> None:
     for miner in miners:
         os.kill(miner["pid"], signal.SIGKILL)
         os.waitpid(miner["pid"], 0)
+    # Nothing is left to save, and taking torch down in good order costs seconds.
+    os._exit(0)
 
 
 def _bind_all(plan: dict[str, Any]) -> list[socket.socket]:
