@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from cli import corpus, delivery, production, verdicts
+from cli import corpus, delivery, operation, production, verdicts
 
 app = typer.Typer(
     name="perturb",
@@ -18,10 +18,10 @@ app = typer.Typer(
     epilog=(
         "Settings come from perturb.toml and PERTURB_* variables; `perturb doctor` shows them. "
         "Exit codes: 0 done; 1 unforeseen; 2 bad setting or argument; 3 source; 4 model; 5 store; 6 subnet; "
-        "7 corpus; 8 an audit found faults; 9 tier; 130 interrupted."
+        "7 corpus; 8 an audit found faults; 9 tier; 10 status found something to look at; 130 interrupted."
     ),
 )
-for module in (production, corpus, delivery, verdicts):
+for module in (production, corpus, delivery, operation, verdicts):
     module.register(app)
 
 

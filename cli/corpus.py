@@ -73,7 +73,7 @@ def audit(
     from sinks.layout import parse_day
     from tasks.audit import audit as run
 
-    settings, corpus = _open(path)
+    settings, corpus = open_corpus(path)
     report = run(
         corpus,
         day=parse_day(day) if day else None,
@@ -113,7 +113,7 @@ def show(
     from sinks.layout import parse_day
     from tasks.show import contact_sheet, pairs_of_corpus
 
-    settings, corpus = _open(path)
+    settings, corpus = open_corpus(path)
     pairs = pairs_of_corpus(corpus, number, day=parse_day(day) if day else None)
     output.parent.mkdir(parents=True, exist_ok=True)
     contact_sheet(pairs).save(output)
@@ -122,7 +122,7 @@ def show(
         say_json({"path": str(output), "pairs": len(pairs)})
 
 
-def _open(path: str | None) -> tuple[Any, Any]:
+def open_corpus(path: str | None) -> tuple[Any, Any]:
     """Settings and corpus at `path`. Raises CorpusError where nothing was ever committed."""
     from schemas.errors import CorpusError
     from schemas.settings import load_settings

@@ -1,0 +1,107 @@
+"""Commands of whoever keeps the line running: `status`, `cost`."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from cli.corpus import Root, open_corpus
+from cli.output import Json, say, say_json, table
+
+if TYPE_CHECKING:
+    from schemas.status import Status
+
+NEEDS_ATTENTION = 10
+_PAIRS = 6
+
+
+def register(app: typer.Typer) -> None:
+    """Adds this module's commands to `app`."""
+    app.command()(status)
+    app.command()(cost)
+
+
+def status(
+    path: Root = None,
+    html: Annotated[
+        Path | None, typer.Option(help="Write the same, with pictures, as one self-contained page.", show_default=False)
+    ] = None,
+    metrics: Annotated[
+        Path | None, typer.Option(help="Write OpenMetrics text for a node exporter.", show_default=False)
+    ] = None,
+    json_: Json = False,
+) -> None:
+    """Tell in ten lines how production goes: today's answers and refusals, last commit, unsealed days, export lag.
+
+    Exits 0 when all is well, 10 when something needs attention; each such thing is named with what to do about it.
+    """
+    from sinks.openmetrics import render_metrics, write_file
+    from tasks.status import read_status
+
+    settings, corpus = open_corpus(path)
+    found = read_status(corpus, settings)
+    typer.echo("\n".join(status_lines(found)))
+    if metrics is not None:
+        write_file(metrics, render_metrics(found))
+    if html is not None:
+        from sinks.status_page import render_page
+        from tasks.status_pictures import latest_pictures
+
+        write_file(html, render_page(found, latest_pictures(corpus, _PAIRS)).encode())
+    if json_:
+        say_json(found.model_dump(mode="json") | {"well": found.well})
+    if not found.well:
+        raise typer.Exit(NEEDS_ATTENTION)
+
+
+def status_lines(found: "Status") -> list[str]:
+    """The ten lines, and one more for each finding."""
+    from sinks.status_page import age, amount
+
+    share = f" ({found.accepted / found.responses:.0%})" if found.responses else ""
+    refused = ", ".join(f"{reason} {count}" for reason, count in list(found.refused.items())[:5])
+    medians = ", ".join(f"{name} {value:.5g}" for name, value in found.medians if value is not None)
+    known = "none asked" if found.judge_hit_rate is None else f"{found.judge_hit_rate:.0%} of {found.judged} known"
+    lags = (
+        f"{lag.tier} {len(lag.behind)} days behind" if lag.behind else f"{lag.tier} up to date" for lag in found.exports
+    )
+    unsealed = ", ".join(map(str, found.unsealed_days)) or "none"
+    rows = [
+        ("perturb", f"{'well' if found.well else 'NEEDS ATTENTION'}: {found.store}, {found.at:%Y-%m-%d %H:%M} UTC"),
+        ("today", f"{found.rounds} rounds, {found.responses} answers, {found.accepted} accepted{share}"),
+        ("refused", refused or "none"),
+        ("miners", f"{found.miners} asked today"),
+        ("medians", medians or "nothing accepted today"),
+        ("judgements", known),
+        ("last commit", f"{age(found.last_commit_age_s)} ago, {found.last_round}" if found.last_round else "never"),
+        ("unsealed", f"days over: {unsealed}; {found.live_rounds} rounds live"),
+        ("sealed", f"{found.sealed_days} days, {found.sealed_records} records, {amount(found.sealed_bytes)}"),
+        ("exports", ", ".join(lags) or "no tiers"),
+        *((finding.part.upper(), f"{finding.what}: {finding.advice}") for finding in found.findings),
+    ]
+    return [f"{name:<12}{text}" for name, text in rows]
+
+
+def cost(path: Root = None, json_: Json = False) -> None:
+    """Estimate storage and requests per day from the corpus' own sizes; prices come from the settings (`cost.*`)."""
+    from sinks.status_page import amount
+    from tasks.cost import estimate_cost
+
+    settings, corpus = open_corpus(path)
+    found = estimate_cost(corpus, settings)
+    rows: list[tuple[Any, ...]] = [
+        ("rounds a day", f"{found.rounds_per_day:.4g} of {found.records_per_round:.3g} records"),
+        ("one round", amount(found.round_bytes)),
+        ("a sealed day", amount(found.sealed_bytes_per_day)),
+        *((f"a day of tier {tier}", amount(size)) for tier, size in found.export_bytes_per_day.items()),
+        ("stored now", amount(found.stored_bytes)),
+        ("growth a day", amount(found.growth_bytes_per_day)),
+        (f"rounds kept {found.keep_rounds_days} days", amount(found.superseded_bytes)),
+        ("requests a day", f"{found.writes_per_day:.0f} writes, {found.reads_per_day:.0f} reads"),
+        ("requests a month", f"{found.requests_cost_per_month:.2f}"),
+        ("storage a month, now", f"{found.storage_cost_now_per_month:.2f}"),
+        ("storage a month, in a year", f"{found.storage_cost_in_a_year_per_month:.2f}"),
+    ]
+    say(table(f"{found.store}, from {found.days_observed:.3g} days of production", ["", ""], rows))
+    if json_:
+        say_json(found.model_dump(mode="json"))

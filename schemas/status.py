@@ -1,0 +1,67 @@
+"""The state of a corpus at one moment: what was produced today, what lags behind, and what to do about it."""
+
+from datetime import date, datetime
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+
+class TierLag(_Part):
+    """How far one tier's export is behind the sealed days that its delay lets through."""
+
+    tier: str
+    exported_until: date | None = Field(description="the last day that is exported; None before the first export")
+    behind: tuple[date, ...] = Field(description="sealed days that are due and not exported, ascending")
+    oldest_due_s: float = Field(description="seconds for which the oldest of them has been due; 0 if there is none")
+
+
+class Finding(_Part):
+    """Something that an operator should look at: what it is, and the sentence that says what to do."""
+
+    part: str
+    what: str
+    advice: str
+
+
+class Medians(_Part):
+    """Medians over today's accepted answers; None where there are none."""
+
+    linf_levels: float | None = None
+    ssim: float | None = None
+    response_ms: float | None = None
+    score: float | None = None
+
+
+class Status(_Part):
+    """What `perturb status` tells. `today` is the UTC day of `at`; its counts are of records made since midnight."""
+
+    store: str
+    at: datetime
+    today: date
+    rounds: int
+    responses: int
+    accepted: int
+    refused: dict[str, int] = Field(description="reason -> answers refused today, the most frequent first")
+    miners: int = Field(description="hotkeys that were asked today")
+    medians: Medians
+    judged: int = Field(description="label pairs that today's rounds needed judged, each once a round")
+    judge_hit_rate: float | None = Field(description="share of them that an earlier round of the last days had asked")
+    last_round: str | None
+    last_commit: datetime | None
+    last_commit_age_s: float | None
+    live_rounds: int = Field(description="committed rounds that no sealed day has taken in")
+    unsealed_days: tuple[date, ...] = Field(description="days that are over and hold live rounds")
+    sealed_days: int
+    sealed_records: int
+    sealed_bytes: int
+    last_sealed: date | None
+    exports: tuple[TierLag, ...]
+    findings: tuple[Finding, ...]
+
+    @property
+    def well(self) -> bool:
+        """Whether nothing needs attention."""
+        return not self.findings
