@@ -5,7 +5,7 @@ Per record only its id, its leaf and the identity of its pixels stay in memory.
 
 from collections import Counter
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Self
@@ -108,10 +108,14 @@ class _Shards:
         self._files.append(published(self._key, self._kind, self._file, len(self._tar.members)))
         self._count += 1
 
-    def abort(self, kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-        if self._open is not None:
-            closing, self._open = self._open, None
-            closing.__exit__(kind, error, trace)
+    def exit(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool | None:
+        """The end of the merge: a shard that is still open then is one that must not be published."""
+        if self._open is None:
+            return None
+        closing, self._open = self._open, None
+        return closing.__exit__(kind, error, trace)
 
 
 def published(key: str, kind: Kind, writer: ObjectWriter, rows: int) -> FileEntry:
@@ -140,39 +144,28 @@ class DayWriter:
 
     def __enter__(self) -> Self:
         self._metadata_file = self._metadata.__enter__()
-        self._table = TableWriter(self._metadata_file, statement=self._statement)
+        with ExitStack() as undo:
+            undo.push(self._metadata)
+            self._table = TableWriter(self._metadata_file, statement=self._statement)
+            undo.pop_all()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        try:
-            if kind is None or error is None:
-                self._finish()
-                return
-        except BaseException as late:
-            self._abort(type(late), late, late.__traceback__)
-            raise
-        self._abort(kind, error, trace)
-
-    def _finish(self) -> None:
-        self._original.close()
-        self._perturbed.close()
-        self._table.finish()
-        self._metadata.__exit__(None, None, None)
+        with ExitStack() as parts:
+            parts.push(self._metadata)
+            parts.push(self._perturbed.exit)
+            parts.push(self._original.exit)
+            if error is not None:
+                self._table.abort()
+                raise error
+            self._original.close()
+            self._perturbed.close()
+            self._table.finish()
         self.totals.files.append(published(self._metadata_key, "metadata", self._metadata_file, self._table.rows))
         self.totals.files.sort(key=lambda entry: entry.key)
         self.totals.originals = len(self._originals)
-
-    def _abort(self, kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-        self._table.abort()
-        for part in (self._original.abort, self._perturbed.abort, self._metadata.__exit__):
-            # A part that is asked to drop its file raises the error that it was given; the caller raises it anyway.
-            try:
-                part(kind, error, trace)
-            except BaseException as again:
-                if again is not error:
-                    raise
 
     def add(self, stored: StoredRound, original: memoryview, perturbed: memoryview | None) -> None:
         """Append a round; `original` and `perturbed` are its tars. Rows are changed as `docs/corpus.md` says."""

@@ -57,7 +57,7 @@ def _code(error: Exception) -> tuple[str, int]:
 def is_missing(error: Exception) -> bool:
     """The object is not there. A missing bucket is something else."""
     code, status = _code(error)
-    return status == 404 and code in ("NoSuchKey", "404", "NoSuchUpload", "NotFound")
+    return status == 404 and code != "NoSuchBucket"
 
 
 def is_taken(error: Exception) -> bool:

@@ -10,13 +10,13 @@ import pytest
 
 from schemas.settings import S3Settings
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[2] / "benchmarks")]
 
-from servers import ACCESS_KEY, SECRET_KEY, Server, ceph_rgw, missing_for_ceph, seaweedfs, weed_program
+from servers import ACCESS_KEY, SECRET_KEY, Server, ceph_rgw, missing_for_ceph, seaweedfs, weed_program  # noqa: E402
 
-from sinks.corpus import Corpus
-from sinks.s3 import S3Store
-from sinks.store import Store, open_store
+from sinks.corpus import Corpus  # noqa: E402
+from sinks.s3 import S3Store  # noqa: E402
+from sinks.store import Store, open_store  # noqa: E402
 
 _numbers = count()
 BUCKET = "corpus"
