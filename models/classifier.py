@@ -129,7 +129,7 @@ class Classifier:
     @torch.inference_mode()
     def _forward(self, module: nn.Module, pixels: Pixels, dtype: torch.dtype) -> npt.NDArray[Any]:
         # (N, H, W, 3) seen as (N, 3, H, W) is channels-last already: no copy but the one to floats.
-        images = torch.from_numpy(np.ascontiguousarray(pixels)).to(self.device).permute(0, 3, 1, 2)
+        images = torch.from_numpy(np.require(pixels, requirements=("C", "W"))).to(self.device).permute(0, 3, 1, 2)
         logits: npt.NDArray[Any] = module(images.to(dtype).div_(255)).cpu().numpy()
         return logits
 

@@ -1,0 +1,315 @@
+"""How fast this project verifies rounds, against a verifier that takes one response at a time.
+
+    python benchmarks/verification.py --photos DIR [--only 224,512] [--repeats 3] [--device cpu]
+
+The peer is written after what is publicly described of the subnet's validator: for each response it decodes the
+clean image again, asks the network at batch 1 before the cheap gates, and computes SSIM by average pooling. It stops
+at the first gate that fails, like ours. Both run in this process on the same bytes, the same network, the same number
+of threads and in turns; the ratio is the median of the turns. Accepted answers are compared one by one.
+
+A round is mixed: half good answers (one-level PGD, thinned out differently for each), one eighth each out of bounds,
+low in SSIM and without a flip, the rest duplicates and corrupt files. Needs neither Prefect nor bittensor nor datasets.
+"""
+
+import argparse
+import io
+import json
+import os
+import secrets
+import statistics
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import numpy as np
+import torch
+from PIL import Image
+
+from models.classifier import Classifier, load_classifier
+from models.judge import NoJudge
+from schemas.challenge import Challenge, Origin, Task
+from schemas.image import Pixels, encode_png, pixel_identity
+from schemas.response import Response
+from schemas.settings import ClassifierSettings, Settings
+from tasks.decode import DecodePool
+from tasks.verify import verify
+
+SCENES = {
+    "224": ClassifierSettings(persistence=False),
+    "512": ClassifierSettings(persistence=False, input_size=512),
+    "b5": ClassifierSettings(persistence=False, name="tf_efficientnet_b5", weights="random:0"),
+}
+FORBIDDEN = ("prefect", "bittensor", "datasets")
+
+
+def main() -> None:
+    """Prints a table; the last line is a JSON object."""
+    arguments = _arguments()
+    photos = sorted(path for path in arguments.photos.iterdir() if path.suffix.lower() in (".jpg", ".jpeg", ".png"))
+    rows = [
+        measure(scene, size, photos, repeats=arguments.repeats, device=arguments.device)
+        for scene in arguments.only.split(",")
+        for size in map(int, (arguments.sizes or ("32" if scene == "b5" else "8,32,128")).split(","))
+    ]
+    print(f"\n{'round':>10} {'ours ms':>9} {'peer ms':>9} {'ratio':>6} {'decode':>7} {'peak MB':>8}  outcomes")
+    for row in rows:
+        print(
+            f"{row.scene + ' x' + str(row.size):>10} {row.ours * 1e3:9.0f} {row.peer * 1e3:9.0f} {row.ratio:6.1f} "
+            f"{row.decode_share:7.1%} {row.peak_mb:8.0f}  {row.outcomes}"
+        )
+    loaded = [name for name in FORBIDDEN if name in sys.modules]
+    assert not loaded, f"the verification core imported {loaded}"
+    result: dict[str, object] = {f"ratio_{row.scene}": round(row.ratio, 2) for row in rows if row.size == 32}
+    result |= {f"peak_mb_{row.scene}_128": round(row.peak_mb) for row in rows if row.size == 128}
+    result |= {f"decode_share_{row.scene}": round(row.decode_share, 3) for row in rows if row.size == 32}
+    result |= {"device": arguments.device, "threads": torch.get_num_threads(), "torch": torch.__version__}
+    print(json.dumps(result))
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--photos", type=Path, required=True, help="a folder of photographs")
+    parser.add_argument("--only", default="224,512,b5", help="scenes to run: 224, 512, b5")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
+    parser.add_argument("--sizes", default="", help="responses in a round; 8,32,128 by default, 32 for b5")
+    return parser.parse_args()
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table; times in seconds."""
+
+    scene: str
+    size: int
+    ours: float
+    peer: float
+    ratio: float
+    decode_share: float
+    peak_mb: float
+    outcomes: str
+
+
+def measure(scene: str, size: int, photos: list[Path], *, repeats: int, device: str) -> Row:
+    """Times one scene at one round size, ours and the peer in turns on the same rounds."""
+    settings = Settings(classifier=SCENES[scene].model_copy(update={"device": device}))
+    classifier = load_classifier(settings.classifier)
+    rounds = list(_rounds(classifier, settings, photos, size=size, count=repeats))
+    with DecodePool() as pool:
+        judge = NoJudge()
+
+        def ours(challenge: Challenge, responses: list[Response]) -> list[str]:
+            verdicts = verify(challenge, responses, classifier=classifier, judge=judge, settings=settings, pool=pool)
+            return [verdict.outcome for verdict in verdicts]
+
+        def peer(challenge: Challenge, responses: list[Response]) -> list[str]:
+            return [sequential(challenge, response, classifier) for response in responses]
+
+        challenge, responses = rounds[0]
+        ours(challenge, responses[:4])
+        peer(challenge, responses[:2])
+        ours_s, peer_s, decode_s, peaks = [], [], [], []
+        for challenge, responses in rounds:
+            with _peak_memory() as peak:
+                found, seconds = _timed(ours, challenge, responses)
+            ours_s.append(seconds)
+            peaks.append(peak[0])
+            theirs, seconds = _timed(peer, challenge, responses)
+            peer_s.append(seconds)
+            _compare(found, theirs)
+            bodies = [response.body for response in responses]
+            task = challenge.task
+            decode_s.append(_timed(lambda b, t: pool.decode(b, height=t.height, width=t.width), bodies, task)[1])
+    outcomes = ", ".join(f"{name} {count}" for name, count in Counter(found).most_common())
+    return Row(
+        scene=scene,
+        size=size,
+        ours=statistics.median(ours_s),
+        peer=statistics.median(peer_s),
+        ratio=statistics.median(p / o for p, o in zip(peer_s, ours_s, strict=True)),
+        decode_share=statistics.median(d / o for d, o in zip(decode_s, ours_s, strict=True)),
+        peak_mb=max(peaks) / 2**20,
+        outcomes=outcomes,
+    )
+
+
+def _timed(call: Callable[..., Any], *arguments: Any) -> tuple[Any, float]:
+    started = time.perf_counter()
+    result = call(*arguments)
+    return result, time.perf_counter() - started
+
+
+def _compare(ours: list[str], theirs: list[str]) -> None:
+    # The peer knows no duplicates, and its SSIM is another one; the rounds keep clear of where the two SSIMs differ.
+    for index, (mine, other) in enumerate(zip(ours, theirs, strict=True)):
+        if mine != "duplicate":
+            assert (mine == "accepted") == (other == "accepted"), f"response {index}: ours {mine}, peer {other}"
+
+
+def sequential(challenge: Challenge, response: Response, classifier: Classifier) -> str:
+    """The peer: one response from its bytes to an outcome, everything computed for it alone."""
+    task, device = challenge.task, classifier.device
+    clean = _tensor(challenge.png, device)
+    try:
+        perturbed = _tensor(response.body, device)
+    except (OSError, SyntaxError, ValueError):
+        return "corrupt"
+    if perturbed.shape != clean.shape:
+        return "wrong_size"
+    with torch.inference_mode():
+        if int(classifier.module(perturbed).argmax()) == task.true_label:
+            return "no_flip"
+        delta = perturbed - clean
+        linf = float(delta.abs().max())
+        if not task.bounds.epsilon_min - 1e-6 <= linf <= task.bounds.epsilon + 1e-6:
+            return "linf"
+        mse = float((delta**2).mean())
+        if 10 * np.log10(1 / mse) < task.bounds.min_psnr:
+            return "psnr_too_low"
+        if float(average_pool_ssim(clean, perturbed)) < task.bounds.min_ssim:
+            return "ssim_too_low"
+    return "accepted"
+
+
+def _tensor(png: bytes, device: torch.device) -> torch.Tensor:
+    with Image.open(io.BytesIO(png)) as image:
+        pixels = np.array(image.convert("RGB"))
+    return torch.from_numpy(pixels).permute(2, 0, 1)[None].float().div(255).to(device)
+
+
+def average_pool_ssim(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """SSIM with uniform 11 x 11 windows, five average poolings, tensors (1, 3, H, W) in 0..1."""
+
+    def pool(values: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.avg_pool2d(values, 11, stride=1, padding=5)
+
+    mu_x, mu_y = pool(x), pool(y)
+    var_x, var_y, cov = pool(x * x) - mu_x**2, pool(y * y) - mu_y**2, pool(x * y) - mu_x * mu_y
+    c1, c2 = 0.01**2, 0.03**2
+    return ((2 * mu_x * mu_y + c1) * (2 * cov + c2) / ((mu_x**2 + mu_y**2 + c1) * (var_x + var_y + c2))).mean()
+
+
+def _rounds(
+    classifier: Classifier, settings: Settings, photos: list[Path], *, size: int, count: int
+) -> Iterator[tuple[Challenge, list[Response]]]:
+    made = 0
+    for number, path in enumerate(photos):
+        with Image.open(path) as image:
+            clean = classifier.prepare(np.asarray(image.convert("RGB")))
+        logits = classifier.logits(clean[None])[0]
+        # Random weights see nothing: their least likely class stands in, so that everything there is a flip.
+        random = settings.classifier.weights.startswith("random:")
+        label = int(logits.argmin() if random else logits.argmax())
+        generator = np.random.default_rng(number)
+        strong = _noise(clean, 1, generator) if random else attack(classifier, clean, label, seed=number)
+        if strong is None:
+            continue
+        yield _challenge(classifier, settings, clean, label), _responses(clean, strong, size, generator)
+        made += 1
+        if made == count:
+            return
+    raise SystemExit(
+        f"only {made} of {len(photos)} photographs made a round, {count} are needed; give more photographs"
+    )
+
+
+def attack(classifier: Classifier, clean: Pixels, label: int, *, seed: int) -> Pixels | None:
+    """A strong one-level perturbation by PGD on the integer grid; None where 12 steps don't flip with 4 logits."""
+    start = torch.from_numpy(clean.copy()).permute(2, 0, 1)[None].float().to(classifier.device)
+    delta = torch.zeros_like(start)
+    for _ in range(12):
+        image = (start + delta).clamp(0, 255).requires_grad_(True)
+        logits = classifier.module(image / 255)[0]
+        margin = torch.cat([logits[:label], logits[label + 1 :]]).max() - logits[label]
+        if margin.item() > 4:
+            return image.detach().to(torch.uint8)[0].permute(1, 2, 0).cpu().numpy().copy()
+        margin.backward()
+        assert image.grad is not None
+        delta = (delta + image.grad.sign()).clamp(-1, 1)
+    return None
+
+
+def _responses(clean: Pixels, strong: Pixels, size: int, generator: np.random.Generator) -> list[Response]:
+    eighth = size // 8
+    images = [_thinned(clean, strong, generator) for _ in range(size // 2)]
+    bodies = [encode_png(image) for image in images]
+    bodies += [encode_png(_noise(strong, 20, generator)) for _ in range(eighth)]
+    bodies += [encode_png(_noise(clean, 4, generator)) for _ in range(eighth)]
+    bodies += [encode_png(_sparse(clean, generator)) for _ in range(eighth)]
+    rest = size - len(bodies)
+    bodies += bodies[: rest // 2]
+    bodies += [body[: len(body) // 2] for body in bodies[: rest - rest // 2]]
+    order = generator.permutation(len(bodies))
+    return [
+        Response(miner_uid=place, miner_hotkey=f"miner-{place}", response_ms=100.0 + place, body=bodies[index])
+        for place, index in enumerate(order)
+    ]
+
+
+def _thinned(clean: Pixels, strong: Pixels, generator: np.random.Generator) -> Pixels:
+    return np.where(generator.random(clean.shape) < 0.95, strong, clean)
+
+
+def _noise(pixels: Pixels, levels: int, generator: np.random.Generator) -> Pixels:
+    noise = generator.integers(-levels, levels + 1, pixels.shape)
+    return np.clip(pixels.astype(np.int16) + noise, 0, 255).astype(np.uint8)
+
+
+def _sparse(clean: Pixels, generator: np.random.Generator) -> Pixels:
+    changed = clean.copy()
+    changed[generator.integers(0, clean.shape[0], 20), generator.integers(0, clean.shape[1], 20), 0] ^= 1
+    return changed
+
+
+def _challenge(classifier: Classifier, settings: Settings, clean: Pixels, label: int) -> Challenge:
+    task = Task(
+        task_id=secrets.token_hex(16),
+        true_label=label,
+        true_label_name=classifier.label_name(label),
+        classifier=classifier.name,
+        classifier_sha256=classifier.sha256,
+        bounds=settings.bounds,
+        timeout_ms=20_000,
+        height=classifier.height,
+        width=classifier.width,
+        original_sha256=pixel_identity(clean),
+    )
+    origin = Origin(source="benchmark", source_id="0", clean_confidence=1, clean_margin=1, judge="none")
+    return Challenge(round_id="0", created_at=datetime.now(UTC), task=task, origin=origin, png=encode_png(clean))
+
+
+@contextmanager
+def _peak_memory() -> Iterator[list[int]]:
+    """The most that resident memory grows inside, in bytes, sampled every 2 ms (Linux; 0 elsewhere)."""
+    statm = Path("/proc/self/statm")
+    peak, done = [0], threading.Event()
+
+    def resident() -> int:
+        return int(statm.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") if statm.exists() else 0
+
+    before = resident()
+
+    def sample() -> None:
+        while not done.wait(0.002):
+            peak[0] = max(peak[0], resident() - before)
+
+    thread = threading.Thread(target=sample)
+    thread.start()
+    try:
+        yield peak
+    finally:
+        done.set()
+        thread.join()
+
+
+if __name__ == "__main__":
+    main()
