@@ -1,7 +1,7 @@
 """Commands that make records: `demo`, `produce`, `miner`, `weights`."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -36,6 +36,10 @@ def demo(
     from flows.demo import run_demo
 
     result = run_demo(rounds=rounds, store=store, source=source, picture=picture, tell=say)
+    say(production_table(result.produced))
+    for exported in result.exports:
+        say(_export_lines(exported))
+    say(f"the corpus audits clean: {result.audited_records} records; the picture is [bold]{result.picture}[/]")
     if json_:
         say_json(result.model_dump(mode="json"))
 
@@ -91,6 +95,18 @@ def miner(
         max_concurrent=max_concurrent,
         external_ip=external_ip,
         tell=tell,
+    )
+
+
+def _export_lines(exported: Any) -> str:
+    back, proof = exported.read_back, exported.read_back.proof
+    readers = ", ".join(f"{reader} {count}" for reader, count in back.records.items())
+    verdict = "[green]holds[/]" if back.holds else "[red]DOES NOT HOLD[/]"
+    return (
+        f"tier [bold]{exported.tier}[/]: {exported.records} records in {exported.path}\n"
+        f"  read back: {readers}\n"
+        f"  record {proof.sample_id} recomputed from its bytes: L-inf {proof.linf_levels}/255, "
+        f"{proof.clean_label!r} -> {proof.perturbed_label!r}: {verdict}"
     )
 
 

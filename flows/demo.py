@@ -71,7 +71,7 @@ def run_demo(
             records=result.records,
             bytes=result.bytes,
             path=result.path,
-            read_back=read_back(result.path, classifier=classifier),
+            read_back=read_back(result.path, classifier=classifier, s3=settings.s3),
         )
         for result in results
     )
