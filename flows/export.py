@@ -4,11 +4,13 @@ from datetime import UTC, date, datetime
 
 from prefect import flow, task
 
+from flows.artifacts import show_export
 from schemas.settings import load_settings
 from sinks.corpus import Corpus
-from sinks.store import open_store
+from sinks.store import Store, open_store
 from tasks.export import ExportResult
 from tasks.export import export as export_tier
+from tasks.export_state import tier_folder
 from tasks.tiers import get_tier, load_tiers
 
 
@@ -16,13 +18,23 @@ from tasks.tiers import get_tier, load_tiers
 @task(name="export tier", task_run_name="export {tier}", retries=2, retry_delay_seconds=10)
 def _export(tier: str, store: str | None, today: date, release: str | None) -> ExportResult:
     settings = load_settings(store=store)
-    return export_tier(
-        Corpus(open_store(settings.store, settings.s3)),
+    corpus = Corpus(open_store(settings.store, settings.s3))
+    result = export_tier(
+        corpus,
         get_tier(load_tiers(settings.tiers), tier),
         today=today,
         key=settings.pseudonym_key,
         release=release,
     )
+    if result.added:
+        show_export(result, _distributions(corpus.store, result))
+    return result
+
+
+def _distributions(store: Store, result: ExportResult) -> bytes | None:
+    """The plot that the card shows; None where nothing could be plotted."""
+    key = f"{tier_folder(result.tier)}parquet/.meta/{result.version}/distributions.png"
+    return store.get(key) if store.head(key) is not None else None
 
 
 @flow(name="export")

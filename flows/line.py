@@ -6,7 +6,7 @@ summary, so that nothing large ever crosses an orchestrator.
 
 import asyncio
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -18,6 +18,7 @@ from pydantic import BaseModel
 from models.classifier import Classifier, load_classifier
 from models.judge import Judge, load_judge
 from schemas.challenge import Challenge, Photo
+from schemas.outcome import Outcome
 from schemas.response import Response
 from schemas.settings import Settings
 from sinks.corpus import Corpus
@@ -50,9 +51,21 @@ class FinishedRound(BaseModel):
     redrawn: dict[str, int]
 
 
+@dataclass(frozen=True)
+class BestPair:
+    """The best-scored accepted answer of a round: both PNGs and the record's columns."""
+
+    original: bytes
+    perturbed: bytes
+    row: dict[str, Any]
+
+
 @dataclass
 class Line:
-    """One process' production line. Its stations are `draw`, `collect` and `finish`, in that order for a round."""
+    """One process' production line. Its stations are `draw`, `collect` and `finish`, in that order for a round.
+
+    `best` is the best pair of the round that was finished last, None where nothing in it was accepted.
+    """
 
     settings: Settings
     photos: Iterator[Photo]
@@ -61,6 +74,9 @@ class Line:
     keypair: Any
     corpus: Corpus
     in_flight: dict[str, RoundInFlight] = field(default_factory=dict)
+    best: BestPair | None = None
+    abandoned: bool = False
+    _cancel: Callable[[], Any] = field(default=lambda: None, repr=False)
 
     def draw(self) -> str:
         """Draws a challenge; returns its round id. Raises SourceError, or SubnetError where nobody can be asked."""
@@ -80,13 +96,32 @@ class Line:
         self.in_flight[round_id] = RoundInFlight(drawn.challenge, dict(drawn.redrawn), neurons)
         return round_id
 
-    def collect(self, round_id: str) -> int:
-        """Sends the round's challenge to all its neurons; returns how many answered with a body."""
-        work = self.in_flight[round_id]
-        work.responses = asyncio.run(
-            collect_responses(work.challenge, work.neurons.neurons, self.keypair, settings=self.settings.subnet)
-        )
-        return sum(response.failure is None for response in work.responses)
+    def collect(self, round_id: str) -> bool:
+        """Sends the round's challenge to all its neurons; False where `abandon` ended the wait, and the round."""
+        try:
+            asyncio.run(self._ask(self.in_flight[round_id]))
+        except asyncio.CancelledError:
+            del self.in_flight[round_id]
+            return False
+        return True
+
+    async def _ask(self, work: RoundInFlight) -> None:
+        loop, asking = asyncio.get_running_loop(), asyncio.current_task()
+        assert asking is not None
+        self._cancel = partial(loop.call_soon_threadsafe, asking.cancel)
+        if self.abandoned:
+            raise asyncio.CancelledError
+        try:
+            work.responses = await collect_responses(
+                work.challenge, work.neurons.neurons, self.keypair, settings=self.settings.subnet
+            )
+        finally:
+            self._cancel = lambda: None
+
+    def abandon(self) -> None:
+        """Ends the wait for answers, now and from now on, from any thread. What isn't committed never was."""
+        self.abandoned = True
+        self._cancel()
 
     def finish(self, round_id: str) -> FinishedRound:
         """Verifies, scores and commits the round; calling it again after a failure writes the same bytes."""
@@ -109,8 +144,19 @@ class Line:
             validator_hotkey=self.keypair.ss58_address,
             signer=self.keypair,
         )
+        self.best = _best_pair(work, committed)
         del self.in_flight[round_id]
         return FinishedRound(committed=committed, redrawn=work.redrawn)
+
+
+def _best_pair(work: RoundInFlight, committed: RoundSummary) -> BestPair | None:
+    accepted = (
+        (record, response)
+        for record, response in zip(committed.rows, work.responses, strict=True)
+        if record.outcome == Outcome.ACCEPTED
+    )
+    best = max(accepted, key=lambda pair: pair[0].score, default=None)
+    return None if best is None else BestPair(work.challenge.png, best[1].body, best[0].model_dump())
 
 
 def open_line(settings: Settings) -> Line:

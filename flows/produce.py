@@ -2,25 +2,37 @@
 
 The next challenge is drawn and being answered while the last round is verified and committed. Only the flow's own
 thread draws and verifies, so the models are never entered twice; a round that is slow to verify holds the next draw
-back, so nothing piles up.
+back, so nothing piles up: two rounds are alive at most.
+
+The first SIGTERM or Ctrl-C commits the round whose answers are there and abandons the one that is being answered.
 """
 
 import contextlib
+import itertools
 from collections import Counter
 from collections.abc import Iterator
+from typing import Any
 
 from prefect import flow, task
-from prefect.task_runners import ThreadPoolTaskRunner
+from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 from pydantic import BaseModel
 
+from flows.artifacts import show_round
 from flows.line import FinishedRound, lines, opened_line
 from flows.progress import progress_bar
+from flows.stop import Stop, stopped_by_signals
 from miner.local import start_local_miners
 from schemas.settings import load_settings
 
+# A run without end must not remember every round that it ever made.
+_REMEMBERED = 100
+
 
 class ProduceSummary(BaseModel):
-    """What a run of `produce` left behind. `refused` counts reasons, `redrawn` the photographs put back."""
+    """What a run of `produce` left behind. `refused` counts reasons, `redrawn` the photographs put back.
+
+    `round_ids` are the last hundred; `stopped` says that a signal ended the run before its time.
+    """
 
     store: str
     rounds: int = 0
@@ -30,6 +42,7 @@ class ProduceSummary(BaseModel):
     refused: dict[str, int] = {}
     redrawn: dict[str, int] = {}
     round_ids: tuple[str, ...] = ()
+    stopped: bool = False
 
     def with_round(self, finished: FinishedRound) -> "ProduceSummary":
         """This summary plus one committed round."""
@@ -41,7 +54,7 @@ class ProduceSummary(BaseModel):
             accepted=self.accepted + finished.committed.accepted,
             refused=dict(Counter(self.refused) + Counter(finished.committed.refused)),
             redrawn=dict(Counter(self.redrawn) + Counter(finished.redrawn)),
-            round_ids=(*self.round_ids, finished.committed.round_id),
+            round_ids=(*self.round_ids, finished.committed.round_id)[-_REMEMBERED:],
         )
 
 
@@ -51,7 +64,7 @@ def _draw(line_id: str) -> str:
 
 
 @task(name="collect")
-def _collect(line_id: str, round_id: str) -> int:
+def _collect(line_id: str, round_id: str) -> bool:
     return lines[line_id].collect(round_id)
 
 
@@ -61,34 +74,58 @@ def _finish(line_id: str, round_id: str) -> FinishedRound:
     return lines[line_id].finish(round_id)
 
 
-@flow(name="produce", task_runner=ThreadPoolTaskRunner(max_workers=2))
+_RUNNER: TaskRunner[Any] = ThreadPoolTaskRunner(max_workers=2)
+
+
+@flow(name="produce", task_runner=_RUNNER)
 def produce(
-    rounds: int = 1, local_miners: int = 0, store: str | None = None, source: str | None = None, seed: int | None = None
+    rounds: int = 1,
+    continuous: bool = False,
+    overlap: bool = True,
+    local_miners: int = 0,
+    store: str | None = None,
+    source: str | None = None,
+    seed: int | None = None,
 ) -> ProduceSummary:
-    """Runs `rounds` rounds against the subnet's neurons, or against `local_miners` reference miners that it starts."""
+    """Runs `rounds` rounds against the subnet's neurons, or against `local_miners` reference miners that it starts.
+
+    `continuous` (or 0 rounds) goes on until a signal ends it. Without `overlap` a round is verified before the next is
+    drawn, which is only good for measuring what overlap gains.
+    """
     settings = load_settings(store=store, source=source, seed=seed)
+    total = None if continuous or rounds == 0 else rounds
     with contextlib.ExitStack() as stack:
         if local_miners:
             miners = stack.enter_context(start_local_miners(local_miners, settings=settings))
             settings = settings.model_copy(update={"subnet": miners.subnet})
         line_id = stack.enter_context(opened_line(settings))
-        advance = stack.enter_context(progress_bar("produce", total=rounds))
+        advance = stack.enter_context(progress_bar("produce", total=total))
+        stop = stack.enter_context(stopped_by_signals(lines[line_id].abandon))
         summary = ProduceSummary(store=settings.store)
-        for finished in _rounds(line_id, rounds):
+        for finished in _rounds(line_id, total, stop, overlap=overlap):
             summary = summary.with_round(finished)
+            show_round(finished, lines[line_id].best)
             advance(f"{summary.accepted} accepted, {sum(summary.refused.values())} refused")
-        return summary
+        return summary.model_copy(update={"stopped": stop.asked})
 
 
-def _rounds(line_id: str, rounds: int) -> Iterator[FinishedRound]:
+def _rounds(line_id: str, total: int | None, stop: Stop, *, overlap: bool) -> Iterator[FinishedRound]:
     """Commits round after round, each while the next one is being answered."""
     answered: str | None = None
-    for _ in range(rounds):
+    for _ in itertools.count() if total is None else range(total):
+        if stop.asked:
+            break
         drawn = _draw(line_id)
+        if stop.asked:
+            break
         answering = _collect.submit(line_id, drawn)
         if answered is not None:
             yield _finish(line_id, answered)
-        answering.result()
-        answered = drawn
+            answered = None
+        if answering.result():
+            answered = drawn
+        if answered is not None and not overlap:
+            yield _finish(line_id, answered)
+            answered = None
     if answered is not None:
         yield _finish(line_id, answered)

@@ -12,8 +12,8 @@ logger = logging.getLogger(__name__)
 
 
 @contextmanager
-def progress_bar(title: str, *, total: int) -> Iterator[Callable[[str], None]]:
-    """Yields a function to be called with a short status after each of `total` steps."""
+def progress_bar(title: str, *, total: int | None) -> Iterator[Callable[[str], None]]:
+    """Yields a function to be called with a short status after each of `total` steps (None: nobody knows how many)."""
     columns = (
         TextColumn(title),
         BarColumn(),
@@ -29,6 +29,6 @@ def progress_bar(title: str, *, total: int) -> Iterator[Callable[[str], None]]:
             nonlocal done
             done += 1
             bar.update(step, advance=1, status=message)
-            logger.info("%s %d/%d: %s", title, done, total, message)
+            logger.info("%s %d/%s: %s", title, done, total or "…", message)
 
         yield advance

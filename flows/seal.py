@@ -6,6 +6,7 @@ from functools import partial
 from prefect import flow, task
 from pydantic import BaseModel
 
+from flows.artifacts import show_seal
 from models.classifier import load_classifier
 from schemas.settings import load_settings
 from sinks.corpus import Corpus
@@ -44,6 +45,8 @@ def _seal(day: date, store: str | None, early: bool, wait: bool) -> SealSummary:
         wait=wait,
     )
     manifest = sealed.manifest
+    if not sealed.already:
+        show_seal(manifest, sealed.size)
     return SealSummary(
         day=day,
         already=sealed.already,

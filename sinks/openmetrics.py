@@ -44,7 +44,7 @@ def render_metrics(status: Status) -> bytes:
     for lag in status.exports:
         behind.labels(lag.tier).set(len(lag.behind))
         oldest.labels(lag.tier).set(lag.oldest_due_s)
-    return bytes(generate_latest(registry))
+    return bytes(generate_latest(registry))  # type: ignore[no-untyped-call]
 
 
 def write_file(path: Path, data: bytes) -> None:

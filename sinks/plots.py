@@ -44,6 +44,11 @@ def draw_plots(statistics: Statistics) -> dict[str, bytes]:
     return {name: draw[name]() for name in plot_names(statistics)}
 
 
+def draw_counts(counts: dict[str, int], title: str) -> bytes:
+    """PNG of bars, the most frequent first; `title` says what is counted, and in what."""
+    return _bars(counts, title)
+
+
 def top(counts: dict[str, int], limit: int = _TOP) -> list[tuple[str, int]]:
     """The most frequent entries, ties by name."""
     return sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:limit]
