@@ -46,6 +46,7 @@ def demo(
 
 def produce(
     rounds: Annotated[int, typer.Option(min=1, help="Rounds to run; each sends one challenge to every neuron.")] = 1,
+    continuous: Annotated[bool, typer.Option("--continuous", help="Go on until SIGTERM or Ctrl-C.")] = False,
     local_miners: Annotated[
         int,
         typer.Option(
@@ -57,13 +58,20 @@ def produce(
     seed: Annotated[int | None, typer.Option(help="Fix the order in which photographs are drawn.")] = None,
     json_: Json = False,
 ) -> None:
-    """Run rounds: draw a challenge, ask the miners, verify, score, commit."""
+    """Run rounds: draw a challenge, ask the miners, verify, score, commit.
+
+    SIGTERM or Ctrl-C ends it cleanly: the round that was answered is committed, the one being answered is given up.
+    """
     from flows.produce import produce as flow
 
-    summary = flow(rounds=rounds, local_miners=local_miners, store=store, source=source, seed=seed)
+    summary = flow(
+        rounds=rounds, continuous=continuous, local_miners=local_miners, store=store, source=source, seed=seed
+    )
     say(production_table(summary))
     if json_:
         say_json(summary.model_dump(mode="json"))
+    if summary.stopped and not continuous:
+        raise typer.Exit(130)
 
 
 def miner(
