@@ -1,11 +1,14 @@
 """Commands for what leaves the house: `export`."""
 
 from dataclasses import asdict
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from cli.output import Json, Store, say, say_json, table
+
+if TYPE_CHECKING:
+    from tasks.export import ExportResult
 
 
 def register(app: typer.Typer) -> None:
@@ -38,7 +41,7 @@ def export(
         say_json(asdict(result))
 
 
-def _plan(tier: str, store: str | None) -> object:
+def _plan(tier: str, store: str | None) -> "ExportResult":
     from schemas.settings import load_settings
     from sinks.corpus import Corpus
     from sinks.store import open_store

@@ -1,11 +1,15 @@
 """Commands that make records: `demo`, `produce`, `miner`, `weights`."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from cli.output import Json, Store, say, say_json, table
+
+if TYPE_CHECKING:
+    from flows.demo import Exported
+    from flows.produce import ProduceSummary
 
 Source = Annotated[
     str | None,
@@ -106,7 +110,7 @@ def miner(
     )
 
 
-def _export_lines(exported: Any) -> str:
+def _export_lines(exported: "Exported") -> str:
     back, proof = exported.read_back, exported.read_back.proof
     readers = ", ".join(f"{reader} {count}" for reader, count in back.records.items())
     verdict = "[green]holds[/]" if back.holds else "[red]DOES NOT HOLD[/]"
@@ -118,11 +122,8 @@ def _export_lines(exported: Any) -> str:
     )
 
 
-def production_table(summary: object) -> object:
+def production_table(summary: "ProduceSummary") -> Any:
     """What a run of `produce` did, as a table."""
-    from flows.produce import ProduceSummary
-
-    assert isinstance(summary, ProduceSummary)
     rows = [
         ("challenges", summary.challenges, "photographs put back: " + _counts(summary.redrawn)),
         ("responses", summary.responses, ""),

@@ -1,7 +1,7 @@
 """Commands that look and judge: `score`, `judge`, `doctor`. None of them starts a Prefect server."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -81,7 +81,7 @@ def doctor(json_: Json = False) -> None:
         raise typer.Exit(1)
 
 
-def _settings_table(dumped: dict) -> object:
+def _settings_table(dumped: dict[str, Any]) -> Any:
     rows = []
     for name, value in dumped.items():
         if isinstance(value, dict):

@@ -71,7 +71,7 @@ class Record(BaseModel):
     detail: str | None = _column("the refusal in one sentence")
     body_sha256: str | None = _column("sha256 of the bytes that the miner sent")
     request_nonce: str | None = _column("nonce of the signed request that this answers")
-    miner_signature: str | None = _column("sr25519 signature of the miner over task, nonce, both hotkeys and body digest")
+    miner_signature: str | None = _column("sr25519 signature over task, nonce, both hotkeys and body digest")
     # verdict
     adversarial_label: int | None = _column("what the classifier sees in the perturbed image")
     adversarial_label_name: str | None = _column("its English name")

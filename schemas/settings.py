@@ -94,7 +94,7 @@ class SubnetSettings(_Section):
     wallet_name: str | None = None
     wallet_hotkey: str = "default"
     wallet_path: Path = Path("~/.bittensor/wallets")
-    wallet_password: SecretStr | None = Field(None, description="of an encrypted hotkey; PERTURB_SUBNET__WALLET_PASSWORD")
+    wallet_password: SecretStr | None = Field(None, description="of an encrypted hotkey")
     hotkey_uri: SecretStr = Field(SecretStr("//PerturbValidator"), description="development key, local network only")
     allow_private_addresses: bool = Field(False, description="implied by the local network")
     max_concurrency: int = Field(256, ge=1, description="requests in flight")

@@ -5,30 +5,16 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
+from models.classifier import Classifier
 from schemas.errors import TierError
-from schemas.image import Pixels, pixel_identity
+from schemas.image import pixel_identity
 from schemas.settings import S3Settings
 from sinks.store import open_store
 from tasks.select import sample_id
-
-
-class Labeller(Protocol):
-    """A classifier: `models.classifier.Classifier` is one."""
-
-    height: int
-    width: int
-
-    def logits(self, pixels: Pixels) -> Any:
-        """(N, C) of uint8 (N, height, width, 3)."""
-        ...
-
-    def label_name(self, index: int) -> str:
-        """English name of a class."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -61,7 +47,7 @@ class ReadBack:
         return self.agree and self.proof.holds
 
 
-def read_back(path: str, *, classifier: Labeller, s3: S3Settings | None = None) -> ReadBack:
+def read_back(path: str, *, classifier: Classifier, s3: S3Settings | None = None) -> ReadBack:
     """Load the export at `path` (a tier's folder; on S3 it is downloaded first) with every reader that is promised.
 
     Raises TierError where nothing was exported yet.
@@ -77,7 +63,7 @@ def read_back(path: str, *, classifier: Labeller, s3: S3Settings | None = None) 
         return ReadBack(records=records, agree=agree, proof=prove(_first_row(folder), classifier))
 
 
-def prove(row: dict[str, Any], classifier: Labeller) -> Proof:
+def prove(row: dict[str, Any], classifier: Classifier) -> Proof:
     """Check one row of a `parquet/` root as `datasets` gives it; columns that the tier withholds are not compared."""
     clean, perturbed = np.asarray(row["original"]), np.asarray(row["perturbed"])
     levels = int(np.abs(clean.astype(np.int16) - perturbed.astype(np.int16)).max())
