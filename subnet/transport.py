@@ -23,7 +23,7 @@ from subnet import wire
 from subnet.addresses import AddressRefused, parse_endpoint
 from subnet.http import open_session
 from subnet.keys import LOCAL_NETWORK, Keypair
-from subnet.signing import verify_response_signature
+from subnet.signing import sign_request, verify_response_signature
 
 log = logging.getLogger(__name__)
 
@@ -49,10 +49,12 @@ async def collect(
     batches = -(-len(neurons) // settings.max_concurrency)
     deadline = time.monotonic() + (seconds * batches if round_seconds is None else round_seconds)
     order = random.SystemRandom().sample(range(len(neurons)), len(neurons))
+    body = wire.pack_request(challenge)
     async with open_session() as session:
         asker = _Asker(
             challenge=challenge,
-            body=wire.pack_request(challenge),
+            body=body,
+            body_sha256=hashlib.sha256(body).hexdigest(),
             keypair=keypair,
             session=session,
             slots=asyncio.Semaphore(settings.max_concurrency),
@@ -77,6 +79,7 @@ class _Asker:
 
     challenge: Challenge
     body: bytes
+    body_sha256: str
     keypair: Keypair
     session: aiohttp.ClientSession
     slots: asyncio.Semaphore
@@ -101,8 +104,8 @@ class _Asker:
         except AddressRefused as error:
             return _refusal(neuron, time.monotonic(), Outcome.UNREACHABLE, str(error))
         # Signed here and not earlier: the miner's freshness window is 10 s and starts at signing.
-        auth = http_auth.sign(
-            self.keypair, method="POST", path=wire.CHALLENGE_PATH, body=self.body, receiver_ss58=neuron.hotkey
+        auth = sign_request(
+            self.keypair, path=wire.CHALLENGE_PATH, body_sha256=self.body_sha256, receiver=neuron.hotkey
         )
         nonce = auth[http_auth.HEADER_NONCE]
         received = bytearray()

@@ -3,9 +3,10 @@
 import hashlib
 
 import pytest
+from bittensor import http_auth
 
 from subnet.keys import development_keypair
-from subnet.signing import response_message, sign_response, verify_response_signature
+from subnet.signing import response_message, sign_request, sign_response, verify_response_signature
 
 ALICE, BOB, VALIDATOR = (development_keypair(uri) for uri in ("//Alice", "//Bob", "//Validator"))
 BODY = b"the bytes as they were sent"
@@ -24,6 +25,27 @@ def signature() -> str:
     return sign_response(
         ALICE, task_id="0" * 32, nonce=FACTS["nonce"], validator_hotkey=VALIDATOR.ss58_address, status=200, body=BODY
     )
+
+
+def test_a_request_is_signed_as_the_sdk_signs_and_verifies_it() -> None:
+    facts = {"path": "/v1/challenge", "receiver": ALICE.ss58_address}
+    ours = sign_request(VALIDATOR, body_sha256=hashlib.sha256(BODY).hexdigest(), **facts)
+    nonce = int(ours[http_auth.HEADER_NONCE])
+    theirs = http_auth.sign(
+        VALIDATOR, method="POST", path=facts["path"], body=BODY, receiver_ss58=facts["receiver"], nonce_ns=nonce
+    )
+    signatures = [headers.pop(http_auth.HEADER_SIGNATURE) for headers in (ours, theirs)]
+    assert ours == theirs
+    for signature in signatures:
+        caller = http_auth.verify(
+            ours | {http_auth.HEADER_SIGNATURE: signature},
+            BODY,
+            method="POST",
+            path=facts["path"],
+            self_hotkey_ss58=ALICE.ss58_address,
+            nonce_store=http_auth.InMemoryNonceStore(),
+        )
+        assert caller.hotkey_ss58 == VALIDATOR.ss58_address
 
 
 def test_the_signed_text_is_this_one_byte_for_byte() -> None:
