@@ -6,6 +6,7 @@ after it: a validator with a permit is still a stranger.
 """
 
 import asyncio
+import inspect
 import logging
 import socket
 import time
@@ -13,6 +14,7 @@ from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import Any
 
 from bittensor import http_auth
 from fastapi import FastAPI, Request, Response
@@ -35,6 +37,10 @@ MAX_PIXELS = 2048 * 2048
 _NONCE_SECONDS = 600.0
 _BODY_SECONDS = 10.0
 _MAX_HEADER_BLOCK = 16 * 2**10
+# Newer SDKs ask which signature scheme is expected; hotkeys are sr25519.
+_SCHEME: dict[str, Any] = (
+    {"expected_crypto_type": 1} if "expected_crypto_type" in inspect.signature(http_auth.verify).parameters else {}
+)
 _HEADER_LENGTHS = {
     http_auth.HEADER_VERSION: 8,
     http_auth.HEADER_HOTKEY: SS58_LENGTH,
@@ -163,6 +169,7 @@ class _Desk:
                 path=f"{path}?{query}" if query else path,
                 self_hotkey_ss58=self._keypair.ss58_address,
                 nonce_store=self._nonces,
+                **_SCHEME,
             )
         except http_auth.AuthError as error:
             raise Refused(401, f"{type(error).__name__}: {error}") from error

@@ -72,6 +72,8 @@ class MetagraphCache:
 
 _caches: dict[tuple[str, int], MetagraphCache] = {}
 _caches_lock = threading.Lock()
+# A roster is read every round; what is wrong with it is said once.
+_warned: set[Skipped] = set()
 
 
 def metagraph_cache(settings: SubnetSettings) -> MetagraphCache:
@@ -133,7 +135,9 @@ def local_roster(settings: SubnetSettings) -> Roster:
         )
     roster = read_roster(settings.roster)
     for skip in roster.skipped:
-        log.warning("roster %s: %s; skipped", settings.roster, skip.reason)
+        if skip not in _warned:
+            _warned.add(skip)
+            log.warning("roster %s: %s; skipped", settings.roster, skip.reason)
     return roster
 
 
