@@ -128,12 +128,14 @@ class DecodePool:
     ) -> Iterator[tuple[_Job, PngRefused | None]]:
         missing = min(self._count, len(jobs)) - len(self._workers)
         self._workers += self._start(missing)
-        idle = deque(self._workers)
+        idle, retries = deque(self._workers), 2 * len(self._workers)
         busy: dict[_Worker, tuple[_Job, float]] = {}
         with selectors.DefaultSelector() as selector:
             while jobs or busy:
                 while jobs and idle:
                     worker, job = idle.popleft(), jobs.popleft()
+                    if worker.process.poll() is not None:  # It died between two calls; no image is to blame.
+                        worker = self._replace(worker)
                     busy[worker] = (job, time.monotonic() + self._seconds)
                     selector.register(worker.channel, selectors.EVENT_READ, worker)
                     worker.ask(job, descriptor, height=height, width=width)
@@ -147,7 +149,12 @@ class DecodePool:
                     selector.unregister(worker.channel)
                     alive, refused = worker.answer() if worker in ready else (False, self._too_slow())
                     idle.append(worker if alive else self._replace(worker))
-                    yield job, refused
+                    if not alive and worker in ready and retries > 0:
+                        # Perhaps the system took the process for its own reasons: the image gets another chance.
+                        retries -= 1
+                        jobs.append(job)
+                    else:
+                        yield job, refused
 
     def _too_slow(self) -> PngRefused:
         return PngRefused(Outcome.DECODER_FAILED, f"decoding took more than the {self._seconds:g} s of one image")
