@@ -20,44 +20,41 @@ if TYPE_CHECKING:
 
     Records: TypeAlias = pa.Table | pyarrow.dataset.Dataset
 
-COLUMNS = ("round_id", "task_id", "netuid", "miner_uid", "miner_hotkey", "outcome", "body_sha256", "score")
+COLUMNS = ("round_id", "netuid", "miner_uid", "miner_hotkey", "outcome", "body_sha256", "score")
 
 _QUERY = """
-WITH asked AS (
-    -- A day that is sealed while its rounds are still there shows every record twice.
-    SELECT DISTINCT task_id, round_id, miner_uid, miner_hotkey, score,
-           body_sha256 IS NOT NULL AS answered, outcome = $accepted AS accepted
-    FROM records
-    WHERE netuid = $netuid AND outcome <> $not_asked
+WITH judged AS (SELECT * FROM records WHERE netuid = $netuid AND outcome <> $not_asked),
+-- A round is one challenge. Numbers instead of ids from here on: a year of records fits into memory then.
+rounds AS MATERIALIZED (
+    SELECT round_id, row_number() OVER (ORDER BY round_id) AS number, bool_or(outcome = $accepted) AS counts
+    FROM judged GROUP BY round_id
 ),
-solved AS (SELECT DISTINCT task_id FROM asked WHERE accepted),
--- The last challenge at which a uid was held by a hotkey other than the one that holds it now.
-current AS (SELECT uid, hotkey FROM neurons),
-reset AS (
-    SELECT current.uid, max(asked.round_id) AS round_id
-    FROM asked JOIN current ON asked.miner_uid = current.uid AND asked.miner_hotkey <> current.hotkey
-    GROUP BY current.uid
+-- Grouped, because a day that is sealed while its rounds are still there shows every record twice.
+asked AS MATERIALIZED (
+    SELECT neurons.uid, rounds.number, rounds.counts, judged.miner_hotkey = neurons.hotkey AS own,
+           max(judged.score) AS score,
+           bool_or(judged.body_sha256 IS NOT NULL) AS answered,
+           bool_or(judged.outcome = $accepted) AS accepted
+    FROM judged
+    JOIN neurons ON neurons.uid = judged.miner_uid
+    JOIN rounds ON rounds.round_id = judged.round_id
+    GROUP BY ALL
 ),
-own AS (
-    SELECT current.uid, asked.*, asked.task_id IN (SELECT task_id FROM solved) AS counts
-    FROM asked
-    JOIN current ON asked.miner_uid = current.uid AND asked.miner_hotkey = current.hotkey
-    LEFT JOIN reset ON reset.uid = current.uid
-    WHERE reset.round_id IS NULL OR asked.round_id > reset.round_id
-),
+reset AS (SELECT uid, max(number) AS number FROM asked WHERE NOT own GROUP BY uid),
 ranked AS (
-    SELECT *, row_number() OVER (PARTITION BY uid, counts ORDER BY round_id DESC, task_id DESC) AS age
-    FROM own
+    SELECT asked.*, row_number() OVER (PARTITION BY asked.uid, counts ORDER BY asked.number DESC) AS age
+    FROM asked LEFT JOIN reset ON reset.uid = asked.uid
+    WHERE own AND asked.number > coalesce(reset.number, 0)
 )
-SELECT current.uid, current.hotkey,
-       count(ranked.task_id) AS asked,
+SELECT neurons.uid, any_value(neurons.hotkey),
+       count(ranked.number) AS asked,
        count(*) FILTER (ranked.answered) AS processed,
        count(*) FILTER (ranked.accepted) AS accepted,
        count(*) FILTER (ranked.counts AND ranked.age <= $window) AS counted,
        coalesce(avg(ranked.score) FILTER (ranked.counts AND ranked.age <= $window), 0) AS average
-FROM current LEFT JOIN ranked ON ranked.uid = current.uid
-GROUP BY current.uid, current.hotkey
-ORDER BY current.uid
+FROM neurons LEFT JOIN ranked ON ranked.uid = neurons.uid
+GROUP BY neurons.uid
+ORDER BY neurons.uid
 """
 
 

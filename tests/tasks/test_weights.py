@@ -130,8 +130,8 @@ def test_a_dataset_of_files_reads_like_a_table(tmp_path: Path) -> None:
 
 
 def test_missing_columns_are_named() -> None:
-    with pytest.raises(CorpusError, match="score, task_id"):
-        miner_histories(table([]).drop_columns(["score", "task_id"]), [], netuid=NETUID)
+    with pytest.raises(CorpusError, match="round_id, score"):
+        miner_histories(table([]).drop_columns(["score", "round_id"]), [], netuid=NETUID)
 
 
 def test_only_more_than_a_hundred_challenges_make_eligible() -> None:
