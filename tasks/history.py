@@ -22,19 +22,21 @@ if TYPE_CHECKING:
 
 COLUMNS = ("round_id", "netuid", "miner_uid", "miner_hotkey", "outcome", "body_sha256", "score")
 
+_LOAD = """
+CREATE TEMP TABLE judged AS
+SELECT round_id, miner_uid, miner_hotkey, score, body_sha256 IS NOT NULL AS answered, outcome = $accepted AS accepted
+FROM records WHERE netuid = $netuid AND outcome <> $not_asked
+"""
 _QUERY = """
-WITH judged AS (SELECT * FROM records WHERE netuid = $netuid AND outcome <> $not_asked),
 -- A round is one challenge. Numbers instead of ids from here on: a year of records fits into memory then.
-rounds AS MATERIALIZED (
-    SELECT round_id, row_number() OVER (ORDER BY round_id) AS number, bool_or(outcome = $accepted) AS counts
+WITH rounds AS MATERIALIZED (
+    SELECT round_id, row_number() OVER (ORDER BY round_id) AS number, bool_or(accepted) AS counts
     FROM judged GROUP BY round_id
 ),
 -- Grouped, because a day that is sealed while its rounds are still there shows every record twice.
 asked AS MATERIALIZED (
     SELECT neurons.uid, rounds.number, rounds.counts, judged.miner_hotkey = neurons.hotkey AS own,
-           max(judged.score) AS score,
-           bool_or(judged.body_sha256 IS NOT NULL) AS answered,
-           bool_or(judged.outcome = $accepted) AS accepted
+           max(judged.score) AS score, bool_or(judged.answered) AS answered, bool_or(judged.accepted) AS accepted
     FROM judged
     JOIN neurons ON neurons.uid = judged.miner_uid
     JOIN rounds ON rounds.round_id = judged.round_id
@@ -95,15 +97,18 @@ def miner_histories(
         }
     )
     with duckdb.connect(":memory:", config={"enable_external_access": False}) as database:
-        database.register("records", records)
+        database.register("records", _stream(records))
         database.register("neurons", now)
-        rows = database.execute(
-            _QUERY,
-            {
-                "accepted": str(Outcome.ACCEPTED),
-                "not_asked": str(Outcome.NOT_ASKED),
-                "netuid": netuid,
-                "window": window,
-            },
-        ).fetchall()
+        outcomes = {"accepted": str(Outcome.ACCEPTED), "not_asked": str(Outcome.NOT_ASKED)}
+        database.execute(_LOAD, outcomes | {"netuid": netuid})
+        rows = database.execute(_QUERY, {"window": window}).fetchall()
     return [MinerHistory(*row) for row in rows]
+
+
+def _stream(records: "Records") -> "pa.RecordBatchReader":
+    """One pass over the few columns that are read, a few batches at a time: a scan's own readahead holds gigabytes."""
+    import pyarrow as pa
+
+    if isinstance(records, pa.Table):
+        return records.select(list(COLUMNS)).to_reader()
+    return records.scanner(columns=list(COLUMNS), batch_size=2**16, batch_readahead=2, fragment_readahead=1).to_reader()
