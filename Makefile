@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint format bench constraints clean
+.PHONY: help install demo serve test lint format bench constraints clean
 
 help: ## what there is to make
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 14
@@ -20,6 +20,9 @@ $(INSTALLED): pyproject.toml constraints.txt
 
 demo: $(INSTALLED) ## the whole line on the embedded profile: photographs in, datasets out
 	$(BIN)/perturb demo
+
+serve: $(INSTALLED) ## Prefect server, worker and all deployments on this machine, until Ctrl-C
+	$(BIN)/perturb serve
 
 test: $(INSTALLED) ## the test suite
 	$(BIN)/python -m pytest

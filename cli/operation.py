@@ -1,4 +1,4 @@
-"""Commands of whoever keeps the line running: `status`, `cost`."""
+"""Commands of whoever keeps the line running: `serve`, `status`, `cost`."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -17,8 +17,31 @@ _PAIRS = 6
 
 def register(app: typer.Typer) -> None:
     """Adds this module's commands to `app`."""
+    app.command()(serve)
     app.command()(status)
     app.command()(cost)
+
+
+def serve(
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port of Prefect's server and its pages.")] = 4200,
+    local_miners: Annotated[
+        int, typer.Option(min=0, max=5, help="Reference miners to start, where the local network has no roster.")
+    ] = 3,
+    home: Annotated[Path, typer.Option(help="Folder of Prefect's database and of the logs.")] = Path(".prefect"),
+) -> None:
+    """Run the whole operation on this machine: Prefect server, worker, and every deployment of prefect.yaml.
+
+    One Ctrl-C stops all of it; a round that was answered is still committed.
+    """
+    from flows.serve import Serving
+    from flows.serve import serve as run
+    from schemas.settings import load_settings
+
+    def tell(serving: Serving) -> None:
+        miners = f", {serving.miners} local miners" if serving.miners else ""
+        say(f"{serving.url} shows the runs{miners}; logs are in {serving.home}; Ctrl-C stops everything")
+
+    run(load_settings(), port=port, home=home, local_miners=local_miners, tell=tell)
 
 
 def status(

@@ -1,0 +1,83 @@
+"""The `weights` flow: what every miner's history is worth, and its way onto the chain once a tempo."""
+
+import logging
+
+from prefect import flow, task
+from pydantic import BaseModel
+
+from flows.artifacts import show_table
+from schemas.neuron import Neuron
+from schemas.settings import Settings, load_settings
+from sinks.corpus import Corpus
+from sinks.store import open_store
+from subnet.chain import open_chain
+from subnet.keys import LOCAL_NETWORK, load_keypair
+from subnet.neurons import local_roster, metagraph_cache
+from tasks.history import COLUMNS
+from tasks.weights import DEFAULT_POLICY, WeightRow, WeightsPlan, WeightsSubmitted, plan_weights, submit_weights
+
+logger = logging.getLogger(__name__)
+
+
+class WeightsSummary(BaseModel):
+    """A plan in numbers and its fate: `extrinsic` on chain, or None and the `reason`."""
+
+    policy: str
+    block: int | None
+    neurons: int
+    weights: dict[int, float]
+    extrinsic: str | None
+    reason: str | None
+
+
+@task(name="plan and submit", retries=3, retry_delay_seconds=60)
+def _submit(store: str | None, policy: str, dry_run: bool) -> WeightsSummary:
+    settings = load_settings(store=store)
+    neurons, block = _neurons(settings)
+    corpus = Corpus(open_store(settings.store, settings.s3))
+    plan = plan_weights(
+        corpus.table(columns=list(COLUMNS)), neurons, netuid=settings.subnet.netuid, policy=policy, block=block
+    )
+    show_table("weights", [_row(row) for row in plan.rows], f"weights under {plan.policy}")
+    done = _send(plan, settings, dry_run=dry_run)
+    return WeightsSummary(
+        policy=plan.policy,
+        block=block,
+        neurons=len(plan.rows),
+        weights=plan.weights,
+        extrinsic=done.extrinsic,
+        reason=done.reason,
+    )
+
+
+def _neurons(settings: Settings) -> tuple[tuple[Neuron, ...], int | None]:
+    """Everybody who holds a uid, whether it answers just now or not."""
+    if settings.subnet.network == LOCAL_NETWORK:
+        return tuple(local_roster(settings.subnet).neurons), None
+    graph = metagraph_cache(settings.subnet).current()
+    return graph.neurons, graph.block
+
+
+def _send(plan: WeightsPlan, settings: Settings, *, dry_run: bool) -> WeightsSubmitted:
+    if dry_run or settings.subnet.network == LOCAL_NETWORK:
+        return WeightsSubmitted(plan, None, "a dry run" if dry_run else "the local network has no chain")
+    return submit_weights(open_chain(settings.subnet), plan, load_keypair(settings.subnet))
+
+
+def _row(row: WeightRow) -> dict[str, object]:
+    history = row.history
+    return {
+        "uid": history.uid,
+        "miner": history.hotkey,
+        "processed": history.processed,
+        "accepted": history.accepted,
+        "average": round(history.average, 4),
+        "weight": round(row.weight, 6),
+        "why not": row.reason or "",
+    }
+
+
+@flow(name="weights")
+def weights(store: str | None = None, policy: str = DEFAULT_POLICY, dry_run: bool = False) -> WeightsSummary:
+    """Submits weights from the corpus' records; on the local network, and in a dry run, they are only planned."""
+    return _submit(store, policy, dry_run)
