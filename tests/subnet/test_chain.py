@@ -157,6 +157,16 @@ def test_weights_are_quantised_and_signed_by_the_hotkey(chain: BittensorChain, f
     assert arguments["weights"][1] == pytest.approx(65535 * 3 / 7, abs=1)
 
 
+def test_weights_are_sealed_where_the_subnet_wants_it(chain: BittensorChain, fake: FakeSubstrate) -> None:
+    epochs = {"Tempo": 360, "RevealPeriodEpochs": 1, "LastEpochBlock": 900, "SubnetEpochIndex": 3}
+    fake.storage |= {"CommitRevealWeightsEnabled": True, "PendingEpochAt": 0, "BlocksSinceLastStep": 100} | epochs
+    chain.set_weights(BOB, {0: 0.7, 2: 0.3})
+    ((function, _, arguments),) = fake.submitted
+    assert function == "commit_timelocked_mechanism_weights"
+    assert "weights" not in arguments
+    assert arguments["reveal_round"] > 0
+
+
 def test_the_chains_own_reason_is_passed_on(chain: BittensorChain, fake: FakeSubstrate) -> None:
     with pytest.raises(SubnetError, match="is not registered on netuid 26"):
         chain.set_weights(CAROL, {0: 1.0})
