@@ -41,8 +41,9 @@ def _photo(name: str) -> Pixels:
 
 
 def clean_pixels(rng: np.random.Generator, side: int) -> Pixels:
-    """A random crop of a photograph that scikit-image ships, uint8 (side, side, 3)."""
-    photo = _photo(("astronaut", "coffee", "chelsea")[rng.integers(3)])
+    """A random crop of a photograph that scikit-image ships, uint8 (side, side, 3); side is at most 512."""
+    photos = [photo for photo in map(_photo, ("astronaut", "coffee", "chelsea")) if min(photo.shape[:2]) >= side]
+    photo = photos[rng.integers(len(photos))]
     top, left = (rng.integers(0, extent - side + 1) for extent in photo.shape[:2])
     return np.ascontiguousarray(photo[top : top + side, left : left + side])
 

@@ -12,7 +12,7 @@ from schemas.errors import CorpusError
 from schemas.record import Record, record_schema
 from sinks import layout
 from sinks.manifest import FileEntry, Manifest, Signer, parse_manifest
-from sinks.rounds import RoundFiles, StoredRound, build_round, read_round, write_round
+from sinks.rounds import RoundDraft, StoredRound, draft_round, read_round, write_round
 from sinks.store import ObjectMissing, Store
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ class Corpus:
 
     def commit(
         self, records: Sequence[Record], original_png: bytes, bodies: dict[str, bytes], *, signer: Signer | None = None
-    ) -> tuple[RoundRef, RoundFiles]:
+    ) -> tuple[RoundRef, RoundDraft]:
         """Write one round. A retry of the same round finds the earlier try wherever it went."""
         made = min((record.created_at for record in records), default=datetime.now(UTC))
         day = self.open_day(made)
@@ -107,10 +107,10 @@ class Corpus:
                 log.info("round %s was committed before %s was sealed", records[0].round_id, earlier)
                 day = earlier
                 break
-        files = build_round(day, records, original_png, bodies, signer=signer)
-        if not self._claimed(day, files.round_id):
-            write_round(self.store, day, files, created_at=made)
-        return RoundRef(day, files.round_id), files
+        draft = draft_round(day, records, original_png, bodies, signer=signer)
+        if not self._claimed(day, draft.round_id):
+            write_round(self.store, day, draft)
+        return RoundRef(day, draft.round_id), draft
 
     def _has_round(self, day: date, round_id: str) -> bool:
         return self._claimed(day, round_id) or self.store.head(layout.commit_key(day, round_id)) is not None

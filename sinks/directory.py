@@ -6,13 +6,14 @@ import hashlib
 import io
 import os
 import secrets
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
 from schemas.errors import StoreError
-from sinks.store import Buffer, Entry, ObjectCorrupt, ObjectMissing, ObjectWriter, Store, check_key
+from sinks.store import Buffer, Entry, ObjectCorrupt, ObjectMissing, ObjectWriter, Store, check_key, closing_writer
 
 # Temporary files live beside the objects, so that publishing is a link within one file system.
 UNFINISHED = ".unfinished"
@@ -29,30 +30,32 @@ class DirectoryStore(Store):
         return self.root / check_key(key)
 
     @contextmanager
-    def _temporary(self) -> Iterator[tuple[Path, ObjectWriter]]:
-        """A file that is durable when the block ends and gone when it raises; the caller publishes it."""
+    def _temporary(self) -> Iterator[tuple[Path, io.FileIO]]:
+        """A new file among the unfinished, gone at the end of the block; who publishes it gives it a second name."""
         folder = self.root / UNFINISHED
         path = folder / f"{os.getpid()}-{secrets.token_hex(8)}"
         try:
             folder.mkdir(parents=True, exist_ok=True)
             with path.open("xb", buffering=0) as file:
-                writer = ObjectWriter(_Complete(file))
-                yield path, writer
+                yield path, file
         except OSError as error:
             raise _sentence(error, self.root) from error
         finally:
-            path.unlink(missing_ok=True) if folder.is_dir() else None
+            if folder.is_dir():
+                path.unlink(missing_ok=True)
 
     @contextmanager
     def create(self, key: str) -> Iterator[ObjectWriter]:
         target = self._path(key)
-        with self._temporary() as (path, writer):
+        with self._temporary() as (path, file), closing_writer(_Complete(file)) as writer:
             yield writer
-            _sync_file(path)
+            writer.drain()
+            os.fsync(file.fileno())
             writer.won = self._publish(path, target) or _digest(target) == writer.sha256
+            _sync_folder(target.parent)
 
     def _publish(self, path: Path, target: Path) -> bool:
-        """Give a durable file its name, unless the name is taken."""
+        """Give a durable file its name, unless the name is taken. The caller makes the folder durable."""
         while True:
             _make_parents(target.parent, self.root)
             try:
@@ -64,21 +67,43 @@ class DirectoryStore(Store):
                 if not path.exists():
                     raise
                 continue
-            finally:
-                with contextlib.suppress(FileNotFoundError):
-                    _sync_folder(target.parent)
             return True
 
     def put_new(self, key: str, data: Buffer) -> bool:
-        with self.create(key) as writer:
-            writer.write(data)
-        return writer.won
+        return self.put_together([], key, lambda: data) is None
+
+    def put_together(self, parts: Sequence[tuple[str, Buffer]], key: str, commit: Callable[[], Buffer]) -> str | None:
+        """As promised, with three waits for the disk however many the parts: files, their names, the commit's name."""
+        started = datetime.now(UTC)
+        targets = [self._path(part) for part, _ in parts]
+        last = self._path(key)
+        with ExitStack() as stack:
+            unfinished = [stack.enter_context(self._temporary()) for _ in (*parts, key)]
+            # Entered last, so that on an error its threads are done before the files are closed under them.
+            pool = stack.enter_context(ThreadPoolExecutor(len(parts) + 1))
+            pending = [
+                pool.submit(_write_durably, file, data) for (_, file), (_, data) in zip(unfinished, parts, strict=False)
+            ]
+            pending.append(pool.submit(_make_parents, last.parent, self.root))
+            data = commit()
+            path, file = unfinished[-1]
+            _write_durably(file, data)
+            for future in pending:
+                future.result()
+            for (part_path, _), target, (part, part_data) in zip(unfinished, targets, parts, strict=False):
+                if not self._publish(part_path, target) and target.read_bytes() != part_data:
+                    return part
+            _sync_folders(targets)
+            self._look_again(parts, since=started)
+            if not self._publish(path, last) and last.read_bytes() != data:
+                return key
+            _sync_folder(last.parent)
+        return None
 
     def put(self, key: str, data: Buffer) -> None:
         target = self._path(key)
-        with self._temporary() as (path, writer):
-            writer.write(data)
-            _sync_file(path)
+        with self._temporary() as (path, file):
+            _write_durably(file, data)
             _make_parents(target.parent, self.root)
             path.replace(target)
             _sync_folder(target.parent)
@@ -204,7 +229,7 @@ def _digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _sync_file(path: Path) -> None:
+def _sync_folder(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -212,7 +237,14 @@ def _sync_file(path: Path) -> None:
         os.close(descriptor)
 
 
-_sync_folder = _sync_file
+def _sync_folders(targets: Sequence[Path]) -> None:
+    for folder in {target.parent for target in targets}:
+        _sync_folder(folder)
+
+
+def _write_durably(file: io.FileIO, data: Buffer) -> None:
+    _Complete(file).write(data)
+    os.fsync(file.fileno())
 
 
 def _make_parents(folder: Path, root: Path) -> None:

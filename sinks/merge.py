@@ -19,7 +19,7 @@ from schemas.record import record_schema
 from sinks.layout import original_name, perturbed_name
 from sinks.manifest import FileEntry, Kind, ModelEntry, Numbers
 from sinks.merkle import POINTERS, leaf_hash, record_root
-from sinks.parquet import TableWriter, rows_table
+from sinks.parquet import ROW_GROUP, TableWriter, rows_table
 from sinks.rounds import StoredRound
 from sinks.store import ObjectWriter, Store
 from sinks.tar import Member, TarWriter
@@ -56,13 +56,16 @@ class DayTotals:
             for name, (count, low, total, high) in sorted(self.sums.items())
         }
 
-    def count(self, table: pa.Table, rows: Sequence[dict[str, Any]]) -> None:
-        """Add one round's rows as they will stand in the sealed day."""
+    def count(self, rows: Sequence[dict[str, Any]]) -> None:
+        """Add rows as they stand in the sealed day."""
         self.outcomes.update(row["outcome"] for row in rows)
         self.classifiers.update((row["classifier"], row["classifier_sha256"]) for row in rows)
         self.judges.update((row["judge"], row["judge_sha256"]) for row in rows)
         self.policies.update(row["policy"] for row in rows)
         self.validators.update(row["validator_hotkey"] for row in rows)
+
+    def summarise(self, table: pa.Table) -> None:
+        """Add the main metrics of a table."""
         for name in SUMMARISED:
             column = table.column(name)
             if (count := len(column) - column.null_count) > 0:
@@ -138,6 +141,7 @@ class DayWriter:
         self._perturbed = _Shards(store, folder, "perturbed", shard_bytes, self.totals.files)
         self._originals: dict[bytes, _Place] = {}
         self._pixels: dict[bytes, str] = {}
+        self._pending: list[pa.Table] = []
         self._metadata_key = f"{folder}metadata-00000.parquet"
         self._metadata = store.create(self._metadata_key)
         self._statement = {"kind": "sealed-day", "day": day}
@@ -162,6 +166,7 @@ class DayWriter:
                 raise error
             self._original.close()
             self._perturbed.close()
+            self._flush()
             self._table.finish()
         self.totals.files.append(published(self._metadata_key, "metadata", self._metadata_file, self._table.rows))
         self.totals.files.sort(key=lambda entry: entry.key)
@@ -186,8 +191,17 @@ class DayWriter:
         if double := leaves.keys() & self.totals.leaves.keys():
             raise CorpusError(f"record {min(double)} stands in two rounds; it cannot be sealed: run `perturb audit`")
         self.totals.leaves.update(leaves)
-        self.totals.count(table, rows)
-        self._table.add(table)
+        self.totals.count(rows)
+        self._pending.append(table)
+        if sum(waiting.num_rows for waiting in self._pending) >= ROW_GROUP:
+            self._flush()
+
+    def _flush(self) -> None:
+        if self._pending:
+            table = pa.concat_tables(self._pending).combine_chunks()
+            self.totals.summarise(table)
+            self._table.add(table)
+        self._pending = []
 
     def _place_original(self, row: dict[str, Any], tar: memoryview) -> _Place:
         identity = bytes.fromhex(row["original_sha256"])
@@ -221,4 +235,4 @@ def _with_pointers(table: pa.Table, rows: list[dict[str, Any]]) -> pa.Table:
         place = table.schema.get_field_index(name)
         column = pa.array([row[name] for row in rows], table.schema.field(place).type)
         table = table.set_column(place, table.schema.field(place), column)
-    return table
+    return table.replace_schema_metadata(None)

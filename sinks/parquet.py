@@ -17,44 +17,35 @@ ROW_GROUP = 16_384
 
 
 class TableWriter:
-    """Writes record rows to a file that `write`s and `tell`s, in row groups of bounded size."""
+    """Writes record rows to a file that `write`s and `tell`s, in row groups of bounded size.
 
-    def __init__(self, sink: Any, *, statement: Mapping[str, Any]):
+    `brief` suits tables of a few hundred rows: no dictionaries and no page index, which would outweigh the data.
+    """
+
+    def __init__(self, sink: Any, *, statement: Mapping[str, Any], brief: bool = False):
         schema = record_schema().with_metadata({KEY: canonical_json({"format": FORMAT, **statement})})
-        self._schema = schema
         self._writer = pq.ParquetWriter(
             pa.PythonFile(sink, mode="w"),
             schema,
             compression="zstd",
-            compression_level=3,
-            write_page_index=True,
+            compression_level=1 if brief else 3,
+            use_dictionary=not brief,
+            write_page_index=not brief,
             write_page_checksum=True,
         )
-        self._pending: list[pa.Table] = []
-        self._rows = 0
         self.rows = 0
 
     def add(self, table: pa.Table) -> None:
-        """Append rows of the record schema."""
-        self._pending.append(table.cast(self._schema))
-        self._rows += table.num_rows
+        """Append rows of the record schema as row groups of their own."""
+        self._writer.write_table(table, row_group_size=ROW_GROUP)
         self.rows += table.num_rows
-        if self._rows >= ROW_GROUP:
-            self._flush()
-
-    def _flush(self) -> None:
-        if self._pending:
-            self._writer.write_table(pa.concat_tables(self._pending).combine_chunks(), row_group_size=ROW_GROUP)
-        self._pending, self._rows = [], 0
 
     def abort(self) -> None:
         """Give up: the file is dropped, so nothing more may be written into it, by a destructor neither."""
-        self._pending = []
         self._writer.is_open = False
 
     def finish(self) -> None:
         """Write the footer. Without it the file is no Parquet."""
-        self._flush()
         self._writer.close()
 
 
@@ -88,6 +79,14 @@ def open_table(source: Any, where: str) -> pq.ParquetFile:
         if field.name not in known.names or known.field(field.name).type != field.type:
             raise CorpusError(f"{where} has column {field.name}: {field.type}, which a record has not")
     return file
+
+
+def read_table(file: pq.ParquetFile, where: str) -> pa.Table:
+    """A small table as a whole, with its own columns."""
+    try:
+        return file.read(use_threads=False)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise CorpusError(f"{where} is damaged ({error}); restore it from a copy") from error
 
 
 def read_rows(file: pq.ParquetFile, where: str, *, batch: int = 4096) -> Iterator[list[dict[str, Any]]]:

@@ -4,8 +4,9 @@ import hashlib
 import io
 import logging
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, timedelta
+from datetime import date
 from functools import cached_property
 from typing import Any
 
@@ -17,24 +18,55 @@ from schemas.record import Record
 from sinks import layout
 from sinks.manifest import FORMAT, FileEntry, Kind, RoundStatement, Signer, parse_round
 from sinks.merkle import canonical_json, leaf_hash, record_root
-from sinks.parquet import TableWriter, open_table, read_rows, read_statement, rows_table
+from sinks.parquet import TableWriter, open_table, read_statement, read_table, rows_table
 from sinks.store import Store
-from sinks.tar import Member, TarWriter
+from sinks.tar import Member, Pieces, TarWriter
 
 log = logging.getLogger(__name__)
-# Garbage collection leaves objects alone for longer than this; a faster round needs no second look at its tars.
-_SLOW = timedelta(minutes=10)
 
 
 @dataclass(frozen=True)
-class RoundFiles:
-    """A round ready to be written: the bytes of its objects and its statement."""
+class RoundDraft:
+    """A round laid out in memory: its tars, and the rows that point into them.
+
+    The same draft gives the same bytes, except for the signature (sr25519 signatures are random).
+    """
 
     round_id: str
     original: bytes
     perturbed: bytes | None
-    metadata: bytes
-    statement: RoundStatement
+    rows: list[dict[str, Any]]
+    bodies: Mapping[str, bytes]
+    signer: Signer | None
+
+    @cached_property
+    def statement(self) -> RoundStatement:
+        """What the round says of itself. Raises CorpusError where an image is not that of its record's digest."""
+        with ThreadPoolExecutor(2) as pool:
+            files = [pool.submit(_file, "original", self.original, 1)]
+            if self.perturbed is not None:
+                files.append(pool.submit(_file, "perturbed", self.perturbed, len(self.bodies)))
+            checked = pool.submit(_check_bodies, self.rows, self.bodies)
+            root = record_root({row["record_id"]: leaf_hash(row) for row in self.rows})
+            checked.result()
+        return RoundStatement(
+            format=FORMAT,
+            round_id=self.round_id,
+            records=len(self.rows),
+            images=len(self.bodies),
+            merkle_root=root,
+            files=tuple(future.result() for future in files),
+        ).signed(self.signer)
+
+    @cached_property
+    def metadata(self) -> bytes:
+        """The commit object: the rows as Parquet, under the statement."""
+        table = rows_table(self.rows)
+        sink = io.BytesIO()
+        writer = TableWriter(sink, statement=self.statement.model_dump(mode="json"), brief=True)
+        writer.add(table)
+        writer.finish()
+        return sink.getvalue()
 
     @property
     def size(self) -> int:
@@ -71,61 +103,45 @@ class StoredRound:
         return found
 
 
-def build_round(
+def draft_round(
     day: date,
     records: Sequence[Record],
     original_png: bytes,
     bodies: Mapping[str, bytes],
     *,
     signer: Signer | None = None,
-) -> RoundFiles:
+) -> RoundDraft:
     """Lay out one round. `bodies` maps record ids of accepted records to the PNG as the miner sent it.
 
-    The same arguments give the same bytes, except for the signature (sr25519 signatures are random).
-    Raises CorpusError for no records, mixed rounds, double ids, and accepted records without their very bytes.
+    Raises CorpusError for no records, mixed rounds, double ids, and accepted records without an image.
     """
     round_id = _only_round(records)
     folder = layout.round_folder(day, round_id)
-    ordered = sorted(records, key=lambda record: record.record_id)
-    original_tar, perturbed_tar = io.BytesIO(), io.BytesIO()
-    originals, perturbed = TarWriter(original_tar), TarWriter(perturbed_tar)
-    original = originals.add(layout.original_name(ordered[0].original_sha256), original_png)
-    originals.finish()
+    originals, perturbed = TarWriter(Pieces()), TarWriter(Pieces())
+    original = originals.add(layout.original_name(records[0].original_sha256), original_png)
     rows = []
-    for record in ordered:
+    for record in sorted(records, key=lambda record: record.record_id):
         row = record.model_dump() | _pointer("original", folder, original)
         if record.outcome == Outcome.ACCEPTED:
-            body = bodies.get(record.record_id, b"")
-            if hashlib.sha256(body).hexdigest() != record.body_sha256:
-                raise CorpusError(f"record {record.record_id} is accepted, but its bytes are not those of its digest")
+            if not (body := bodies.get(record.record_id, b"")):
+                raise CorpusError(f"record {record.record_id} is accepted, but there is no image")
             row |= _pointer("perturbed", folder, perturbed.add(layout.perturbed_name(record.record_id), body))
         rows.append(row)
-    perturbed.finish()
-    table = rows_table(rows)
-    # The digests are taken from the rows as Arrow gives them back, which is how everybody else will see them.
-    leaves = {row["record_id"]: leaf_hash(row) for row in table.to_pylist()}
-    files = [_file("original", original_tar.getvalue(), 1)]
-    if perturbed.members:
-        files.append(_file("perturbed", perturbed_tar.getvalue(), len(perturbed.members)))
-    statement = RoundStatement(
-        format=FORMAT,
+    return RoundDraft(
         round_id=round_id,
-        records=len(rows),
-        images=len(perturbed.members),
-        merkle_root=record_root(leaves),
-        files=tuple(files),
-    ).signed(signer)
-    sink = io.BytesIO()
-    writer = TableWriter(sink, statement=statement.model_dump(mode="json"))
-    writer.add(table)
-    writer.finish()
-    return RoundFiles(
-        round_id=round_id,
-        original=original_tar.getvalue(),
-        perturbed=perturbed_tar.getvalue() if perturbed.members else None,
-        metadata=sink.getvalue(),
-        statement=statement,
+        original=originals.finish().join(),
+        perturbed=perturbed.finish().join() if perturbed.members else None,
+        rows=rows,
+        bodies={row["record_id"]: bodies[row["record_id"]] for row in rows if row["perturbed_shard"] is not None},
+        signer=signer,
     )
+
+
+def _check_bodies(rows: Sequence[Mapping[str, Any]], bodies: Mapping[str, bytes]) -> None:
+    for row in rows:
+        body = bodies.get(row["record_id"])
+        if body is not None and hashlib.sha256(body).hexdigest() != row["body_sha256"]:
+            raise CorpusError(f"record {row['record_id']} is accepted, but its bytes are not those of its digest")
 
 
 def _only_round(records: Sequence[Record]) -> str:
@@ -153,39 +169,29 @@ def _file(kind: Kind, data: bytes, rows: int) -> FileEntry:
     return FileEntry(key=f"{kind}.tar", kind=kind, size=len(data), sha256=hashlib.sha256(data).hexdigest(), rows=rows)
 
 
-def write_round(store: Store, day: date, files: RoundFiles, *, created_at: datetime) -> None:
+def write_round(store: Store, day: date, draft: RoundDraft) -> None:
     """Put the round's objects, the commit last. Doing it again with the same round changes nothing.
 
     Raises CorpusError when another round with the same id is there, StoreError when the store fails.
     """
-    folder = layout.round_folder(day, files.round_id)
-    for kind, data in (("original", files.original), ("perturbed", files.perturbed)):
-        if data is not None and not store.put_new(f"{folder}{kind}.tar", data):
-            raise _taken(folder)
-    if datetime.now(UTC) - created_at > _SLOW:
-        _check_present(store, folder, files.statement)
-    if not store.put_new(folder + layout.COMMIT, files.metadata):
+    folder = layout.round_folder(day, draft.round_id)
+    tars = [(folder + "original.tar", draft.original)]
+    if draft.perturbed is not None:
+        tars.append((folder + "perturbed.tar", draft.perturbed))
+    commit = folder + layout.COMMIT
+    taken = store.put_together(tars, commit, lambda: draft.metadata)
+    if taken == commit:
         # Ours after all, under another signature: an earlier try of this process got through.
-        there = read_round(store, day, files.round_id)
-        if _unsigned(there.statement) != _unsigned(files.statement) or there.faults():
-            raise _taken(folder)
-        log.info("round %s was committed by an earlier try", files.round_id)
-
-
-def _check_present(store: Store, folder: str, statement: RoundStatement) -> None:
-    """A producer that slept for days finds its tars collected as garbage; it must not claim them then."""
-    for entry in statement.files:
-        stored = store.head(folder + entry.key)
-        if stored is None or stored.size != entry.size:
-            raise CorpusError(f"{folder}{entry.key} is gone before its round was committed; produce a new round")
+        there = read_round(store, day, draft.round_id)
+        if _unsigned(there.statement) == _unsigned(draft.statement) and not there.faults():
+            log.info("round %s was committed by an earlier try", draft.round_id)
+            return
+    if taken is not None:
+        raise CorpusError(f"{folder} already holds other bytes; produce the round again under a new id")
 
 
 def _unsigned(statement: RoundStatement) -> bytes:
     return canonical_json(statement.model_dump(mode="json", exclude={"signer", "signature"}))
-
-
-def _taken(folder: str) -> CorpusError:
-    return CorpusError(f"{folder} already holds other bytes; produce the round again under a new id")
 
 
 def read_round(store: Store, day: date, round_id: str) -> StoredRound:
@@ -193,11 +199,11 @@ def read_round(store: Store, day: date, round_id: str) -> StoredRound:
     key = layout.commit_key(day, round_id)
     data = store.get(key)
     file = open_table(pa.BufferReader(data), key)
-    rows = [row for batch in read_rows(file, key) for row in batch]
+    table = read_table(file, key)
     return StoredRound(
         day=day,
         statement=parse_round(canonical_json(read_statement(file.schema_arrow, key)), key),
         commit_sha256=hashlib.sha256(data).hexdigest(),
-        table=file.read(),
-        rows=rows,
+        table=table,
+        rows=table.to_pylist(),
     )

@@ -18,7 +18,7 @@ from urllib3.exceptions import HTTPError
 from schemas.errors import StoreError
 from schemas.settings import S3Settings
 from sinks.s3_errors import is_missing, is_taken, sentence, worth_another_try
-from sinks.store import Buffer, Entry, ObjectCorrupt, ObjectMissing, ObjectWriter, Store, check_key
+from sinks.store import Buffer, Entry, ObjectCorrupt, ObjectMissing, ObjectWriter, Store, check_key, closing_writer
 
 log = logging.getLogger(__name__)
 _Result = TypeVar("_Result")
@@ -103,9 +103,9 @@ class S3Store(Store):
     def create(self, key: str) -> Iterator[ObjectWriter]:
         check_key(key)
         try:
-            with tempfile.SpooledTemporaryFile(max_size=_SPOOL_BYTES) as file:
-                writer = ObjectWriter(file)
+            with tempfile.SpooledTemporaryFile(max_size=_SPOOL_BYTES) as file, closing_writer(file) as writer:
                 yield writer
+                writer.drain()
                 writer.won = self._upload(key, file, writer.size, writer.sha256, new=True)
         except OSError as error:
             raise StoreError(f"{key} could not be staged: {error.strerror}; free space in $TMPDIR") from error

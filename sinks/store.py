@@ -8,10 +8,11 @@ import hashlib
 import io
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import Protocol
 
 from schemas.errors import StoreError
@@ -19,6 +20,9 @@ from schemas.settings import S3Settings
 
 _SEGMENT = re.compile(r"[A-Za-z0-9._=+-]+")
 STREAM_BYTES = 8 * 2**20
+_GATHERED_BYTES = 2 * 2**20
+# Far below the grace time of garbage collection.
+_SUSPENDED = timedelta(minutes=10)
 Buffer = bytes | bytearray | memoryview
 
 
@@ -44,11 +48,19 @@ class _Sink(Protocol):
 
 
 class ObjectWriter(io.RawIOBase):
-    """A file to write an object into; counts and hashes what passes. `won` is set when the object is published."""
+    """A file to write an object into; counts and hashes what passes. `won` is set when the object is published.
+
+    Pieces are gathered, then written while a thread hashes them: both leave the interpreter free. A piece must not
+    be changed after it was given.
+    """
 
     def __init__(self, sink: _Sink):
         self._sink = sink
         self._digest = hashlib.sha256()
+        self._hasher = ThreadPoolExecutor(1)
+        self._hashing: Future[None] | None = None
+        self._gathered: list[memoryview] = []
+        self._waiting = 0
         self._size = 0
         self.won = False
 
@@ -57,12 +69,38 @@ class ObjectWriter(io.RawIOBase):
         return True
 
     def write(self, data: Buffer, /) -> int:  # type: ignore[override]
-        """Append; a short write of the file below is completed or raises."""
+        """Append; a short write of the file below is completed or raises, here or later."""
         view = memoryview(data).cast("B")
-        self._digest.update(view)
+        self._gathered.append(view)
         self._size += view.nbytes
-        self._sink.write(view)
+        self._waiting += view.nbytes
+        if self._waiting >= _GATHERED_BYTES:
+            self.drain()
         return view.nbytes
+
+    def drain(self) -> None:
+        """Hand everything gathered to the file below."""
+        pieces, self._gathered, self._waiting = self._gathered, [], 0
+        self._wait()
+        if pieces:
+            self._hashing = self._hasher.submit(self._hash, pieces)
+            for piece in pieces:
+                self._sink.write(piece)
+
+    def _hash(self, pieces: Sequence[memoryview]) -> None:
+        for piece in pieces:
+            self._digest.update(piece)
+
+    def _wait(self) -> None:
+        if self._hashing is not None:
+            self._hashing.result()
+            self._hashing = None
+
+    def end(self) -> None:
+        """Nothing more will come, for whatever reason; what was only gathered and not drained is dropped."""
+        self._gathered = []
+        self._wait()
+        self._hasher.shutdown()
 
     def tell(self) -> int:
         """Bytes written so far."""
@@ -76,7 +114,20 @@ class ObjectWriter(io.RawIOBase):
     @property
     def sha256(self) -> str:
         """Digest of the bytes written so far, 64 hex digits."""
+        if self._gathered:
+            self.drain()
+        self._wait()
         return self._digest.hexdigest()
+
+
+@contextmanager
+def closing_writer(sink: _Sink) -> Iterator[ObjectWriter]:
+    """A writer whose thread ends with the block."""
+    writer = ObjectWriter(sink)
+    try:
+        yield writer
+    finally:
+        writer.end()
 
 
 class Store(ABC):
@@ -98,6 +149,30 @@ class Store(ABC):
     @abstractmethod
     def put_new(self, key: str, data: Buffer) -> bool:
         """Write unless the key is taken. True if the object now consists of exactly these bytes, whoever wrote it."""
+
+    def put_together(self, parts: Sequence[tuple[str, Buffer]], key: str, commit: Callable[[], Buffer]) -> str | None:
+        """Create some objects, and after them, when they are sure to last, the one that makes them count.
+
+        `commit` gives the bytes of `key`; it is called while the parts are on their way. Returns None, or the key
+        that is taken by other bytes; nothing that stands behind it in order was written.
+        """
+        started = datetime.now(UTC)
+        with ThreadPoolExecutor(len(parts)) as pool:
+            pending = [pool.submit(self.put_new, *part) for part in parts]
+            data = commit()
+        for (part, _), future in zip(parts, pending, strict=True):
+            if not future.result():
+                return part
+        self._look_again(parts, since=started)
+        return None if self.put_new(key, data) else key
+
+    def _look_again(self, parts: Sequence[tuple[str, Buffer]], *, since: datetime) -> None:
+        """A process that was suspended for days may find its parts collected as garbage; then nothing may count."""
+        if datetime.now(UTC) - since < _SUSPENDED:
+            return
+        for key, data in parts:
+            if (stored := self.head(key)) is None or stored.size != memoryview(data).nbytes:
+                raise StoreError(f"{key} is gone before it could be committed; do the step again")
 
     @abstractmethod
     def put(self, key: str, data: Buffer) -> None:

@@ -55,15 +55,15 @@ def commit_round(
         for response, verdict, score in zip(responses, verdicts, scores, strict=True)
     ]
     bodies = {record.record_id: response.body for record, response in zip(records, responses, strict=True)}
-    ref, files = corpus.commit(records, challenge.png, bodies, signer=signer)
+    ref, draft = corpus.commit(records, challenge.png, bodies, signer=signer)
     outcomes = Counter(record.outcome for record in records)
     return RoundSummary(
         round_id=ref.round_id,
         day=ref.day,
         records=len(records),
-        accepted=files.statement.images,
+        accepted=draft.statement.images,
         outcomes=dict(outcomes),
-        stored_bytes=files.size,
-        merkle_root=files.statement.merkle_root,
+        stored_bytes=draft.size,
+        merkle_root=draft.statement.merkle_root,
         rows=tuple(records),
     )

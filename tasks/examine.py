@@ -143,7 +143,8 @@ def _count_rows(rows: list[dict[str, Any]], totals: DayTotals, shards: set[str],
         if not {row["original_shard"], row["perturbed_shard"]} - {None} <= shards:
             found.fault("it points to a shard that is not of this day", where=_at(found, row))
     found.records += len(rows)
-    totals.count(rows_table(rows), rows)
+    totals.count(rows)
+    totals.summarise(rows_table(rows))
 
 
 def _compare(manifest: Manifest, totals: DayTotals, found: Examination) -> None:

@@ -148,7 +148,7 @@ def _build(
 _Loaded = tuple[StoredRound, bytes, bytes | None]
 
 
-def _read_ahead(corpus: Corpus, rounds: Sequence[RoundRef], depth: int = 3) -> Iterator[_Loaded]:
+def _read_ahead(corpus: Corpus, rounds: Sequence[RoundRef], depth: int = 2) -> Iterator[_Loaded]:
     """Rounds in order, the next few being read and checked while the caller writes."""
     with ThreadPoolExecutor(depth) as pool:
         pending = [pool.submit(load_round, corpus, ref) for ref in rounds[:depth]]

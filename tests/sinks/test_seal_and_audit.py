@@ -336,7 +336,10 @@ TAMPERING = {
         "rows|twice",
     ),
     "a row that is no record": (lambda root: _rewrite(_first(root, "metadata*"), _set("height", None)), "height"),
-    "a byte in the middle of the Parquet": (lambda root: _flip_byte(_first(root, "metadata*"), 400), "."),
+    "bytes in the middle of the Parquet": (
+        lambda root: [_flip_byte(_first(root, "metadata*"), place) for place in range(400, 600)],
+        ".",
+    ),
     "a tar cut at a member boundary": (_cut_tar, "bytes"),
     "a tar gone": (lambda root: _first(root, "perturbed*.tar").unlink(), "missing"),
     "a signature": (_change_statement, "signature"),

@@ -1,0 +1,198 @@
+"""How fast the corpus is written and how much it stores, against its peers and against the limit.
+
+    python benchmarks/writing.py [--store directory|seaweedfs] [--rounds 40] [--miners 16] [--side 224]
+
+Peers, in the same run on the same samples: a plain copy of the same bytes (the limit: files written and fsynced,
+or one PUT for each object), `webdataset.ShardWriter`, and one object for each image. "Naive" is the layout that
+stores the original again with every pair. Every figure is the best of the repetitions, which alternate, because
+the machine may be busy with other things.
+"""
+
+import argparse
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, timedelta
+from functools import partial
+from pathlib import Path
+
+from servers import ACCESS_KEY, SECRET_KEY, seaweedfs
+from synthetic import DAY, SyntheticRound, make_round
+
+from schemas.settings import S3Settings, SealSettings
+from sinks.corpus import Corpus
+from sinks.store import Store, open_store
+from tasks.commit import commit_round
+from tasks.seal import seal_day
+
+MB = 1e6
+LATER = DAY + timedelta(days=9)
+
+
+def commit_all(corpus: Corpus, rounds: list[SyntheticRound]) -> None:
+    """Every round through the real commit."""
+    for made in rounds:
+        commit_round(
+            corpus, made.challenge, made.responses, made.verdicts, made.scores,
+            netuid=26, block=None, validator_hotkey="benchmark",
+        )  # fmt: skip
+
+
+def objects(store: Store, prefix: str) -> list[tuple[str, bytes]]:
+    """Everything below a prefix, in memory."""
+    return [(entry.key, store.get(entry.key)) for entry in store.entries(prefix)]
+
+
+def copy_all(store: Store, found: list[tuple[str, bytes]], *, where: str) -> None:
+    """The same bytes under other names with nothing but durability: what no writer can beat."""
+    root = getattr(store, "root", None)
+    for key, data in found:
+        if root is None:
+            store._client.put_object(Bucket=store._bucket, Key=f"{where}/{key}", Body=data)  # type: ignore[attr-defined]
+            continue
+        path = root / where / key
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+
+
+def one_object_each(store: Store, rounds: list[SyntheticRound], *, where: str) -> None:
+    """Each image as an object of its own."""
+    for made in rounds:
+        store.put_new(f"{where}/{made.challenge.round_id}/original.png", made.challenge.png)
+        for place, response in enumerate(made.responses):
+            store.put_new(f"{where}/{made.challenge.round_id}/{place}.png", response.body)
+
+
+def shard_writer(store: Store, rounds: list[SyntheticRound], folder: Path) -> None:
+    """webdataset's writer with the same images, a shard a round, made durable and uploaded where the store is S3."""
+    import webdataset
+
+    for made in rounds:
+        pattern = str(folder / f"{made.challenge.round_id}-%05d.tar")
+        with webdataset.ShardWriter(pattern, verbose=0) as writer:
+            writer.write({"__key__": "original", "original.png": made.challenge.png})
+            for place, (response, verdict, score) in enumerate(
+                zip(made.responses, made.verdicts, made.scores, strict=True)
+            ):
+                facts = verdict.model_dump(mode="json") | score.model_dump(mode="json")
+                writer.write({"__key__": f"{place:04d}", "perturbed.png": response.body, "json": facts})
+        path = Path(pattern % 0)
+        if hasattr(store, "root"):
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+        else:
+            store.put(f"shardwriter/{path.name}", path.read_bytes())
+            path.unlink()
+
+
+@contextmanager
+def opened(kind: str, folder: Path) -> Iterator[Store]:
+    """The store to measure."""
+    if kind == "directory":
+        yield open_store(str(folder / "store"))
+        return
+    os.environ |= {"AWS_ACCESS_KEY_ID": ACCESS_KEY, "AWS_SECRET_ACCESS_KEY": SECRET_KEY}
+    with seaweedfs(folder / "seaweedfs") as server:
+        server.make_bucket("bench")
+        settings = S3Settings(endpoint_url=server.endpoint, region="us-east-1", addressing_style="path")
+        yield open_store("s3://bench/corpus", settings)
+
+
+def timed(action: Callable[[], object]) -> float:
+    """Seconds that an action takes."""
+    started = time.perf_counter()
+    action()
+    return time.perf_counter() - started
+
+
+def clear(store: Store, *prefixes: str) -> None:
+    """Remove what one repetition wrote."""
+    root = getattr(store, "root", None)
+    for prefix in prefixes:
+        if root is not None:
+            shutil.rmtree(root / prefix, ignore_errors=True)
+        else:
+            for entry in list(store.entries(prefix)):
+                store.delete(entry.key)
+
+
+def measure(store: Store, rounds: list[SyntheticRound], scratch: Path) -> dict[str, float]:
+    """Seconds of each way to write, once, and the bytes that were written."""
+    clear(store, "rounds/", "sealed/", "copied-rounds/", "copied-day/", "each/", "shardwriter/")
+    seconds = {"commit": timed(lambda: commit_all(Corpus(store), rounds))}
+    committed = objects(store, "rounds/")
+    seconds["round_bytes"] = sum(len(data) for _, data in committed)
+    seconds["round_metadata"] = sum(len(data) for key, data in committed if key.endswith(".parquet"))
+    seconds["copy_rounds"] = timed(partial(copy_all, store, committed, where="copied-rounds"))
+    with tempfile.TemporaryDirectory(dir=scratch) as folder:
+        seconds["shardwriter"] = timed(lambda: shard_writer(store, rounds, Path(folder)))
+    seconds["each"] = timed(lambda: one_object_each(store, rounds, where="each"))
+    del committed
+    corpus = Corpus(store)
+    settings = SealSettings()
+    seconds["seal"] = timed(lambda: seal_day(corpus, DAY.date(), settings=settings, now=lambda: LATER))
+    sealed = [(key, data) for key, data in objects(store, "sealed/") if not key.endswith(".json")]
+    seconds["copy_day"] = timed(lambda: copy_all(store, sealed, where="copied-day"))
+    seconds["sealed_bytes"] = sum(len(data) for _, data in sealed)
+    return seconds
+
+
+def main() -> None:
+    """Run, print a table, and the JSON line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--store", choices=["directory", "seaweedfs"], default="directory")
+    parser.add_argument("--rounds", type=int, default=40)
+    parser.add_argument("--miners", type=int, default=16)
+    parser.add_argument("--side", type=int, default=224)
+    parser.add_argument("--repeat", type=int, default=3)
+    parser.add_argument("--scratch", type=Path, default=Path(tempfile.gettempdir()))
+    options = parser.parse_args()
+    rounds = [
+        make_round((5, seed), miners=options.miners, refused=0, side=options.side, created_at=DAY.astimezone(UTC))
+        for seed in range(options.rounds)
+    ]
+    pairs = options.rounds * options.miners
+    perturbed = sum(len(response.body) for made in rounds for response in made.responses)
+    originals = sum(len(made.challenge.png) for made in rounds)
+    with tempfile.TemporaryDirectory(dir=options.scratch) as folder, opened(options.store, Path(folder)) as store:
+        runs = [measure(store, rounds, Path(folder)) for _ in range(options.repeat)]
+    best = {name: min(run[name] for run in runs) for name in runs[0]}
+    naive = perturbed + originals * options.miners
+    images = perturbed + originals
+    table = [
+        ("commit rounds", best["round_bytes"], best["commit"]),
+        ("  plain copy of the rounds", best["round_bytes"], best["copy_rounds"]),
+        ("  webdataset.ShardWriter", images, best["shardwriter"]),
+        ("  one object for each image", images, best["each"]),
+        ("seal the day", best["sealed_bytes"], best["seal"]),
+        ("  plain copy of the day", best["sealed_bytes"], best["copy_day"]),
+    ]
+    print(f"{options.store}: {options.rounds} rounds of {options.miners} pairs, {options.side} x {options.side} pixels")
+    for name, size, seconds in table:
+        print(f"{name:32} {size / MB:9.1f} MB {seconds:8.2f} s {size / MB / seconds:9.1f} MB/s")
+    per_pair = best["sealed_bytes"] / pairs
+    print(f"{'bytes stored for each pair':32} {per_pair:9.0f}, naive {naive / pairs:.0f}")
+    print(f"{'of a round, metadata':32} {best['round_metadata'] / best['round_bytes']:9.1%}")
+    result = {
+        "store": options.store,
+        "commit_vs_copy": best["copy_rounds"] / best["commit"],
+        "seal_vs_copy": best["copy_day"] / best["seal"],
+        "commit_vs_shardwriter": best["shardwriter"] / best["commit"],
+        "commit_vs_object_each": best["each"] / best["commit"],
+        "bytes_vs_naive": best["sealed_bytes"] / naive,
+        "round_bytes_vs_naive": best["round_bytes"] / naive,
+        "sha256": hashlib.sha256(b"".join(made.challenge.png for made in rounds)).hexdigest()[:16],
+    }
+    print(json.dumps({name: round(value, 3) if isinstance(value, float) else value for name, value in result.items()}))
+
+
+if __name__ == "__main__":
+    main()
