@@ -1,0 +1,102 @@
+"""A large sealed day for benchmarks, written straight into a store: a pool of real PNGs stands in it again and again.
+
+Every record has ids, digests and metrics of its own; only the bytes of images recur, which tars don't notice.
+"""
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+from typing import Any
+
+import numpy as np
+
+from benchmarks.synthetic import make_round
+from schemas.record import make_record
+from sinks import layout
+from sinks.corpus import Corpus
+from sinks.manifest import FORMAT, FileEntry, Manifest, Reverified
+from sinks.parquet import TableWriter, rows_table
+from sinks.store import Store
+from sinks.tar import TarWriter
+
+DAY = date(2026, 1, 31)
+ANSWERS = 8
+_POOL = 24
+_GROUP = 4096
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A metadata row (pointers unset) with both images."""
+
+    row: dict[str, Any]
+    original: bytes
+    perturbed: bytes
+
+
+def samples(records: int, *, side: int, seed: int = 0) -> Iterator[Sample]:
+    """`records` accepted rows, `ANSWERS` for each photograph; the same ones for the same seed."""
+    random = np.random.default_rng(seed)
+    pool = [make_round([seed, number], miners=ANSWERS, refused=0, side=side) for number in range(_POOL)]
+    for place in range(records):
+        number, answer = divmod(place, ANSWERS)
+        made = pool[number % _POOL]
+        record = make_record(
+            made.challenge, made.responses[answer], made.verdicts[answer], made.scores[answer],
+            netuid=26, block=None, validator_hotkey="synthetic",
+        )  # fmt: skip
+        row = record.model_dump() | {
+            "record_id": random.bytes(16).hex(),
+            "task_id": hashlib.sha256(b"task%d" % number).hexdigest()[:32],
+            "original_sha256": hashlib.sha256(b"original%d" % number).hexdigest(),
+            "perturbed_sha256": random.bytes(32).hex(),
+            "margin": float(random.random() * 5),
+        }
+        yield Sample(row, made.challenge.png, made.responses[answer].body)
+
+
+def write_sealed(store: Store, records: int, *, side: int) -> Corpus:
+    """One sealed day of `records` rows."""
+    folder = layout.day_folder(layout.SEALED, DAY) + "benchmark/"
+    keys = {kind: f"{folder}{kind}-00000.tar" for kind in ("original", "perturbed")}
+    metadata = folder + "metadata-00000.parquet"
+    files: list[FileEntry] = []
+    with (
+        store.create(keys["original"]) as original,
+        store.create(keys["perturbed"]) as perturbed,
+        store.create(metadata) as table_file,
+    ):
+        originals, answers = TarWriter(original), TarWriter(perturbed)
+        table = TableWriter(table_file, statement={"kind": "sealed-day", "day": DAY.isoformat()})
+        seen: dict[str, Any] = {}
+        rows: list[dict[str, Any]] = []
+        for sample in samples(records, side=side):
+            identity = sample.row["original_sha256"]
+            if identity not in seen:
+                seen = {identity: originals.add(layout.original_name(identity), sample.original)}
+            changed = answers.add(layout.perturbed_name(sample.row["record_id"]), sample.perturbed)
+            for kind, member in (("original", seen[identity]), ("perturbed", changed)):
+                sample.row[f"{kind}_shard"] = keys[kind]
+                sample.row[f"{kind}_offset"], sample.row[f"{kind}_length"] = member.offset, member.length
+            rows.append(sample.row)
+            if len(rows) == _GROUP:
+                table.add(rows_table(rows))
+                rows = []
+        table.add(rows_table(rows))
+        for part in (originals, answers, table):
+            part.finish()
+    for kind, key, file in (
+        ("original", keys["original"], original),
+        ("perturbed", keys["perturbed"], perturbed),
+        ("metadata", metadata, table_file),
+    ):
+        files.append(FileEntry(key=key, kind=kind, size=file.size, sha256=file.sha256, rows=records))
+    manifest = Manifest(
+        format=FORMAT, records=records, images=records, merkle_root="0" * 64, files=tuple(files), day=DAY, sequence=0,
+        previous=None, sealed_at=datetime(2026, 2, 1, tzinfo=UTC), attempt="benchmark", originals=records // ANSWERS,
+        duplicates=0, outcomes={"accepted": records}, statistics={}, classifiers=(), judges=(), policies=(),
+        validators=(), rounds=(), reverified=Reverified(fraction=0, records=0),
+    )  # fmt: skip
+    store.put(layout.manifest_key(DAY), manifest.to_json())
+    return Corpus(store)
