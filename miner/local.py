@@ -54,7 +54,7 @@ def start_local_miners(
     *,
     settings: Settings,
     ports: Sequence[int] | None = None,
-    budget_seconds: float = 6.0,
+    budget_seconds: float = 12.0,
     folder: Path | None = None,
 ) -> Iterator[LocalMiners]:
     """Start miners, wait until all of them answer, yield them, and end them.
