@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from cli import corpus, delivery, operation, production, verdicts
+from cli import corpus, delivery, operation, production, provenance, verdicts
 
 app = typer.Typer(
     name="perturb",
@@ -21,7 +21,7 @@ app = typer.Typer(
         "7 corpus; 8 an audit found faults; 9 tier; 10 status found something to look at; 130 interrupted."
     ),
 )
-for module in (production, corpus, delivery, operation, verdicts):
+for module in (production, corpus, provenance, delivery, operation, verdicts):
     module.register(app)
 
 

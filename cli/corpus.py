@@ -63,12 +63,26 @@ def audit(
     hotkey: Annotated[
         str | None, typer.Option(help="Demand that this validator signed everything.", show_default=False)
     ] = None,
+    proof: Annotated[
+        Path | None, typer.Option(help="Check this inclusion proof instead of a corpus.", show_default=False)
+    ] = None,
+    manifest: Annotated[
+        Path | None, typer.Option(help="With --proof: the sealed day's manifest.json.", show_default=False)
+    ] = None,
+    on_chain: Annotated[
+        str | None, typer.Option(help="With --proof: the root that this hotkey committed.", show_default=False)
+    ] = None,
     json_: Json = False,
 ) -> None:
     """Check that a corpus is what was committed, from its bytes alone: digests, counts, pointers, signatures, verdicts.
 
     Exits 8 and names each fault when something doesn't hold.
     """
+    if proof is not None:
+        from cli.provenance import check_proof_file
+
+        check_proof_file(proof, manifest=manifest, on_chain=on_chain, json_=json_)
+        return
     from schemas.errors import AuditError
     from sinks.layout import parse_day
     from tasks.audit import audit as run

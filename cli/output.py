@@ -1,5 +1,6 @@
 """How every command speaks: tables for people, and one JSON object as the last line for programs."""
 
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -23,6 +24,16 @@ def say_json(payload: dict[str, Any]) -> None:
     import json
 
     typer.echo(json.dumps(payload, default=str, ensure_ascii=False))
+
+
+def read_file(path: Path, argument: str) -> bytes:
+    """The bytes of a file named on the command line. Raises SettingsError that names the argument."""
+    from schemas.errors import SettingsError
+
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise SettingsError(f"{argument} {path} can't be read ({error.strerror}); name an existing file") from error
 
 
 def table(title: str, columns: list[str], rows: list[tuple[Any, ...]]) -> Any:

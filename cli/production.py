@@ -24,6 +24,7 @@ def register(app: typer.Typer) -> None:
     app.command()(demo)
     app.command()(produce)
     app.command()(miner)
+    app.command()(weights)
 
 
 def demo(
@@ -108,6 +109,24 @@ def miner(
         external_ip=external_ip,
         tell=tell,
     )
+
+
+def weights(
+    policy: Annotated[str, typer.Option(help="proportional or winner_takes_most.")] = "winner_takes_most",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the table, and submit nothing.")] = False,
+    store: Store = None,
+    json_: Json = False,
+) -> None:
+    """Work out weights from the miners' history in the corpus and, on a chain with a wallet, submit them."""
+    from flows.weights import weights as flow
+
+    done = flow(store=store, policy=policy, dry_run=dry_run)
+    columns = ["uid", "miner", "processed", "accepted", "average", "weight", "why not"]
+    rows = [tuple(row[name] for name in columns) for row in done.rows]
+    say(table(f"weights under {done.policy}", columns, rows))
+    say(f"submitted as {done.extrinsic}" if done.extrinsic else f"not submitted: {done.reason}")
+    if json_:
+        say_json(done.model_dump(mode="json"))
 
 
 def _export_lines(exported: "Exported") -> str:

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from cli.output import Json, say, say_json, table
+from cli.output import Json, read_file, say, say_json, table
 
 
 def register(app: typer.Typer) -> None:
@@ -34,8 +34,8 @@ def score(
 
     settings = load_settings()
     pair = verify_pair(
-        _read(clean, "CLEAN"),
-        _read(perturbed, "PERTURBED"),
+        read_file(clean, "CLEAN"),
+        read_file(perturbed, "PERTURBED"),
         label=label,
         response_ms=response_ms,
         classifier=load_classifier(settings.classifier),
@@ -52,15 +52,6 @@ def score(
         dumped = {"verdict": pair.verdict.model_dump(mode="json"), "score": pair.score.model_dump(mode="json")}
         plain = {name: value for name, value in asdict(pair).items() if name not in ("task", "verdict", "score")}
         say_json({**dumped, "task": pair.task.model_dump(mode="json"), **plain})
-
-
-def _read(path: Path, argument: str) -> bytes:
-    from schemas.errors import SettingsError
-
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise SettingsError(f"{argument} {path} can't be read ({error.strerror}); name a PNG file") from error
 
 
 def doctor(json_: Json = False) -> None:

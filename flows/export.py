@@ -5,6 +5,7 @@ from datetime import UTC, date, datetime
 from prefect import flow, task
 
 from flows.artifacts import show_export
+from flows.retry import when_out_of_reach
 from schemas.settings import load_settings
 from sinks.corpus import Corpus
 from sinks.store import Store, open_store
@@ -15,7 +16,13 @@ from tasks.tiers import get_tier, load_tiers
 
 
 # Day files are create-only and the card is replaced last, so an interrupted export is taken up where it stopped.
-@task(name="export tier", task_run_name="export {tier}", retries=2, retry_delay_seconds=10)
+@task(
+    name="export tier",
+    task_run_name="export {tier}",
+    retries=2,
+    retry_delay_seconds=10,
+    retry_condition_fn=when_out_of_reach,
+)
 def _export(tier: str, store: str | None, today: date, release: str | None) -> ExportResult:
     settings = load_settings(store=store)
     corpus = Corpus(open_store(settings.store, settings.s3))

@@ -5,6 +5,7 @@ from datetime import timedelta
 from prefect import flow, task
 from pydantic import BaseModel
 
+from flows.retry import when_out_of_reach
 from schemas.settings import load_settings
 from sinks.corpus import Corpus
 from sinks.store import open_store
@@ -20,7 +21,7 @@ class GarbageSummary(BaseModel):
     bytes: int
 
 
-@task(name="collect garbage", retries=2, retry_delay_seconds=10)
+@task(name="collect garbage", retries=2, retry_delay_seconds=10, retry_condition_fn=when_out_of_reach)
 def _collect(store: str | None, dry_run: bool) -> GarbageSummary:
     settings = load_settings(store=store)
     report = collect_garbage(

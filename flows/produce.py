@@ -20,6 +20,7 @@ from pydantic import BaseModel
 from flows.artifacts import show_round
 from flows.line import FinishedRound, lines, opened_line
 from flows.progress import progress_bar
+from flows.retry import when_out_of_reach
 from flows.stop import Stop, stopped_by_signals
 from miner.local import start_local_miners
 from schemas.settings import load_settings
@@ -69,7 +70,7 @@ def _collect(line_id: str, round_id: str) -> bool:
 
 
 # A retried commit writes the same bytes under the same names, so a hiccup of the store costs nothing.
-@task(name="verify and commit", retries=2, retry_delay_seconds=2)
+@task(name="verify and commit", retries=2, retry_delay_seconds=2, retry_condition_fn=when_out_of_reach)
 def _finish(line_id: str, round_id: str) -> FinishedRound:
     return lines[line_id].finish(round_id)
 

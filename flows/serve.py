@@ -10,8 +10,8 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.error import URLError
@@ -19,7 +19,7 @@ from urllib.request import urlopen
 
 import psutil
 
-from flows.stop import stopped_by_signals
+from flows.stop import Stop, stopped_by_signals
 from miner.local import start_local_miners
 from schemas.errors import SettingsError
 from schemas.settings import Settings
@@ -32,6 +32,8 @@ _START_SECONDS = 180.0
 # A flow that is asked to stop still verifies and commits the round whose answers are there.
 _FLOW_SECONDS = 60.0
 _STOP_SECONDS = 15.0
+_PAUSE_SECONDS = 0.5
+_STARTS_A_MINUTE = 4
 _DEPLOYMENTS = Path("prefect.yaml")
 
 
@@ -50,7 +52,8 @@ def serve(
     """Run until SIGTERM or Ctrl-C, then stop everything that was started, the flow runs first.
 
     On the local network without a roster, `local_miners` reference miners are started for the flows to ask. Raises
-    SettingsError where the port is taken or there are no deployments here, and when a part dies by itself.
+    SettingsError where the port is taken, where there are no deployments here, and when a part keeps dying; one that
+    dies now and then is started again.
     """
     _check_ready(port)
     home = home.absolute()
@@ -63,18 +66,35 @@ def serve(
         else:
             local_miners = 0
         stop = stack.enter_context(stopped_by_signals(lambda: None))
-        server = stack.enter_context(
-            _process("server", ["server", "start", "--host", HOST, "--port", str(port)], environment, home)
-        )
-        _wait(lambda: _healthy(port) or stop.asked, server, home)
-        if not stop.asked:
-            _run(["work-pool", "create", POOL, "--type", "process", "--overwrite"], environment, home)
-            _run(["--no-prompt", "deploy", "--all"], environment, home)
-            worker = stack.enter_context(
-                _process("worker", ["worker", "start", "--pool", POOL, "--name", "here"], environment, home)
+
+        def start(name: str, *arguments: str) -> _Part:
+            part = _Part(name, list(arguments), environment, home)
+            stack.callback(part.stop)
+            return part
+
+        server = start("server", "server", "start", "--host", HOST, "--port", str(port))
+        _await_server(server, port, stop, home)
+        if stop.asked:
+            return
+        _run(["work-pool", "create", POOL, "--type", "process", "--overwrite"], environment, home)
+        _run(["--no-prompt", "deploy", "--all"], environment, home)
+        worker = start("worker", "worker", "start", "--pool", POOL, "--name", "here")
+        tell(Serving(f"http://{HOST}:{port}", home, local_miners))
+        while not stop.asked:
+            server.watch()
+            worker.watch()
+            time.sleep(_PAUSE_SECONDS)
+
+
+def _await_server(server: "_Part", port: int, stop: Stop, home: Path) -> None:
+    deadline = time.monotonic() + _START_SECONDS
+    while not stop.asked and not _healthy(port):
+        server.watch()
+        if time.monotonic() > deadline:
+            raise SettingsError(
+                f"Prefect's server did not answer within {_START_SECONDS:g} s; see {home / 'server.log'}"
             )
-            tell(Serving(f"http://{HOST}:{port}", home, local_miners))
-            _wait(lambda: stop.asked, worker, home, seconds=None, also=server)
+        time.sleep(_PAUSE_SECONDS)
 
 
 def _check_ready(port: int) -> None:
@@ -118,42 +138,62 @@ def _run(arguments: list[str], environment: dict[str, str], home: Path) -> None:
         raise SettingsError(f"`prefect {' '.join(arguments)}` failed: {said[0][:300]}; see {home / 'setup.log'}")
 
 
-@contextmanager
-def _process(
-    name: str, arguments: list[str], environment: dict[str, str], home: Path
-) -> Iterator["subprocess.Popen[bytes]"]:
-    """A part with its log; ended with everything that it started when the block ends."""
-    with (home / f"{name}.log").open("ab") as log:
-        # A session of its own, because a Ctrl-C at the terminal is ours to hand on, in the right order.
-        process = subprocess.Popen(
-            _command(arguments),
-            env=environment,
-            stdout=log,
-            stderr=log,
-            stdin=subprocess.DEVNULL,
-            start_new_session=True,
-        )
-    try:
-        yield process
-    finally:
-        _end(process)
+class _Part:
+    """One program of the operation, kept alive: when it dies, its orphans are ended and it is started again."""
 
+    def __init__(self, name: str, arguments: list[str], environment: dict[str, str], home: Path):
+        self._name, self._arguments, self._environment = name, arguments, environment
+        self._log = home / f"{name}.log"
+        self._children: list[psutil.Process] = []
+        self._starts: list[float] = []
+        self._start()
 
-def _end(process: "subprocess.Popen[bytes]") -> None:
-    """Children first and with time to commit, then the part itself; what stays after that is killed."""
-    family = [psutil.Process(process.pid)] if process.poll() is None else []
-    family += family[0].children(recursive=True) if family else []
-    children = family[1:]
-    for child in children:
-        _signal(child, signal.SIGTERM)
-    psutil.wait_procs(children, timeout=_FLOW_SECONDS)
-    if process.poll() is None:
-        process.terminate()
-    _, left = psutil.wait_procs(family, timeout=_STOP_SECONDS)
-    for survivor in left:
-        logger.warning("process %d did not end and was killed", survivor.pid)
-        _signal(survivor, signal.SIGKILL)
-    process.wait()
+    def _start(self) -> None:
+        self._starts = [moment for moment in self._starts if moment > time.monotonic() - 60] + [time.monotonic()]
+        if len(self._starts) > _STARTS_A_MINUTE:
+            raise SettingsError(
+                f"the {self._name} ended {_STARTS_A_MINUTE} times within a minute; {self._log} says why"
+            )
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(
+                _command(self._arguments),
+                env=self._environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                # A session of its own: a Ctrl-C at the terminal is ours to hand on, in the right order.
+                start_new_session=True,
+            )
+
+    def watch(self) -> None:
+        """To be called every now and then. Raises SettingsError for a part that keeps dying."""
+        if self._process.poll() is None:
+            self._children = psutil.Process(self._process.pid).children()
+            return
+        logger.warning("the %s ended with %s; starting it again", self._name, self._process.returncode)
+        self._end_children()
+        self._start()
+
+    def stop(self) -> None:
+        """Children first and with time to commit, then the part itself; what stays after that is killed."""
+        if self._process.poll() is None:
+            self._children = psutil.Process(self._process.pid).children()
+        self._end_children()
+        self._process.terminate()
+        try:
+            self._process.wait(_STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+    def _end_children(self) -> None:
+        # Their own children end with them: a flow ends its decoders and local miners.
+        for child in self._children:
+            _signal(child, signal.SIGTERM)
+        for survivor in psutil.wait_procs(self._children, timeout=_FLOW_SECONDS)[1]:
+            logger.warning("process %d did not end and was killed", survivor.pid)
+            _signal(survivor, signal.SIGKILL)
+        self._children = []
 
 
 def _signal(process: psutil.Process, number: signal.Signals) -> None:
@@ -169,21 +209,3 @@ def _healthy(port: int) -> bool:
             return bool(reply.status == 200)
     except (URLError, OSError):
         return False
-
-
-def _wait(
-    done: Callable[[], bool],
-    process: "subprocess.Popen[bytes]",
-    home: Path,
-    *,
-    seconds: float | None = _START_SECONDS,
-    also: "subprocess.Popen[bytes] | None" = None,
-) -> None:
-    deadline = None if seconds is None else time.monotonic() + seconds
-    while not done():
-        for part in (process, also):
-            if part is not None and part.poll() is not None:
-                raise SettingsError(f"a part of the operation ended by itself; the logs in {home} say why")
-        if deadline is not None and time.monotonic() > deadline:
-            raise SettingsError(f"Prefect's server did not answer within {seconds:g} s; see {home / 'server.log'}")
-        time.sleep(0.5)

@@ -1,11 +1,13 @@
 """The `weights` flow: what every miner's history is worth, and its way onto the chain once a tempo."""
 
 import logging
+from typing import Any
 
 from prefect import flow, task
 from pydantic import BaseModel
 
 from flows.artifacts import show_table
+from flows.retry import when_out_of_reach
 from schemas.neuron import Neuron
 from schemas.settings import Settings, load_settings
 from sinks.corpus import Corpus
@@ -24,13 +26,13 @@ class WeightsSummary(BaseModel):
 
     policy: str
     block: int | None
-    neurons: int
+    rows: list[dict[str, Any]]
     weights: dict[int, float]
     extrinsic: str | None
     reason: str | None
 
 
-@task(name="plan and submit", retries=3, retry_delay_seconds=60)
+@task(name="plan and submit", retries=3, retry_delay_seconds=60, retry_condition_fn=when_out_of_reach)
 def _submit(store: str | None, policy: str, dry_run: bool) -> WeightsSummary:
     settings = load_settings(store=store)
     neurons, block = _neurons(settings)
@@ -38,12 +40,13 @@ def _submit(store: str | None, policy: str, dry_run: bool) -> WeightsSummary:
     plan = plan_weights(
         corpus.table(columns=list(COLUMNS)), neurons, netuid=settings.subnet.netuid, policy=policy, block=block
     )
-    show_table("weights", [_row(row) for row in plan.rows], f"weights under {plan.policy}")
+    rows = [_row(row) for row in plan.rows]
+    show_table("weights", rows, f"weights under {plan.policy}")
     done = _send(plan, settings, dry_run=dry_run)
     return WeightsSummary(
         policy=plan.policy,
         block=block,
-        neurons=len(plan.rows),
+        rows=rows,
         weights=plan.weights,
         extrinsic=done.extrinsic,
         reason=done.reason,
@@ -64,7 +67,7 @@ def _send(plan: WeightsPlan, settings: Settings, *, dry_run: bool) -> WeightsSub
     return submit_weights(open_chain(settings.subnet), plan, load_keypair(settings.subnet))
 
 
-def _row(row: WeightRow) -> dict[str, object]:
+def _row(row: WeightRow) -> dict[str, Any]:
     history = row.history
     return {
         "uid": history.uid,

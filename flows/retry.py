@@ -1,0 +1,10 @@
+"""Which failures are worth a second try."""
+
+from typing import Any
+
+from schemas.errors import StoreError, SubnetError
+
+
+def when_out_of_reach(_task: Any, _run: Any, state: Any) -> bool:
+    """Retries what a store or chain out of reach ended; a wrong argument or a refused record stays wrong."""
+    return isinstance(state.result(raise_on_failure=False), StoreError | SubnetError)
