@@ -27,6 +27,7 @@ import timm
 from timm.data.config import resolve_data_config
 from timm.data.transforms_factory import create_transform
 
+from models.fold import folded
 from models.labels import NUM_CLASSES, imagenet_label
 from models.weights import ACCEPTED, file_digest, load_file, random_seed, state_digest, weights_file
 from schemas.errors import ModelError
@@ -34,9 +35,9 @@ from schemas.image import Pixels
 from schemas.settings import ClassifierSettings
 
 Logits = npt.NDArray[np.float32]
-# Pixels of one forward on a CPU: larger batches only cost memory there (a 512x512 image is 2**18).
-_CPU_CHUNK_PIXELS = 2**19
-_CUDA_CHUNK_PIXELS = 2**24
+# Batches gain nothing on a CPU; one image at a time, what a round says of an image is what it says of it alone, to
+# the last bit. On a GPU chunks are padded to one shape for the same reason. (A 512x512 image has 2**18 pixels.)
+_CUDA_CHUNK_PIXELS = 2**23
 
 
 class Normalised(nn.Module):
@@ -82,8 +83,11 @@ class Classifier:
         Raises ModelError when the network gives a number that is not finite, ValueError for another shape or dtype.
         """
         self._check(pixels)
-        chunks = [self._forward(self.module, pixels[start : start + self.batch_size], torch.float32)
-                  for start in range(0, len(pixels), self.batch_size)]  # fmt: skip
+        size = self.batch_size
+        chunks = [
+            self._forward(self._fast_module, pixels[start : start + size], torch.float32)
+            for start in range(0, len(pixels), size)
+        ]
         if not chunks:
             return np.zeros((0, self.num_classes), np.float32)
         return self._finite(np.concatenate(chunks))
@@ -116,6 +120,10 @@ class Classifier:
         return index
 
     @cached_property
+    def _fast_module(self) -> nn.Module:
+        return folded(self.module, height=self.height, width=self.width)
+
+    @cached_property
     def _exact_module(self) -> nn.Module:
         return deepcopy(self.module).double()
 
@@ -130,7 +138,11 @@ class Classifier:
     def _forward(self, module: nn.Module, pixels: Pixels, dtype: torch.dtype) -> npt.NDArray[Any]:
         # (N, H, W, 3) seen as (N, 3, H, W) is channels-last already: no copy but the one to floats.
         images = torch.from_numpy(np.require(pixels, requirements=("C", "W"))).to(self.device).permute(0, 3, 1, 2)
-        logits: npt.NDArray[Any] = module(images.to(dtype).div_(255)).cpu().numpy()
+        count = len(images)
+        if self.device.type == "cuda" and dtype == torch.float32:
+            images = nn.functional.pad(images, (0, 0, 0, 0, 0, 0, 0, self.batch_size - count))
+            images = images.contiguous(memory_format=torch.channels_last)
+        logits: npt.NDArray[Any] = module(images.to(dtype).div_(255))[:count].cpu().numpy()
         return logits
 
     def _finite(self, logits: npt.NDArray[Any]) -> npt.NDArray[Any]:
@@ -188,7 +200,7 @@ def _load(settings: ClassifierSettings) -> Classifier:
     torch.backends.cudnn.benchmark = False
     module = Normalised(net, config["mean"], config["std"]).eval().requires_grad_(False)
     module = module.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    budget = _CPU_CHUNK_PIXELS if device.type == "cpu" else _CUDA_CHUNK_PIXELS
+    chunk = 1 if device.type == "cpu" else max(1, _CUDA_CHUNK_PIXELS // (height * width))
     return Classifier(
         name=settings.name,
         sha256=digest,
@@ -197,7 +209,7 @@ def _load(settings: ClassifierSettings) -> Classifier:
         num_classes=int(net.num_classes),
         module=module,
         device=device,
-        batch_size=settings.batch_size or max(1, budget // (height * width)),
+        batch_size=settings.batch_size or chunk,
         _resize=_pixel_transform(config),
     )
 
