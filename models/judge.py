@@ -1,30 +1,38 @@
 """The judge: a small language model that compares names, so that a flip means something.
 
-Two questions. `belongs`: does an ImageNet label belong to a broad subject ("malamute" to "dog")? `same_kind`: do two
-ImageNet labels name the same kind of thing? Both are answered by domain-conditional PMI (Holtzman et al. 2021,
-"Surface Form Competition"): how much likelier the label's name and WordNet gloss make the other words than a
-neutral beginning does. Nothing is generated or parsed, and the same pair always gets the same score.
+    judge = load_judge(settings.judge, cache=settings.cache)
+    judge.belongs([(249, "dog")])       # does the label malamute belong to the subject dog?
+    judge.same_kind([(249, 250)])       # do malamute and Siberian husky name the same kind of thing?
+
+Nothing is generated or parsed: both answers are comparisons of likelihoods (models/judge_scores.py) with a threshold
+that was calibrated for the model (models/calibration.json). The same pair always gets the same score.
 """
 
 import logging
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache as once
 from pathlib import Path
+from threading import Lock
 from typing import Protocol
 
 from models.judge_cache import JudgementCache, Key
+from models.judge_prompts import subject_words, template_version
+from models.judge_scores import belongs_scores, same_kind_scores, subject_priors
+from models.judge_thresholds import Thresholds, thresholds_of
+from models.labels import NUM_CLASSES
 from models.language_model import LanguageModel
+from schemas.errors import ModelError
 from schemas.settings import JudgeSettings
 
-TEMPLATE = "0"
-_PROVISIONAL = {"belongs": 5.7, "same_kind": 16.0}
+_loading = Lock()
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Judgement:
-    """`score` grows with how well the two belong together (nats; None where nothing was computed)."""
+    """`score` grows with how well the two belong together; None where nothing was computed."""
 
     score: float | None
     holds: bool
@@ -61,9 +69,9 @@ class NoJudge:
 
 
 class LanguageJudge:
-    """A causal LM with thresholds; `cache` (None computes everything) keeps scores between processes."""
+    """A causal LM with thresholds. `cache` keeps scores between processes; None computes each one anew."""
 
-    def __init__(self, model: LanguageModel, *, cache: JudgementCache | None, thresholds: dict[str, float]) -> None:
+    def __init__(self, model: LanguageModel, *, cache: JudgementCache | None, thresholds: Thresholds) -> None:
         self.model = model
         self.cache = cache
         self.thresholds = thresholds
@@ -71,81 +79,97 @@ class LanguageJudge:
         self.sha256: str | None = model.sha256
 
     def belongs(self, pairs: Sequence[tuple[int, str]]) -> list[Judgement]:
-        """For (ImageNet-1k index, subject): whether the label belongs to the subject. One batch for all."""
-        keys = [(label, " ".join(subject.split()).lower()) for label, subject in pairs]
-        return self._judge("belongs", keys)
+        """For (ImageNet-1k index, subject): whether the label belongs to the subject. Ask all pairs at once.
 
-    def same_kind(self, pairs: Sequence[tuple[int, int]]) -> list[Judgement]:
-        """For two ImageNet-1k indices: whether they name the same kind of thing. A label always is its own kind."""
-        ordered = [(min(pair), max(pair)) for pair in pairs]
-        judged = self._judge("same_kind", [(first, str(second)) for first, second in ordered])
+        The score is in nats. A subject without a readable word says nothing, so every label belongs to it, without
+        a score. Raises ModelError for an index outside the classes, and when the model gives no finite number.
+        """
+        _check_indices([label for label, _ in pairs])
+        keys = [(label, subject_words(subject)) for label, subject in pairs]
+        scores = self._scores("belongs", [key for key in keys if key[1]], self._score_belongs)
+        threshold = self.thresholds.belongs
         return [
-            Judgement(score=judgement.score, holds=judgement.holds or first == second)
-            for judgement, (first, second) in zip(judged, ordered, strict=True)
+            Judgement(score=scores[key], holds=scores[key] > threshold) if key[1] else Judgement(None, True)
+            for key in keys
         ]
 
-    def _judge(self, question: str, keys: Sequence[Key]) -> list[Judgement]:
-        known = {} if self.cache is None else self.cache.get(question, keys)
-        missing = [key for key in dict.fromkeys(keys) if key not in known]
-        if missing:
-            fresh = dict(zip(missing, self._score(question, missing), strict=True))
-            known |= fresh
-            if self.cache is not None:
-                self.cache.put(question, fresh)
-        threshold = self.thresholds[question]
-        return [Judgement(score=known[key], holds=known[key] > threshold) for key in keys]
+    def same_kind(self, pairs: Sequence[tuple[int, int]]) -> list[Judgement]:
+        """For two ImageNet-1k indices: whether they name the same kind of thing. A label always is its own kind.
 
-    def _score(self, question: str, keys: Sequence[Key]) -> list[float]:
-        from models.labels import imagenet_label
+        The score is 0..1 and doesn't depend on the order of the two. Raises as `belongs`.
+        """
+        _check_indices([index for pair in pairs for index in pair])
+        keys = [(min(pair), str(max(pair))) for pair in pairs]
+        different = [key for key, (first, second) in zip(keys, pairs, strict=True) if first != second]
+        scores = self._scores("same_kind", different, self._score_same_kind)
+        return [
+            Judgement(score=scores[key], holds=scores[key] > self.thresholds.same_kind)
+            if key in scores
+            else Judgement(score=1.0, holds=True)
+            for key in keys
+        ]
 
-        requests: list[tuple[str, str]] = []
-        for index, target in keys:
-            label = imagenet_label(index)
-            gloss = label.gloss.split(";")[0]
-            if question == "belongs":
-                a, b = (
-                    f"{label.name}: {label.gloss}. A {label.name} is a kind of",
-                    f"A {label.name} ({gloss}) is a kind of",
+    def uncached(self) -> "LanguageJudge":
+        """The same judge without its cache, for measuring."""
+        return LanguageJudge(self.model, cache=None, thresholds=self.thresholds)
+
+    def _scores(
+        self, question: str, keys: Sequence[Key], compute: Callable[[list[Key]], list[float]]
+    ) -> Mapping[Key, float]:
+        wanted = list(dict.fromkeys(keys))
+        known = {} if self.cache is None else self.cache.get(question, wanted)
+        missing = [key for key in wanted if key not in known]
+        if not missing:
+            return known
+        fresh = dict(zip(missing, compute(missing), strict=True))
+        for (label, target), score in fresh.items():
+            if not math.isfinite(score):
+                raise ModelError(
+                    f"judge {self.name!r} gave {score} for label {label} and {target!r}; its weights are unusable, "
+                    "choose another model or PERTURB_JUDGE__NAME=none"
                 )
-                base, word = "A thing is a kind of", f" {target}"
-            else:
-                a, b = (
-                    f"{label.name}: {label.gloss}. Another word for {label.name} is",
-                    f"A {label.name} ({gloss}) is also called a",
-                )
-                base, word = "Another word for it is", f" {imagenet_label(int(target)).name}"
-            requests += [(a, word), (b, word), (base, word), (base, word)]
-        values = self.model.log_likelihoods(requests)
-        return [sum(values[n : n + 2]) - sum(values[n + 2 : n + 4]) for n in range(0, len(values), 4)]
+        if self.cache is not None:
+            self.cache.put(question, fresh)
+        return known | fresh
+
+    def _score_belongs(self, keys: list[Key]) -> list[float]:
+        subjects = [(-1, subject) for _, subject in keys]
+        priors = self._scores("prior", subjects, lambda new: subject_priors(self.model, [text for _, text in new]))
+        return belongs_scores(self.model, keys, priors={subject: value for (_, subject), value in priors.items()})
+
+    def _score_same_kind(self, keys: list[Key]) -> list[float]:
+        return same_kind_scores(self.model, [(first, int(second)) for first, second in keys])
 
 
 def load_judge(settings: JudgeSettings, *, cache: Path) -> Judge:
-    """The judge that the settings name, loaded once per process; `cache` holds converted weights and judgements.
+    """The judge that the settings name; its weights are loaded once per process.
 
-    Raises ModelError that says how to go on when the model can't be loaded.
+    `cache` holds converted weights and judgements. Raises ModelError that says how to go on when the model can't be
+    loaded.
     """
-    return _load(settings, cache)
-
-
-@lru_cache(maxsize=2)
-def _load(settings: JudgeSettings, cache: Path) -> Judge:
     if settings.name == "none":
         return NoJudge()
-    model = _load_model(settings, cache)
-    thresholds = dict(_PROVISIONAL)
-    if settings.subject_threshold is not None:
-        thresholds["belongs"] = settings.subject_threshold
-    if settings.mismatch_threshold is not None:
-        thresholds["same_kind"] = settings.mismatch_threshold
-    kept = JudgementCache(cache / "judgements.sqlite", model=model.sha256, template=TEMPLATE)
+    with _loading:  # Two threads that come first at once must not both load a gigabyte.
+        model = _load_model(settings.name, settings.batch_size, cache)
+    thresholds = thresholds_of(model, template=template_version()).overridden(
+        belongs=settings.subject_threshold, same_kind=settings.mismatch_threshold
+    )
+    kept = JudgementCache(cache / "judgements.sqlite", model=model.sha256, template=template_version())
     return LanguageJudge(model, cache=kept, thresholds=thresholds)
 
 
-def _load_model(settings: JudgeSettings, cache: Path) -> LanguageModel:
+@once
+def _load_model(name: str, batch_size: int, cache: Path) -> LanguageModel:
     from models import gemma
     from models.language_model import load_language_model
 
-    if settings.name == gemma.NAME:
+    if name == gemma.NAME:
         folder = str(gemma.gemma_folder(cache))
-        return load_language_model(folder, name=gemma.NAME, sha256=gemma.gguf_sha256(), batch_size=settings.batch_size)
-    return load_language_model(settings.name, name=settings.name, sha256=None, batch_size=settings.batch_size)
+        return load_language_model(folder, name=name, sha256=gemma.gguf_sha256(), batch_size=batch_size)
+    return load_language_model(name, name=name, sha256=None, batch_size=batch_size)
+
+
+def _check_indices(indices: Sequence[int]) -> None:
+    for index in indices:
+        if not 0 <= index < NUM_CLASSES:
+            raise ModelError(f"label {index} is no ImageNet-1k class; accepted: 0 to {NUM_CLASSES - 1}")

@@ -1,11 +1,14 @@
-"""A causal language model as a measuring instrument: log-probabilities of given continuations, nothing generated."""
+"""A causal language model as a measuring instrument: probabilities of given words, nothing generated.
+
+Any model that transformers loads as a causal LM will do, from a local folder or the Hub.
+"""
 
 import hashlib
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from schemas.errors import ModelError
 
@@ -13,14 +16,22 @@ if TYPE_CHECKING:
     import torch
 
 Tokens = tuple[int, ...]
+# A place in a text (its hidden state predicts the token behind it) and the token that is asked for there.
+_Spot = tuple[int, int]
+_Row: TypeAlias = "tuple[Tokens, int, torch.Tensor]"
 
-_HOW_TO_GO_ON = "or go on without a judge (PERTURB_JUDGE__NAME=none)"
+# Rows that meet the output matrix at once: enough to read its 0.7 GB seldom, few enough for 0.3 GB of logits.
+_HEAD_ROWS = 256
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class LanguageModel:
-    """A loaded causal LM. `sha256` names its weights; `encode` turns text into token ids without special tokens."""
+    """A loaded causal LM in float32. `sha256` names its weights; `start` is what every text begins with.
+
+    `encode` turns text into token ids without special tokens; `body` is the decoder up to the last hidden state and
+    `head` the (vocabulary, width) output matrix.
+    """
 
     name: str
     sha256: str
@@ -34,107 +45,104 @@ class LanguageModel:
     def log_likelihoods(self, requests: Sequence[tuple[str, str]]) -> list[float]:
         """`log p(continuation | prompt)` in nats, summed over the continuation's tokens, for each request.
 
-        A continuation begins with the space that separates it from its prompt. What requests have in common is
-        computed once: a prompt serves all continuations, and a text that begins another one costs nothing extra.
-        Only the target tokens' positions meet the output matrix.
+        A continuation brings the space that separates it from its prompt. A text that begins another one costs
+        nothing extra, so one prompt serves many continuations, and only the continuations' positions meet the
+        output matrix. The result doesn't depend on what else is asked in the same call, up to float32 rounding.
         """
-        tokens = [(self.start + self.encode(prompt), self.encode(target)) for prompt, target in requests]
-        return self.token_log_likelihoods(tokens)
+        coded = [(self.start + self.encode(prompt), self.encode(target)) for prompt, target in requests]
+        texts = [prompt + target[:-1] for prompt, target in coded]
+        covers = _covering(texts)
+        wanted: dict[Tokens, set[_Spot]] = {}
+        for (prompt, target), text in zip(coded, texts, strict=True):
+            wanted.setdefault(covers[text], set()).update(_spots(prompt, target))
+        found = self._log_probabilities(wanted)
+        return [
+            sum(found[covers[text]][spot] for spot in _spots(prompt, target))
+            for (prompt, target), text in zip(coded, texts, strict=True)
+        ]
 
-    def token_log_likelihoods(self, requests: Sequence[tuple[Tokens, Tokens]]) -> list[float]:
-        """As `log_likelihoods`, over token ids; prompts include the start token."""
-        totals: dict[tuple[Tokens, Tokens], float] = dict.fromkeys(requests, 0.0)
-        wanted: dict[Tokens, set[tuple[int, int]]] = {}
-        for prompt, target in totals:
-            sequence = prompt + target[:-1]
-            places = wanted.setdefault(sequence, set())
-            places.update((len(prompt) + step - 1, token) for step, token in enumerate(target))
-        covers = _covering(list(wanted))
-        gathered: dict[Tokens, set[tuple[int, int]]] = {}
-        for sequence, places in wanted.items():
-            gathered.setdefault(covers[sequence], set()).update(places)
-        found = self._token_log_probabilities(gathered)
-        for prompt, target in totals:
-            cover = covers[prompt + target[:-1]]
-            totals[prompt, target] = sum(
-                found[cover, len(prompt) + step - 1, token] for step, token in enumerate(target)
-            )
-        return [totals[request] for request in requests]
-
-    def _token_log_probabilities(
-        self, wanted: dict[Tokens, set[tuple[int, int]]]
-    ) -> dict[tuple[Tokens, int, int], float]:
+    def overlaps(self, pairs: Sequence[tuple[str, str]]) -> list[float]:
+        """Bhattacharyya coefficient (0..1) of what the model expects behind the one prompt and behind the other."""
         import torch
 
-        found: dict[tuple[Tokens, int, int], float] = {}
-        # Alike lengths together: little padding. The order depends on the texts alone.
-        ordered = sorted(wanted, key=lambda sequence: (len(sequence), sequence))
+        found: list[float] = []
         with torch.inference_mode():
-            for first in range(0, len(ordered), self.batch_size):
-                batch = ordered[first : first + self.batch_size]
-                found.update(self._one_batch({sequence: wanted[sequence] for sequence in batch}))
+            for first in range(0, len(pairs), self.batch_size):
+                batch = pairs[first : first + self.batch_size]
+                texts = sorted({self.start + self.encode(prompt) for pair in batch for prompt in pair})
+                spots = {text: {(len(text) - 1, 0)} for text in texts}
+                rows = {text: state for text, _, state in self._hidden(spots)}
+                roots = (
+                    torch.log_softmax(self._logits(torch.stack([rows[text] for text in texts])), dim=-1).div(2).exp()
+                )
+                line = {text: number for number, text in enumerate(texts)}
+                for one, other in batch:
+                    here, there = (line[self.start + self.encode(prompt)] for prompt in (one, other))
+                    found.append(float(roots[here] @ roots[there]))
         return found
 
-    def _one_batch(self, wanted: dict[Tokens, set[tuple[int, int]]]) -> dict[tuple[Tokens, int, int], float]:
+    def _log_probabilities(self, wanted: Mapping[Tokens, set[_Spot]]) -> dict[Tokens, dict[_Spot, float]]:
         import torch
 
-        width = max(map(len, wanted))
-        ids = torch.zeros(len(wanted), width, dtype=torch.long)
-        for row, sequence in enumerate(wanted):
-            ids[row, : len(sequence)] = torch.tensor(sequence)
-        # Padding stands on the right, where causal attention never looks from a real token.
-        hidden = self.body(input_ids=ids.to(self.head.device), use_cache=False).last_hidden_state
-        keys = [(row, place, token) for row, places in enumerate(wanted.values()) for place, token in sorted(places)]
-        spots = sorted({(row, place) for row, place, _ in keys})
-        rows, places = (torch.tensor(column) for column in zip(*spots, strict=True))
-        logits = (hidden[rows, places] @ self.head.T).float()
-        if self.soft_cap:
-            logits = self.soft_cap * torch.tanh(logits / self.soft_cap)
-        normaliser = logits.logsumexp(dim=-1)
-        line = {spot: number for number, spot in enumerate(spots)}
-        numbers = torch.tensor([line[row, place] for row, place, _ in keys])
-        values = logits[numbers, torch.tensor([token for _, _, token in keys])] - normaliser[numbers]
-        sequences = list(wanted)
-        return {
-            (sequences[row], place, token): value
-            for (row, place, token), value in zip(keys, values.tolist(), strict=True)
-        }
+        found: dict[Tokens, dict[_Spot, float]] = {text: {} for text in wanted}
+        with torch.inference_mode():
+            for block in _blocks(self._hidden(wanted), _HEAD_ROWS):
+                logits = self._logits(torch.stack([state for _, _, state in block]))
+                normalisers = logits.logsumexp(dim=-1)
+                for row, (text, place, _) in enumerate(block):
+                    tokens = sorted(token for spot, token in wanted[text] if spot == place)
+                    values = (logits[row, tokens] - normalisers[row]).tolist()
+                    found[text].update({(place, token): value for token, value in zip(tokens, values, strict=True)})
+        return found
 
+    def _hidden(self, wanted: Mapping[Tokens, set[_Spot]]) -> Iterator["_Row"]:
+        """The last hidden state at each wanted place, as (text, place, state)."""
+        import torch
 
-def _covering(sequences: Sequence[Tokens]) -> dict[Tokens, Tokens]:
-    """Each sequence's longest extension among `sequences` that sorts next to it (or itself)."""
-    covers: dict[Tokens, Tokens] = {}
-    longer: Tokens = ()
-    for sequence in sorted(sequences, reverse=True):
-        if longer[: len(sequence)] != sequence:
-            longer = sequence
-        covers[sequence] = longer
-    return covers
+        # Alike lengths together: little padding, and an order that depends on the texts alone.
+        ordered = sorted(wanted, key=lambda text: (len(text), text))
+        for first in range(0, len(ordered), self.batch_size):
+            batch = ordered[first : first + self.batch_size]
+            # Padding stands on the right, where causal attention never looks from a real token: no mask is needed.
+            ids = torch.zeros(len(batch), len(batch[-1]), dtype=torch.long)
+            for row, text in enumerate(batch):
+                ids[row, : len(text)] = torch.tensor(text)
+            states = self.body(input_ids=ids.to(self.head.device), use_cache=False).last_hidden_state
+            for row, text in enumerate(batch):
+                for place in sorted({place for place, _ in wanted[text]}):
+                    yield text, place, states[row, place]
+
+    def _logits(self, states: "torch.Tensor") -> "torch.Tensor":
+        logits = states @ self.head.T
+        return logits if self.soft_cap is None else self.soft_cap * (logits / self.soft_cap).tanh()
 
 
 def load_language_model(folder_or_id: str, *, name: str, sha256: str | None, batch_size: int) -> LanguageModel:
-    """Load a causal LM from a local folder or the Hub, in float32 on the CPU or bfloat16-free float32 on CUDA.
+    """Load a causal LM in float32 from a local folder or the Hub, onto the GPU where there is one.
 
-    Raises ModelError that says how to go on when it can't be loaded.
+    `sha256` None computes the digest of the weight files. Raises ModelError that says how to go on.
     """
     import torch
     from transformers import AutoModelForCausalLM
+    from transformers.utils import logging as transformers_logging
 
     import models._torchvision  # noqa: F401  # transformers imports torchvision where it finds one
 
+    transformers_logging.disable_progress_bar()
     try:
         encode, start = _tokenizer(folder_or_id)
-        model = AutoModelForCausalLM.from_pretrained(folder_or_id, dtype=torch.float32)
-    except (OSError, ValueError, ImportError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        model: Any = AutoModelForCausalLM.from_pretrained(folder_or_id, dtype=torch.float32)
+        digest = sha256 or _digest_of_weights(folder_or_id)
+    except (OSError, ValueError, ImportError, KeyError, RuntimeError) as error:
+        reason = next(iter(str(error).splitlines()), "") or type(error).__name__
         raise ModelError(
-            f"judge {name!r} cannot be loaded: {reason}; accepted: 'gemma-3-270m', a Hugging Face id or a local folder, "
-            + _HOW_TO_GO_ON
+            f"judge {name!r} cannot be loaded ({reason}); accepted: 'gemma-3-270m', the Hugging Face id or the folder "
+            "of a causal language model, or PERTURB_JUDGE__NAME=none to go on without a judge"
         ) from error
     model.eval().to("cuda" if torch.cuda.is_available() else "cpu")
     return LanguageModel(
         name=name,
-        sha256=sha256 or _digest_of_weights(folder_or_id),
+        sha256=digest,
         encode=encode,
         start=start,
         body=model.get_decoder(),
@@ -144,6 +152,33 @@ def load_language_model(folder_or_id: str, *, name: str, sha256: str | None, bat
     )
 
 
+def _spots(prompt: Tokens, target: Tokens) -> list[_Spot]:
+    return [(len(prompt) - 1 + step, token) for step, token in enumerate(target)]
+
+
+def _covering(texts: Sequence[Tokens]) -> dict[Tokens, Tokens]:
+    """For each text one of `texts` that begins with it: itself, or a longer one where there is one."""
+    covers: dict[Tokens, Tokens] = {}
+    longer: Tokens = ()
+    # A text's extensions stand right behind it in lexical order.
+    for text in sorted(set(texts), reverse=True):
+        if longer[: len(text)] != text:
+            longer = text
+        covers[text] = longer
+    return covers
+
+
+def _blocks(items: Iterator["_Row"], size: int) -> Iterator[list["_Row"]]:
+    block: list[_Row] = []
+    for item in items:
+        block.append(item)
+        if len(block) == size:
+            yield block
+            block = []
+    if block:
+        yield block
+
+
 def _tokenizer(folder_or_id: str) -> tuple[Callable[[str], Tokens], Tokens]:
     file = Path(folder_or_id) / "tokenizer.json"
     if file.is_file():
@@ -151,13 +186,12 @@ def _tokenizer(folder_or_id: str) -> tuple[Callable[[str], Tokens], Tokens]:
         from tokenizers import Tokenizer
 
         fast = Tokenizer.from_file(str(file))
-        start = tuple(fast.encode("", add_special_tokens=True).ids[:1])
+        start = tuple(fast.encode("").ids[:1])  # What the tokenizer itself puts first: Gemma's <bos>, Qwen's nothing.
         return lambda text: tuple(fast.encode(text, add_special_tokens=False).ids), start
     from transformers import AutoTokenizer
 
     slow = AutoTokenizer.from_pretrained(folder_or_id)
-    start = () if slow.bos_token_id is None else (int(slow.bos_token_id),)
-    return lambda text: tuple(slow.encode(text, add_special_tokens=False)), start
+    return lambda text: tuple(slow.encode(text, add_special_tokens=False)), tuple(slow.encode("")[:1])
 
 
 def _digest_of_weights(folder_or_id: str) -> str:
@@ -167,8 +201,11 @@ def _digest_of_weights(folder_or_id: str) -> str:
         from huggingface_hub import snapshot_download
 
         folder = Path(snapshot_download(folder_or_id, local_files_only=True, allow_patterns=["*.safetensors"]))
+    files = sorted(folder.glob("*.safetensors"))
+    if not files:
+        raise OSError(f"no .safetensors file in {folder}")
     digest = hashlib.sha256()
-    for path in sorted(folder.glob("*.safetensors")):
+    for path in files:
         with path.open("rb") as file:
             while block := file.read(1 << 20):
                 digest.update(block)

@@ -1,0 +1,48 @@
+"""What the language model is told of a label, and the version under which its answers are kept."""
+
+import hashlib
+
+from models.labels import NUM_CLASSES, Label
+
+# Ends where a broader word would follow: "tench or Tinca tinca: freshwater dace-like game fish … water. Category:"
+KIND = "{names}: {gloss}. Category:"
+# Ends where another name of the same thing would follow.
+NAME = "{name}: {gloss}. Also called:"
+# The same, of nothing in particular: what the form alone makes likely.
+NAME_OF_NOTHING = "thing: something. Also called:"
+
+# Every 31st class: the labels over which a subject's prior is averaged. ImageNet's order walks through its whole
+# taxonomy, so these are animals, food, vehicles, tools and scenes in their shares.
+REFERENCES = tuple(range(16, NUM_CLASSES, 31))
+
+_ARITHMETIC = "1"  # Raise when the way scores are computed from likelihoods changes.
+_MAX_SUBJECT_WORDS = 12
+
+
+def template_version() -> str:
+    """Names the prompts, the references and the arithmetic: scores of two versions never mix in the cache."""
+    parts = (KIND, NAME, NAME_OF_NOTHING, repr(REFERENCES))
+    return f"{_ARITHMETIC}-{hashlib.sha256('|'.join(parts).encode()).hexdigest()[:8]}"
+
+
+def kind_prompt(label: Label) -> str:
+    """Two of the label's names and its gloss, asking for its kind."""
+    return KIND.format(names=" or ".join(label.names[:2]), gloss=_first_clause(label))
+
+
+def name_prompt(label: Label, name: str) -> str:
+    """One name of the label and its gloss, asking for another name."""
+    return NAME.format(name=name, gloss=_first_clause(label))
+
+
+def subject_words(subject: str) -> str:
+    """A subject as it is asked: a search phrase or a folder's name in lower case, `_` and `-` as spaces, 12 words.
+
+    Empty when nothing readable is left.
+    """
+    return " ".join(subject.replace("_", " ").replace("-", " ").lower().split()[:_MAX_SUBJECT_WORDS])
+
+
+def _first_clause(label: Label) -> str:
+    # Long glosses drift into habitat and use; the genus stands in front.
+    return label.gloss.split(";")[0].split(",")[0]
