@@ -11,9 +11,9 @@ NAME = "{name}: {gloss}. Also called:"
 # The same, of nothing in particular: what the form alone makes likely.
 NAME_OF_NOTHING = "thing: something. Also called:"
 
-# Every 31st class: the labels over which a subject's prior is averaged. ImageNet's order walks through its whole
+# Every 62nd class: the labels over which a subject's prior is averaged. ImageNet's order walks through its whole
 # taxonomy, so these are animals, food, vehicles, tools and scenes in their shares.
-REFERENCES = tuple(range(16, NUM_CLASSES, 31))
+REFERENCES = tuple(range(31, NUM_CLASSES, 62))
 
 _ARITHMETIC = "1"  # Raise when the way scores are computed from likelihoods changes.
 _MAX_SUBJECT_WORDS = 12

@@ -28,9 +28,7 @@ def belongs_scores(
     half of Daille's PMI² (1994): plain PMI favours rare words. It is given back once and not for each token, so that
     a phrase isn't punished for its length.
     """
-    likelihoods = model.log_likelihoods(
-        [(kind_prompt(imagenet_label(label)), f" {subject}") for label, subject in pairs]
-    )
+    asked = [(kind_prompt(imagenet_label(label)), f" {subject}") for label, subject in pairs]
     return [
         likelihood - priors[subject] * (1 - 0.5 / len(model.encode(f" {subject}")))
         for likelihood, (_, subject) in zip(model.log_likelihoods(asked), pairs, strict=True)
