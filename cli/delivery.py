@@ -1,6 +1,7 @@
-"""Commands for what leaves the house: `export`."""
+"""Commands for what leaves the house: `export`, `share`, `publish`, `tiers`."""
 
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -8,12 +9,18 @@ import typer
 from cli.output import Json, Store, say, say_json, table
 
 if TYPE_CHECKING:
+    from schemas.settings import Settings
     from tasks.export import ExportResult
+
+tiers = typer.Typer(help="Look at the tier file.", no_args_is_help=True)
 
 
 def register(app: typer.Typer) -> None:
     """Adds this module's commands to `app`."""
     app.command()(export)
+    app.command()(share)
+    app.command()(publish)
+    app.add_typer(tiers, name="tiers")
 
 
 def export(
@@ -42,12 +49,79 @@ def export(
 
 
 def _plan(tier: str, store: str | None) -> "ExportResult":
-    from schemas.settings import load_settings
     from sinks.corpus import Corpus
     from sinks.store import open_store
     from tasks.export import export as plan
     from tasks.tiers import get_tier, load_tiers
 
-    settings = load_settings(store=store)
+    settings = _settings(store)
     corpus = Corpus(open_store(settings.store, settings.s3))
     return plan(corpus, get_tier(load_tiers(settings.tiers), tier), key=settings.pseudonym_key, dry_run=True)
+
+
+def share(
+    tier: Annotated[str, typer.Option(help="A tier that was exported.")],
+    release: Annotated[
+        str | None, typer.Option(help="Share what was frozen under this name.", show_default=False)
+    ] = None,
+    expires: Annotated[str, typer.Option(help="How long the links are good: 30m, 12h, 7d.")] = "7d",
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="JSON file to write [default: TIER.links.json].", show_default=False),
+    ] = None,
+    store: Store = None,
+) -> None:
+    """Write presigned links to a tier's files, with sizes and sha256: JSON, and a plain list for download tools."""
+    from sinks.store import open_store
+    from tasks.share import parse_duration
+    from tasks.share import share as sign
+
+    settings = _settings(store)
+    shared = sign(open_store(settings.store, settings.s3), tier, release=release, expires=parse_duration(expires))
+    written = output or Path(f"{tier}.links.json")
+    written.write_bytes(shared.to_json())
+    plain = {".txt": shared.urls(), ".aria2": shared.downloads(), ".sha256": shared.checksums()}
+    for suffix, text in plain.items():
+        written.with_suffix(suffix).write_text(text)
+    say(f"{len(shared.files)} links, good until {shared.expires_at:%Y-%m-%d %H:%M} UTC, in {written}")
+    say("beside it: .txt one link a line, .aria2 for `aria2c -i`, .sha256 for `sha256sum -c`")
+
+
+def publish(
+    tier: Annotated[str, typer.Option(help="A tier that was exported.")],
+    repo: Annotated[str, typer.Option(help="Dataset repository on the Hugging Face Hub: org/name.")],
+    root: Annotated[str, typer.Option(help="parquet or wds; a card describes one of them.")] = "parquet",
+    private: Annotated[
+        bool, typer.Option("--private/--public", help="Who may see a repository that is created.")
+    ] = True,
+    store: Store = None,
+    json_: Json = False,
+) -> None:
+    """Bring a dataset repository on the Hugging Face Hub up to a tier's export, in one commit."""
+    from sinks.store import open_store
+    from tasks.publish import publish as upload
+
+    settings = _settings(store)
+    published = upload(open_store(settings.store, settings.s3), tier, repo=repo, root=root, private=private)
+    say(f"{repo} is at version {published.version}: {len(published.sent)} files sent, {published.kept} were there")
+    if json_:
+        say_json(asdict(published))
+
+
+@tiers.command()
+def policy(
+    account: Annotated[str, typer.Option(help="The account whose users the tiers are named after.")] = "",
+    store: Store = None,
+) -> None:
+    """Print the bucket policy that lets each tier's principal read its own prefix and nothing else."""
+    from tasks.policy import bucket_policy
+    from tasks.tiers import load_tiers
+
+    settings = _settings(store)
+    typer.echo(bucket_policy(settings.store, list(load_tiers(settings.tiers)), account=account).decode())
+
+
+def _settings(store: str | None) -> "Settings":
+    from schemas.settings import load_settings
+
+    return load_settings(store=store)
