@@ -21,6 +21,10 @@ class ValidatorList:
         self._find = find
         self._seconds = refresh_seconds
         self._hotkeys = find()
+        if not self._hotkeys:
+            log.warning(
+                "nobody may ask this miner: the roster lists no [[validator]], or the subnet has no permit holder"
+            )
 
     def allows(self, hotkey: str) -> bool:
         """Whether `hotkey` may ask."""

@@ -152,10 +152,6 @@ def test_a_locked_or_broken_hotkey_is_said_plainly(tmp_path: Path) -> None:
     settings = SubnetSettings(wallet_name="locked", wallet_path=tmp_path)
     with pytest.raises(SubnetError, match="is encrypted; put its password into"):
         load_keypair(settings)
-    wrong = settings.model_copy(update={"wallet_password": SecretStr("guess")})
-    with pytest.raises(SubnetError, match="can't be opened") as caught:
-        load_keypair(wrong)
-    assert "guess" not in str(caught.value)
     right = settings.model_copy(update={"wallet_password": SecretStr("secret")})
     assert load_keypair(right).ss58_address == locked.hotkeypub.ss58_address
     hotkeys = tmp_path / "broken" / "hotkeys"

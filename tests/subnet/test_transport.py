@@ -1,6 +1,7 @@
 """Rounds against miners that do everything wrong that can be done wrong on the wire."""
 
 import asyncio
+import itertools
 import json
 import subprocess
 import sys
@@ -161,6 +162,8 @@ def test_wall_clock_jumps_cost_neither_the_round_nor_the_measure(
     real = time.time_ns
     with crowd({"good": 2}, validator) as miners:
         settings = SubnetSettings(network="local")
+        jumps = itertools.count(0, -3600)
+        monkeypatch.setattr(time, "time", lambda: next(jumps))
         monkeypatch.setattr(time, "time_ns", lambda: real() + 3600 * 10**9)
         ahead = asyncio.run(collect(make_challenge(1), miners.neurons, validator, settings=settings))
         monkeypatch.setattr(time, "time_ns", lambda: real() - 3600 * 10**9)
