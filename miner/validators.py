@@ -22,9 +22,7 @@ class ValidatorList:
         self._seconds = refresh_seconds
         self._hotkeys = find()
         if not self._hotkeys:
-            log.warning(
-                "nobody may ask this miner: the roster lists no [[validator]], or the subnet has no permit holder"
-            )
+            log.warning("nobody may ask this miner: the roster has no [[validator]], or the subnet no permit holder")
 
     def allows(self, hotkey: str) -> bool:
         """Whether `hotkey` may ask."""
