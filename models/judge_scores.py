@@ -22,15 +22,15 @@ def subject_priors(model: LanguageModel, subjects: Sequence[str]) -> list[float]
 def belongs_scores(
     model: LanguageModel, pairs: Sequence[tuple[int, str]], *, priors: Mapping[str, float]
 ) -> list[float]:
-    """How well labels belong to subjects: `PMI + prior / (2 n)` for a subject of n tokens, in nats.
+    """How well labels belong to subjects: `PMI + prior / (2 n)` for a subject of n words, in nats.
 
-    PMI is `log p(subject | label) - prior`. Half of the prior is given back, which for one token makes the score
-    half of Daille's PMI² (1994): plain PMI favours rare words. It is given back once and not for each token, so that
-    a phrase isn't punished for its length.
+    PMI is `log p(subject | label) - prior`. Half of the prior is given back, which for one word makes the score
+    half of Daille's PMI² (1994): plain PMI favours rare words. It is given back for one word and not for each, so
+    that a phrase isn't punished for its length.
     """
     asked = [(kind_prompt(imagenet_label(label)), f" {subject}") for label, subject in pairs]
     return [
-        likelihood - priors[subject] * (1 - 0.5 / len(model.encode(f" {subject}")))
+        likelihood - priors[subject] * (1 - 0.5 / len(subject.split()))
         for likelihood, (_, subject) in zip(model.log_likelihoods(asked), pairs, strict=True)
     ]
 

@@ -124,11 +124,9 @@ def load_language_model(folder_or_id: str, *, name: str, sha256: str | None, bat
     """
     import torch
     from transformers import AutoModelForCausalLM
-    from transformers.utils import logging as transformers_logging
 
     import models._torchvision  # noqa: F401  # transformers imports torchvision where it finds one
 
-    transformers_logging.disable_progress_bar()
     try:
         encode, start = _tokenizer(folder_or_id)
         model: Any = AutoModelForCausalLM.from_pretrained(folder_or_id, dtype=torch.float32)
