@@ -6,6 +6,7 @@ import hashlib
 import io
 import os
 import secrets
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
@@ -13,6 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from schemas.errors import StoreError
+from sinks.durable import flushing, make_folders, sync_folder, sync_folders_of, write_durably
 from sinks.store import Buffer, Entry, ObjectCorrupt, ObjectMissing, ObjectWriter, Store, check_key, closing_writer
 
 # Temporary files live beside the objects, so that publishing is a link within one file system.
@@ -47,17 +49,17 @@ class DirectoryStore(Store):
     @contextmanager
     def create(self, key: str) -> Iterator[ObjectWriter]:
         target = self._path(key)
-        with self._temporary() as (path, file), closing_writer(_Complete(file)) as writer:
+        with self._temporary() as (path, file), flushing(file) as sink, closing_writer(sink) as writer:
             yield writer
             writer.drain()
             os.fsync(file.fileno())
             writer.won = self._publish(path, target) or _digest(target) == writer.sha256
-            _sync_folder(target.parent)
+            sync_folder(target.parent)
 
     def _publish(self, path: Path, target: Path) -> bool:
         """Give a durable file its name, unless the name is taken. The caller makes the folder durable."""
         while True:
-            _make_parents(target.parent, self.root)
+            make_folders(target.parent, self.root)
             try:
                 os.link(path, target)
             except FileExistsError:
@@ -70,43 +72,88 @@ class DirectoryStore(Store):
             return True
 
     def put_new(self, key: str, data: Buffer) -> bool:
-        return self.put_together([], key, lambda: data) is None
+        return self._put_in_order([], key, data) is None
 
     def put_together(self, parts: Sequence[tuple[str, Buffer]], key: str, commit: Callable[[], Buffer]) -> str | None:
-        """As promised, with three waits for the disk however many the parts: files, their names, the commit's name."""
+        """As promised. Objects that are to be alone in a folder are written into a folder that is then renamed."""
         started = datetime.now(UTC)
-        targets = [self._path(part) for part, _ in parts]
-        last = self._path(key)
+        folder = self._path(key).parent
+        together = all(self._path(part).parent == folder for part, _ in parts)
+        data: Buffer | None = None
+        if together and not folder.exists():
+            published, data = self._put_folder(parts, folder, self._path(key).name, commit)
+            if published:
+                return None
+        return self._put_in_order(parts, key, commit() if data is None else data, started=started)
+
+    def _put_folder(
+        self, parts: Sequence[tuple[str, Buffer]], folder: Path, name: str, commit: Callable[[], Buffer]
+    ) -> tuple[bool, Buffer]:
+        """Whether the folder is published, and the commit's bytes. Two waits for the disk, however many the parts."""
+        draft = self.root / UNFINISHED / f"{os.getpid()}-{secrets.token_hex(8)}"
+        try:
+            draft.mkdir(parents=True)
+            with ExitStack() as stack:
+                names = [self._path(part).name for part, _ in parts]
+                files = [stack.enter_context((draft / one).open("xb", buffering=0)) for one in (*names, name)]
+                # Entered last, so that on an error its threads are done before the files are closed under them.
+                pool = stack.enter_context(ThreadPoolExecutor(len(parts) + 2))
+                pending = [
+                    pool.submit(write_durably, file, data) for file, (_, data) in zip(files, parts, strict=False)
+                ]
+                pending.append(pool.submit(sync_folder, draft))
+                pending.append(pool.submit(make_folders, folder.parent, self.root))
+                data = commit()
+                write_durably(files[-1], data)
+                for future in pending:
+                    future.result()
+            return self._rename_folder(draft, folder), data
+        except OSError as error:
+            raise _sentence(error, self.root) from error
+        finally:
+            if draft.is_dir():
+                shutil.rmtree(draft)
+
+    def _rename_folder(self, draft: Path, folder: Path) -> bool:
+        while True:
+            try:
+                draft.rename(folder)
+            except FileNotFoundError:
+                make_folders(folder.parent, self.root)
+                continue
+            except OSError as error:
+                if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
+                    return False
+                raise
+            sync_folder(folder.parent)
+            return True
+
+    def _put_in_order(
+        self, parts: Sequence[tuple[str, Buffer]], key: str, data: Buffer, *, started: datetime | None = None
+    ) -> str | None:
+        """Files, then the names of the parts, then the name of the commit, each waited for."""
+        everything = [*parts, (key, data)]
         with ExitStack() as stack:
-            unfinished = [stack.enter_context(self._temporary()) for _ in (*parts, key)]
-            # Entered last, so that on an error its threads are done before the files are closed under them.
-            pool = stack.enter_context(ThreadPoolExecutor(len(parts) + 1))
-            pending = [
-                pool.submit(_write_durably, file, data) for (_, file), (_, data) in zip(unfinished, parts, strict=False)
-            ]
-            pending.append(pool.submit(_make_parents, last.parent, self.root))
-            data = commit()
-            path, file = unfinished[-1]
-            _write_durably(file, data)
-            for future in pending:
-                future.result()
-            for (part_path, _), target, (part, part_data) in zip(unfinished, targets, parts, strict=False):
-                if not self._publish(part_path, target) and target.read_bytes() != part_data:
-                    return part
-            _sync_folders(targets)
-            self._look_again(parts, since=started)
-            if not self._publish(path, last) and last.read_bytes() != data:
-                return key
-            _sync_folder(last.parent)
+            unfinished = [stack.enter_context(self._temporary()) for _ in everything]
+            for (_, file), (_, content) in zip(unfinished, everything, strict=True):
+                write_durably(file, content)
+            targets = [self._path(name) for name, _ in everything]
+            for (path, _), target, (name, content) in zip(unfinished, targets, everything, strict=True):
+                if name == key and parts and started is not None:
+                    sync_folders_of(targets[:-1])
+                    self._look_again(parts, since=started)
+                if not self._publish(path, target) and target.read_bytes() != content:
+                    return name
+            sync_folder(targets[-1].parent)
         return None
 
     def put(self, key: str, data: Buffer) -> None:
         target = self._path(key)
         with self._temporary() as (path, file):
-            _write_durably(file, data)
-            _make_parents(target.parent, self.root)
+            write_durably(file, data)
+            make_folders(target.parent, self.root)
             path.replace(target)
-            _sync_folder(target.parent)
+            sync_folder(target.parent)
 
     def get(self, key: str, *, sha256: str | None = None) -> bytes:
         try:
@@ -190,34 +237,15 @@ class DirectoryStore(Store):
         return self._path(key).resolve().as_uri()
 
     def unfinished(self) -> list[Entry]:
-        return list_folder(self.root / UNFINISHED)
+        folder = self.root / UNFINISHED
+        return [_entry(path.name, path.stat()) for path in sorted(folder.iterdir())] if folder.is_dir() else []
 
     def discard(self, unfinished: Entry) -> None:
-        (self.root / UNFINISHED / check_key(unfinished.key)).unlink(missing_ok=True)
-
-
-def list_folder(folder: Path) -> list[Entry]:
-    """The plain files of one folder; their names stand as keys."""
-    if not folder.is_dir():
-        return []
-    return [_entry(path.name, path.stat()) for path in sorted(folder.iterdir())]
-
-
-class _Complete:
-    """Writes everything or raises: a raw file may take less than it is given when the disk is nearly full.
-
-    It keeps the file, not its descriptor: a write after the file was closed raises, and hits no other file.
-    """
-
-    def __init__(self, file: io.FileIO):
-        self._file = file
-
-    def write(self, data: Buffer, /) -> int:
-        view = memoryview(data)
-        done = 0
-        while done < view.nbytes:
-            done += self._file.write(view[done:]) or 0
-        return done
+        path = self.root / UNFINISHED / check_key(unfinished.key)
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def _entry(key: str, stat: os.stat_result) -> Entry:
@@ -227,32 +255,6 @@ def _entry(key: str, stat: os.stat_result) -> Entry:
 def _digest(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _sync_folder(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _sync_folders(targets: Sequence[Path]) -> None:
-    for folder in {target.parent for target in targets}:
-        _sync_folder(folder)
-
-
-def _write_durably(file: io.FileIO, data: Buffer) -> None:
-    _Complete(file).write(data)
-    os.fsync(file.fileno())
-
-
-def _make_parents(folder: Path, root: Path) -> None:
-    """Create missing folders from the root down, each entry made durable before something is put into it."""
-    missing = [path for path in (folder, *folder.parents) if path.is_relative_to(root) and not path.is_dir()]
-    for path in reversed(missing):
-        path.mkdir(exist_ok=True)
-        _sync_folder(path.parent)
 
 
 _HINTS = {

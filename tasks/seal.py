@@ -201,8 +201,10 @@ class _Sampler:
         self._done = 0
 
     def look(self, stored: StoredRound, original: bytes, perturbed: bytes | None) -> None:
+        if self._reverify is None or perturbed is None:
+            return
         for row in stored.rows:
-            if perturbed is None or row["outcome"] != Outcome.ACCEPTED or self._random.random() >= self._fraction:
+            if row["outcome"] != Outcome.ACCEPTED or self._random.random() >= self._fraction:
                 continue
             record = Record.model_validate(row)
             self._batch.append(Sample(record, _slice(original, row, "original"), _slice(perturbed, row, "perturbed")))

@@ -106,7 +106,7 @@ def test_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     opened = Path.open
 
     def open_on_full_disk(self: Path, *arguments: object, **options: object):  # type: ignore[no-untyped-def]
-        if self.parent.name == ".unfinished":
+        if ".unfinished" in self.parts and "xb" in arguments:
             opened(self, "xb").close()
             return opened(full, "wb", buffering=0)
         return opened(self, *arguments, **options)  # type: ignore[call-overload]
