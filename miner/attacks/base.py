@@ -52,7 +52,7 @@ class Problem:
         self._deadline = deadline
         self._step_seconds = 0.0
         self._step_began: float | None = None
-        self._images = _images(self.clean[None]).to(classifier.device)
+        self._levels = torch.from_numpy(self.clean[None]).to(classifier.device).permute(0, 3, 1, 2).float()
         self._ssim = CleanSsim(self.clean)
         self._max_squares = max_squares(bounds.min_psnr, self.clean.size)
 
@@ -72,10 +72,12 @@ class Problem:
     def margins(self, candidates: Pixels) -> Margins:
         """Best other logit minus the true one, float32 (N,), of uint8 (N, H, W, 3)."""
         logits = self.classifier.logits(candidates)
-        true = logits[:, self.label].copy()
-        logits[:, self.label] = -np.inf
-        margins: Margins = logits.max(axis=1) - true
+        margins: Margins = np.delete(logits, self.label, axis=1).max(axis=1) - logits[:, self.label]
         return margins
+
+    def margin_of(self, logits: torch.Tensor) -> float:
+        """The same of logits (1, C) that `gradient` gave."""
+        return float(self._others(logits).amax() - logits[0, self.label])
 
     def offer(self, candidate: Pixels, margin: float) -> bool:
         """Keeps `candidate` if it is better than the best so far; True if it is an answer that holds.
@@ -101,32 +103,36 @@ class Problem:
         )
 
     def gradient(self, change: torch.Tensor, loss: str = "margin") -> tuple[torch.Tensor, torch.Tensor]:
-        """Gradient and logits at the clean image plus `change`, both float32; `change` is (N, 3, H, W) in levels.
+        """Gradient (a level) and logits at the clean image plus `change`, float32; `change` is (N, 3, H, W) in levels.
 
         `loss` is what shall grow: `margin` (best other logit minus the true one; Carlini & Wagner 2017) or
         `cross_entropy` of the true label.
         """
-        point = (self._images + change / LEVELS).requires_grad_(True)
+        # As the classifier itself divides: at whole levels this is the very input that it will be given.
+        point = ((self._levels + change) / LEVELS).requires_grad_(True)
         logits = self.classifier.module(point)
         true = logits[:, self.label]
         if loss == "margin":
-            others = logits.clone()
-            others[:, self.label] = -torch.inf
-            value = others.amax(dim=1) - true
+            value = self._others(logits).amax(dim=1) - true
         else:
             value = logits.logsumexp(dim=1) - true
         (gradient,) = torch.autograd.grad(value.sum(), point)
-        return gradient.detach(), logits.detach()
+        return gradient / LEVELS, logits.detach()
+
+    def _others(self, logits: torch.Tensor) -> torch.Tensor:
+        hidden = torch.zeros_like(logits)
+        hidden[:, self.label] = -torch.inf
+        return logits + hidden
 
     def room(self, levels: int) -> tuple[torch.Tensor, torch.Tensor]:
         """How far each value may go down and up within `levels` and 0..255; float32 (1, 3, H, W), in levels."""
-        whole = self._images * LEVELS
-        return (-whole).clamp(min=-levels), (LEVELS - whole).clamp(max=levels)
+        return (-self._levels).clamp(min=-levels), (LEVELS - self._levels).clamp(max=levels)
 
     def rounded(self, change: torch.Tensor) -> Pixels:
         """Clean image plus `change` (1, 3, H, W), rounded to levels, as uint8 (H, W, 3)."""
         levels = change[0].round().permute(1, 2, 0).cpu().numpy().astype(np.int16)
-        return np.clip(self.clean + levels, 0, LEVELS).astype(np.uint8)
+        rounded: Pixels = np.clip(self.clean + levels, 0, LEVELS).astype(np.uint8)
+        return rounded
 
 
 class SignedGradientAttack:
@@ -174,8 +180,3 @@ class SignedGradientAttack:
             if problem.offer(candidate, float(problem.margins(candidate[None])[0])):
                 return True
         return False
-
-
-def _images(pixels: Pixels) -> torch.Tensor:
-    """uint8 (N, H, W, 3) as float32 (N, 3, H, W) in 0..1."""
-    return torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / LEVELS
