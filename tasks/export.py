@@ -71,7 +71,7 @@ def export(
     store = corpus.store
     if release is not None:
         release_key(tier.name, release)
-    secret = pseudonym_key(store, key) if tier.miner == "pseudonym" else b""
+    secret = pseudonym_key(store, key, draw=not dry_run) if tier.miner == "pseudonym" else b""
     done = {digest.day: digest for digest in read_digests(store, tier.name)}
     manifests = corpus.manifests()
     fresh = [manifest for manifest in manifests if due(manifest, tier, today) and manifest.day not in done]

@@ -36,10 +36,10 @@ def release_key(tier: str, release: str) -> str:
     return f"{tier_folder(tier)}releases/{release}.json"
 
 
-def pseudonym_key(store: Store, given: SecretStr | None) -> bytes:
-    """The key of the pseudonyms: the setting's, or one that was drawn for this corpus (and is drawn now if need be).
+def pseudonym_key(store: Store, given: SecretStr | None, *, draw: bool = True) -> bytes:
+    """The key of the pseudonyms: the setting's, or one that was drawn for this corpus.
 
-    Raises TierError for a setting that is too short to keep a secret.
+    Where there is none yet, it is drawn and kept; without `draw`, for a mere look, a passing one serves. Raises TierError for a setting that is too short to keep a secret.
     """
     if given is not None:
         key = given.get_secret_value().encode()
@@ -51,6 +51,8 @@ def pseudonym_key(store: Store, given: SecretStr | None) -> bytes:
     try:
         return store.get(KEY_OBJECT)
     except ObjectMissing:
+        if not draw:
+            return secrets.token_bytes(32)
         store.put_new(KEY_OBJECT, secrets.token_hex(32).encode())
         return store.get(KEY_OBJECT)
 

@@ -57,6 +57,11 @@ def get_tier(tiers: Tiers, name: str) -> Tier:
     return tiers[name]
 
 
+def line_in(path: Path, tier: str, key: str) -> str:
+    """`file, line N` of a tier's key, for messages about what the corpus shows."""
+    return _Place(str(path), path.read_text(encoding="utf-8"))(f"tiers.{tier}", key)
+
+
 def _tier(name: str, table: Any, views: dict[str, str], place: "_Place") -> Tier:
     section = f"tiers.{name}"
     if not isinstance(table, dict):
