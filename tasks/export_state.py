@@ -39,7 +39,8 @@ def release_key(tier: str, release: str) -> str:
 def pseudonym_key(store: Store, given: SecretStr | None, *, draw: bool = True) -> bytes:
     """The key of the pseudonyms: the setting's, or one that was drawn for this corpus.
 
-    Where there is none yet, it is drawn and kept; without `draw`, for a mere look, a passing one serves. Raises TierError for a setting that is too short to keep a secret.
+    Where there is none yet, it is drawn and kept; without `draw`, for a mere look, a passing one serves.
+    Raises TierError for a setting that is too short to keep a secret.
     """
     if given is not None:
         key = given.get_secret_value().encode()
