@@ -136,6 +136,8 @@ def _reverify(
         faults += _clean_faults(record, clean_png, classifier)
     except CorpusError as error:
         return [*faults, f"original image: {error}"]
+    if not verdict.accepted:
+        return [*faults, *_compare("outcome", record.outcome, verdict.outcome), f"outcome: {verdict.detail}"]
     # A near duplicate is one of another row's; the row alone can't show it.
     found = verdict.model_dump(exclude={"near_duplicate_of", "duplicate_of", *_EXTRAS})
     for name in _VERDICT_FIELDS:

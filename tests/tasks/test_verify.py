@@ -291,7 +291,7 @@ def test_too_small_a_margin_is_accepted_and_earns_nothing() -> None:
 
 def test_what_is_wrong_on_our_side_is_an_error_that_names_it() -> None:
     asked = challenge()
-    other = skimage.data.astronaut()[:224, :224]
+    other = skimage.data.astronaut()[:160, :160]
     with pytest.raises(CorpusError, match="can't be decoded: the PNG ends after"):
         judged(dataclasses.replace(asked, png=asked.png[:-12]), [flipped()])
     with pytest.raises(CorpusError, match="don't belong together"):
