@@ -1,6 +1,8 @@
 """Scores: monotone, in range, and apart where attacks are."""
 
+import importlib.util
 from math import sqrt
+from pathlib import Path
 
 import pytest
 from hypothesis import assume, given
@@ -109,3 +111,13 @@ def test_a_single_level_of_room_still_ranks() -> None:
 def test_unknown_policy() -> None:
     with pytest.raises(SettingsError, match="policy 'best' is not known; accepted: grid-1, public-1"):
         points(accepted(), policy="best")
+
+
+def test_the_documented_curve_is_the_real_one() -> None:
+    root = Path(__file__).parents[2]
+    spec = importlib.util.spec_from_file_location("scoring_curve", root / "benchmarks" / "scoring.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    assert "\n".join(module.table()) in (root / "docs" / "scoring.md").read_text()
