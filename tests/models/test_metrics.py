@@ -44,6 +44,7 @@ def test_ssim_of_flat_and_extreme_images() -> None:
 
 
 @given(st.integers(0, 255), st.floats(0.001, 1), st.integers(0, 2**32 - 1))
+@settings(deadline=None)
 def test_distances_count_integers(levels: int, share: float, seed: int) -> None:
     clean = CROPS[0][:40, :50]
     perturbed = noisy(clean, levels, share=share, seed=seed)
@@ -62,6 +63,7 @@ def test_distances_count_integers(levels: int, share: float, seed: int) -> None:
 
 
 @given(st.floats(0, 100), st.integers(1, 3 * 4096**2))
+@settings(deadline=None)
 def test_the_psnr_gate_turns_at_one_square(min_psnr: float, values: int) -> None:
     most = max_squares(min_psnr, values)
     assert most >= 0

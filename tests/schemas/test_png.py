@@ -9,7 +9,7 @@ import zlib
 import numpy as np
 import pytest
 import skimage.data
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, PngImagePlugin
 
@@ -129,6 +129,7 @@ def test_reads_what_pillow_writes(level: int) -> None:
     cuts=st.lists(st.integers(0, 3000), max_size=4),
     seed=st.integers(0, 2**32 - 1),
 )
+@settings(deadline=None)
 def test_agrees_with_pillow_on_every_filter_and_split(filters: list[int], cuts: list[int], seed: int) -> None:
     rows = np.random.default_rng(seed).integers(0, 256, (SIDE, 1 + 3 * SIDE), dtype=np.uint8)
     rows[:, 0] = filters
@@ -141,6 +142,7 @@ def test_agrees_with_pillow_on_every_filter_and_split(filters: list[int], cuts: 
 
 
 @given(position=st.integers(0, len(GOOD) - 1), bit=st.integers(0, 7))
+@settings(deadline=None)
 def test_no_flipped_bit_gets_through(position: int, bit: int) -> None:
     data = bytearray(GOOD)
     data[position] ^= 1 << bit
