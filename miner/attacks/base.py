@@ -1,7 +1,8 @@
 """What attacks share: the problem as they see it, and the loop of the signed-gradient ones."""
 
 import time
-from typing import Protocol
+from itertools import product
+from typing import Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +21,7 @@ _MARGIN_FLOOR = 0.05
 _SSIM_SLACK = 1e-7
 
 Margins = npt.NDArray[np.float32]
+Loss = Literal["margin", "cross_entropy"]
 
 
 class Attack(Protocol):
@@ -48,6 +50,7 @@ class Problem:
         self.clean = np.ascontiguousarray(pixels)
         self.goal = max(bounds.min_margin, _MARGIN_FLOOR) + _MARGIN_SLACK
         self.answer = self.clean.copy()
+        self.last_inside = False
         self._rank: tuple[bool, bool, float, float] = (False, False, 0.0, -np.inf)
         self._deadline = deadline
         self._step_seconds = 0.0
@@ -85,7 +88,7 @@ class Problem:
         Better is, in this order: holds (bounds and margin), flips, changes less, has the larger margin.
         """
         distance = distances(self.clean, candidate)
-        inside = self._inside(candidate, distance)
+        self.last_inside = inside = self._inside(candidate, distance)
         holds = inside and margin >= self.goal
         rank = (holds, inside and margin > 0, -distance.squares if holds else 0, margin)
         if inside and rank > self._rank:
@@ -102,7 +105,7 @@ class Problem:
             or self._ssim(candidate) >= bounds.min_ssim + _SSIM_SLACK
         )
 
-    def gradient(self, change: torch.Tensor, loss: str = "margin") -> tuple[torch.Tensor, torch.Tensor]:
+    def gradient(self, change: torch.Tensor, loss: Loss = "margin") -> tuple[torch.Tensor, torch.Tensor]:
         """Gradient (a level) and logits at the clean image plus `change`, float32; `change` is (N, 3, H, W) in levels.
 
         `loss` is what shall grow: `margin` (best other logit minus the true one; Carlini & Wagner 2017) or
@@ -112,10 +115,7 @@ class Problem:
         point = ((self._levels + change) / LEVELS).requires_grad_(True)
         logits = self.classifier.module(point)
         true = logits[:, self.label]
-        if loss == "margin":
-            value = self._others(logits).amax(dim=1) - true
-        else:
-            value = logits.logsumexp(dim=1) - true
+        value = (self._others(logits).amax(dim=1) if loss == "margin" else logits.logsumexp(dim=1)) - true
         (gradient,) = torch.autograd.grad(value.sum(), point)
         return gradient / LEVELS, logits.detach()
 
@@ -143,6 +143,8 @@ class SignedGradientAttack:
     """
 
     steps = 10
+    #: What to climb at each level, one after the other: see `Problem.gradient`.
+    losses: tuple[Loss, ...] = ("cross_entropy",)
     #: Step length as a share of the level.
     step_size = 0.25
 
@@ -160,23 +162,24 @@ class SignedGradientAttack:
         """See `Attack`."""
         problem = Problem(classifier, pixels, label, bounds, deadline)
         random = torch.Generator().manual_seed(seed)
-        for levels in range(bounds.min_levels, bounds.max_levels + 1):
-            if self._climb(problem, levels, random):
+        for levels, loss in product(range(bounds.min_levels, bounds.max_levels + 1), self.losses):
+            problem.last_inside = False
+            self._climb(problem, levels, loss, random)
+            # Where even PSNR or SSIM refused the last step, a larger level has no chance.
+            if problem.solved or not problem.last_inside:
                 break
         return problem.answer
 
-    def _climb(self, problem: Problem, levels: int, random: torch.Generator) -> bool:
-        """True when there is an answer, or no time for another step."""
+    def _climb(self, problem: Problem, levels: int, loss: Loss, random: torch.Generator) -> None:
         low, high = problem.room(levels)
         change = self.start(problem, levels, random).clamp(low, high)
         memory = None
         for _ in range(self.steps):
             if not problem.time_left():
-                return True
-            gradient, _ = problem.gradient(change, "cross_entropy")
+                return
+            gradient, _ = problem.gradient(change, loss)
             memory = self.direction(gradient, memory)
             change = (change + self.step_size * levels * memory.sign()).clamp(low, high)
             candidate = problem.rounded(change)
             if problem.offer(candidate, float(problem.margins(candidate[None])[0])):
-                return True
-        return False
+                return
