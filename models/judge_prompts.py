@@ -1,10 +1,11 @@
 """What the language model is told of a label, and the version under which its answers are kept."""
 
 import hashlib
+import re
 
 from models.labels import NUM_CLASSES, Label
 
-# Ends where a broader word would follow: "tench or Tinca tinca: freshwater dace-like game fish … water. Category:"
+# Ends where a broader word would follow: "red fox or fox: the common Old World fox. Category:"
 KIND = "{names}: {gloss}. Category:"
 # Ends where another name of the same thing would follow.
 NAME = "{name}: {gloss}. Also called:"
@@ -15,19 +16,23 @@ NAME_OF_NOTHING = "thing: something. Also called:"
 # taxonomy, so these are animals, food, vehicles, tools and scenes in their shares.
 REFERENCES = tuple(range(31, NUM_CLASSES, 62))
 
+# "Tinca tinca": long in tokens, and a small model knows little of it.
+_BINOMIAL = re.compile(r"[A-Z][a-z]+ [a-z]+")
 _ARITHMETIC = "1"  # Raise when the way scores are computed from likelihoods changes.
 _MAX_SUBJECT_WORDS = 12
+_MAX_GLOSS_WORDS = 12
 
 
 def template_version() -> str:
     """Names the prompts, the references and the arithmetic: scores of two versions never mix in the cache."""
-    parts = (KIND, NAME, NAME_OF_NOTHING, repr(REFERENCES))
+    parts = (KIND, NAME, NAME_OF_NOTHING, repr(REFERENCES), str(_MAX_GLOSS_WORDS), _BINOMIAL.pattern)
     return f"{_ARITHMETIC}-{hashlib.sha256('|'.join(parts).encode()).hexdigest()[:8]}"
 
 
 def kind_prompt(label: Label) -> str:
-    """Two of the label's names and its gloss, asking for its kind."""
-    return KIND.format(names=" or ".join(label.names[:2]), gloss=_first_clause(label))
+    """Up to two of the label's English names and its gloss, asking for its kind."""
+    further = [name for name in label.names[1:] if not _BINOMIAL.fullmatch(name)]
+    return KIND.format(names=" or ".join([label.name, *further[:1]]), gloss=_first_clause(label))
 
 
 def name_prompt(label: Label, name: str) -> str:
@@ -45,4 +50,4 @@ def subject_words(subject: str) -> str:
 
 def _first_clause(label: Label) -> str:
     # Long glosses drift into habitat and use; the genus stands in front.
-    return label.gloss.split(";")[0].split(",")[0]
+    return " ".join(label.gloss.split(";")[0].split(",")[0].split()[:_MAX_GLOSS_WORDS])
