@@ -53,7 +53,7 @@ _KILLS_A_CORPUS = 12
 _TIER = parse_tiers((Path(__file__).parents[1] / "tiers.toml").read_text())["research"]
 STEPS = ("produce", "seal", "export", "gc")
 # Kills at random moments fall where most happens; an export draws plots for seconds and writes for moments.
-_WEIGHTS = (5, 5, 1, 2)
+_WEIGHTS = {"produce": 5, "seal": 5, "export": 1, "gc": 2}
 # What exports keep is theirs to claim; the log is never garbage.
 _OF_OTHERS = (layout.LOG, "exports/", "releases/", "operator/")
 
@@ -282,10 +282,10 @@ def prepare(world: World, step: str, seed: int) -> None:
             world.day += 1
 
 
-def measure_steps(world: World, seed: int) -> tuple[dict[str, float], dict[str, list[str]]]:
+def measure_steps(world: World, seed: int, steps: list[str]) -> tuple[dict[str, float], dict[str, list[str]]]:
     """How long each step takes when nobody interferes, and which boundaries it passes."""
     seconds, names = {}, {}
-    for step in STEPS:
+    for step in steps:
         prepare(world, step, seed)
         started = time.monotonic()
         status, found = in_child(partial(meet_boundaries, world, step, seed, None))
@@ -334,15 +334,18 @@ def run_synthetic(options: argparse.Namespace, fresh: Callable[[], World], tally
     """Boundaries first, then random moments."""
     chance = random.Random(options.seed)
     # Imported before any fork: loading them takes longer than most steps.
-    for module in ("datasets", "duckdb", "matplotlib.pyplot", "mlcroissant", "pyarrow.dataset"):
+    heavy = ("datasets", "duckdb", "matplotlib.pyplot", "mlcroissant") if "export" in options.steps else ()
+    for module in (*heavy, "bittensor.sp_core", "boto3", "pyarrow.dataset"):
         importlib.import_module(module)
-    seconds, names = measure_steps(fresh(), options.seed)
-    for step in STEPS:
+    make_round(0)
+    steps = [step for step in STEPS if step in options.steps.split(",")]
+    seconds, names = measure_steps(fresh(), options.seed, steps)
+    for step in steps:
         print(f"{step}: {seconds[step] * 1000:.0f} ms, {len(names[step])} boundaries, {len(set(names[step]))} kinds")
     plan: list[tuple[str, int | None]] = [
-        (step, at) for step in STEPS for at in distinct(names[step], options.boundaries)
+        (step, at) for step in steps for at in distinct(names[step], options.boundaries)
     ]
-    plan += [(step, None) for step in chance.choices(STEPS, _WEIGHTS, k=options.kills)]
+    plan += [(step, None) for step in chance.choices(steps, [_WEIGHTS[step] for step in steps], k=options.kills)]
     world = fresh()
     for number, (step, at) in enumerate(plan):
         if world.kills >= _KILLS_A_CORPUS:
@@ -387,6 +390,7 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=200, help="kills at random moments")
     parser.add_argument("--boundaries", type=int, default=40, help="kills at boundaries, for each step at most")
     parser.add_argument("--store", default="directory", help="directory, seaweedfs, or a URL")
+    parser.add_argument("--steps", default=",".join(STEPS), help="which of them to kill")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--real", action="store_true", help="kill the perturb command itself instead")
     parser.add_argument("--scratch", type=Path, default=None)
