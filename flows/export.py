@@ -1,18 +1,24 @@
 """The `export` flow: every tier's dataset catches up with the sealed days."""
 
+from dataclasses import replace
 from datetime import UTC, date, datetime
 
 from prefect import flow, task
 
 from flows.artifacts import show_export
 from flows.retry import when_out_of_reach
-from schemas.settings import load_settings
+from flows.runner import task_runner
+from schemas.settings import Settings, load_settings
 from sinks.corpus import Corpus
 from sinks.store import Store, open_store
-from tasks.export import ExportResult
+from tasks.export import DayAdded, ExportResult
 from tasks.export import export as export_tier
+from tasks.export_fan_out import days_to_export, export_day, in_order
 from tasks.export_state import tier_folder
 from tasks.tiers import get_tier, load_tiers
+
+# Starting a cluster takes longer than exporting a single day.
+_LEAST_DAYS = 2
 
 
 # Day files are create-only and the card is replaced last, so an interrupted export is taken up where it stopped.
@@ -44,11 +50,43 @@ def _distributions(store: Store, result: ExportResult) -> bytes | None:
     return store.get(key) if store.head(key) is not None else None
 
 
+# A day's files are created once and its digest last, so a day that a lost worker left half done is done again.
+@task(name="export day", task_run_name="export {tier} {day}", retries=2, retry_delay_seconds=5)
+def _export_day(tier: str, day: date, store: str | None) -> DayAdded:
+    settings = load_settings(store=store)
+    corpus = Corpus(open_store(settings.store, settings.s3))
+    return export_day(corpus, get_tier(load_tiers(settings.tiers), tier), day, key=settings.pseudonym_key)
+
+
+@flow(name="export days")
+def _export_days(tier: str, days: list[date], store: str | None) -> list[DayAdded]:
+    pending = [_export_day.submit(tier, day, store) for day in days]
+    return [future.result() for future in pending]
+
+
+def _fan_out(tier: str, store: str | None, today: date, settings: Settings) -> tuple[DayAdded, ...]:
+    corpus = Corpus(open_store(settings.store, settings.s3))
+    grant = get_tier(load_tiers(settings.tiers), tier)
+    days = days_to_export(corpus, grant, today=today, key=settings.pseudonym_key)
+    if len(days) < _LEAST_DAYS:
+        return ()
+    return in_order(_export_days.with_options(task_runner=task_runner(settings))(tier, days, store))
+
+
 @flow(name="export")
 def export(
     tiers: list[str] | None = None, store: str | None = None, today: date | None = None, release: str | None = None
 ) -> list[ExportResult]:
-    """Exports `tiers` (all of the tier file where none is named), one after the other."""
-    names = tiers or list(load_tiers(load_settings(store=store).tiers))
+    """Exports `tiers` (all of the tier file where none is named), one after the other.
+
+    With the runner `dask` or `ray` a tier's days are spread over its workers; the card follows when all are there.
+    """
+    settings = load_settings(store=store)
+    names = tiers or list(load_tiers(settings.tiers))
     day = today or datetime.now(UTC).date()
-    return [_export(name, store, day, release) for name in names]
+    results = []
+    for name in names:
+        spread = _fan_out(name, store, day, settings) if settings.runner != "threads" else ()
+        result = _export(name, store, day, release)
+        results.append(replace(result, added=spread + result.added))
+    return results

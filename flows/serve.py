@@ -76,14 +76,21 @@ def serve(
         _await_server(server, port, stop, home)
         if stop.asked:
             return
-        _run(["work-pool", "create", POOL, "--type", "process", "--overwrite"], environment, home)
-        _run(["--no-prompt", "deploy", "--all"], environment, home)
+        _register(environment, home)
         worker = start("worker", "worker", "start", "--pool", POOL, "--name", "here")
         tell(Serving(f"http://{HOST}:{port}", home, local_miners))
         while not stop.asked:
-            server.watch()
+            if server.watch():
+                # Its database may be gone as well; what is registered already stays as it is.
+                _await_server(server, port, stop, home)
+                _register(environment, home)
             worker.watch()
             time.sleep(_PAUSE_SECONDS)
+
+
+def _register(environment: dict[str, str], home: Path) -> None:
+    _run(["work-pool", "create", POOL, "--type", "process", "--overwrite"], environment, home)
+    _run(["--no-prompt", "deploy", "--all"], environment, home)
 
 
 def _await_server(server: "_Part", port: int, stop: Stop, home: Path) -> None:
@@ -165,14 +172,15 @@ class _Part:
                 start_new_session=True,
             )
 
-    def watch(self) -> None:
-        """To be called every now and then. Raises SettingsError for a part that keeps dying."""
+    def watch(self) -> bool:
+        """Whether it had died and was started again. Raises SettingsError for a part that keeps dying."""
         if self._process.poll() is None:
             self._children = psutil.Process(self._process.pid).children()
-            return
+            return False
         logger.warning("the %s ended with %s; starting it again", self._name, self._process.returncode)
         self._end_children()
         self._start()
+        return True
 
     def stop(self) -> None:
         """Children first and with time to commit, then the part itself; what stays after that is killed."""

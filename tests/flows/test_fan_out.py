@@ -1,0 +1,142 @@
+"""Two Dask processes write what one process writes, byte for byte, and a lost worker costs nothing."""
+
+import os
+import shutil
+import signal
+from collections.abc import Iterator
+from datetime import UTC, date, datetime
+from itertools import islice
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from schemas.challenge import Challenge
+from schemas.response import Response
+from schemas.settings import load_settings
+from sinks.corpus import Corpus
+from sinks.store import open_store
+from tests.exports.corpora import make_corpus
+
+DAYS = [date(2026, 1, 5), date(2026, 1, 6), date(2026, 1, 7)]
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Any]:
+    distributed = pytest.importorskip("distributed", reason="pip install 'perturb[dask]'")
+    with distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as running:
+        yield running
+
+
+def commit_real_round(corpus: Corpus, number: int) -> None:
+    """One photograph, two answers of a real attack, judged by the pipeline itself."""
+    import hashlib
+
+    from miner.answer import attack_answer
+    from models.classifier import load_classifier
+    from models.judge import load_judge
+    from sources import open_source
+    from tasks.challenge import make_challenge
+    from tasks.commit import commit_round
+    from tasks.score import score
+    from tasks.verify import verify
+
+    settings = load_settings(seed=number)
+    classifier, judge = load_classifier(settings.classifier), load_judge(settings.judge, cache=settings.cache)
+    drawn = (
+        make_challenge(
+            photo,
+            classifier=classifier,
+            judge=judge,
+            settings=settings,
+            now=datetime(2026, 1, 5, 12, number, tzinfo=UTC),
+        )
+        for photo in islice(open_source(settings).photos(seed=number), 20)
+    )
+    challenge = next(made for made in drawn if isinstance(made, Challenge))
+    responses = []
+    for place, attack in enumerate(("fgsm", "pgd")):
+        body = attack_answer(attack, settings.classifier, budget_seconds=2)(
+            challenge.task, challenge.pixels, float("inf")
+        )
+        digest = hashlib.sha256(body).hexdigest()
+        responses.append(Response(place, f"5Miner{place}", 100.0 + place, body, digest, nonce="n", signature="00"))
+    verdicts = verify(challenge, responses, classifier=classifier, judge=judge, settings=settings)
+    scores = [
+        score(verdict, challenge.task, response.response_ms, policy=settings.policy)
+        for verdict, response in zip(verdicts, responses, strict=True)
+    ]
+    commit_round(corpus, challenge, responses, verdicts, scores, netuid=26, block=None, validator_hotkey="5Validator")
+
+
+def contents(root: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(root)): path.read_bytes() for path in sorted(root.rglob("*")) if path.is_file()}
+
+
+def on_dask(monkeypatch: pytest.MonkeyPatch, cluster: Any) -> None:
+    monkeypatch.setenv("PERTURB_RUNNER", "dask")
+    monkeypatch.setenv("PERTURB_RUNNER_ADDRESS", cluster.scheduler_address)
+
+
+def test_days_exported_side_by_side_are_the_same_bytes(
+    prefect_server: None, cheap_line: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cluster: Any
+) -> None:
+    from flows.export import export
+
+    make_corpus(open_store(str(cheap_line)), days=DAYS, rounds=3)
+    other = tmp_path / "other"
+    shutil.copytree(cheap_line, other)
+    today = date(2026, 6, 1)
+    alone = export(tiers=["professional"], store=str(cheap_line), today=today)[0]
+    key = (cheap_line / "operator" / "pseudonym.key").read_bytes()
+    (other / "operator").mkdir(exist_ok=True)
+    (other / "operator" / "pseudonym.key").write_bytes(key)
+
+    on_dask(monkeypatch, cluster)
+    # Its supervisor starts another; whatever it held is done again.
+    os.kill(next(iter(cluster.workers.values())).pid, signal.SIGKILL)
+    together = export(tiers=["professional"], store=str(other), today=today)[0]
+
+    assert [day.day for day in together.added] == DAYS
+    assert together.added == alone.added
+    assert contents(other / "exports") == contents(cheap_line / "exports")
+
+
+def test_a_day_sealed_on_two_workers_is_the_same_bytes(
+    prefect_server: None, cheap_line: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cluster: Any
+) -> None:
+    from flows.seal import seal
+
+    monkeypatch.setenv("PERTURB_SEAL__REVERIFY_FRACTION", "1")
+    # Each try to seal has a folder of its own; the same one makes the bytes comparable.
+    monkeypatch.setattr("tasks.seal.secrets", SimpleNamespace(token_hex=lambda size: "ab" * size))
+    monkeypatch.setattr("flows.seal._LEAST", 1)
+    corpus = Corpus(open_store(str(cheap_line)))
+    for number in range(3):
+        commit_real_round(corpus, number)
+    other = tmp_path / "other"
+    shutil.copytree(cheap_line, other)
+
+    alone = seal(day=DAYS[0], store=str(cheap_line))
+    on_dask(monkeypatch, cluster)
+    together = seal(day=DAYS[0], store=str(other))
+
+    assert together == alone
+    assert together.reverified == together.images > 1
+    first, second = contents(cheap_line / "sealed"), contents(other / "sealed")
+    data = {name for name in first if name.endswith((".tar", ".parquet"))}
+    assert len(data) == 3
+    assert {name: second[name] for name in data} == {name: first[name] for name in data}
+
+
+def test_a_runner_without_its_package_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    import sys
+
+    from flows.runner import task_runner
+    from schemas.errors import SettingsError
+
+    monkeypatch.setitem(sys.modules, "prefect_ray", None)
+    monkeypatch.setitem(sys.modules, "prefect_ray.task_runners", None)
+    with pytest.raises(SettingsError, match=r"perturb\[ray\]"):
+        task_runner(load_settings(runner="ray"))
