@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import tarfile
 from collections.abc import Iterator
 from datetime import date
@@ -29,6 +30,7 @@ from sinks.store import open_store
 from tasks.export import export
 from tasks.readback import read_back
 from tasks.select import sample_id
+from tasks.share import share
 from tasks.tiers import load_tiers
 
 TIERS = ("sample", "research", "professional", "enterprise")
@@ -310,3 +312,14 @@ def no_bars() -> Iterator[None]:
     datasets.disable_progress_bars()
     yield
     datasets.enable_progress_bars()
+
+
+def test_every_snippet_of_the_docs_runs(made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    blocks = re.findall(r"```python\n(.*?)```", Path("docs/subscribing.md").read_text(), re.DOTALL)
+    assert len(blocks) == 5
+    (tmp_path / "exports").symlink_to(Path(made.corpus.store.url) / "exports")
+    (tmp_path / "research.links.json").write_bytes(share(made.corpus.store, "research").to_json())
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    for block in blocks:
+        exec(compile(block, "docs/subscribing.md", "exec"), {})
