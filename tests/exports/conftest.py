@@ -5,10 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from sinks.digest import Statistics
-from sinks.plots import plot_names
-
 sys.path.insert(0, str(Path(__file__).parent))
+
+from corpora import plain_draw
 
 
 @pytest.fixture(autouse=True)
@@ -20,8 +19,4 @@ def no_fsync(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def plain_plots(monkeypatch: pytest.MonkeyPatch) -> None:
     """Plots stand in as the statistics they are drawn from, which hides nothing and takes no time."""
-
-    def draw(statistics: Statistics) -> dict[str, bytes]:
-        return {name: statistics.model_dump_json().encode() for name in plot_names(statistics)}
-
-    monkeypatch.setattr("tasks.export_card.draw_plots", draw)
+    monkeypatch.setattr("tasks.export_card.draw_plots", plain_draw)

@@ -16,7 +16,7 @@ import pytest
 import webdataset
 from botocore.config import Config
 from botocore.exceptions import ClientError
-from corpora import Made, make_corpus
+from corpora import Made, make_corpus, plain_draw
 
 from schemas.errors import SettingsError, StoreError, TierError
 from schemas.settings import S3Settings
@@ -56,8 +56,10 @@ def open_s3(server: Server) -> Store:
 def made(server: Server) -> Made:
     made = make_corpus(open_s3(server), days=[DAY], rounds=6, miners=4)
     tiers = load_tiers(Path("tiers.toml"))
-    for name in USERS:
-        export(made.corpus, tiers[name], today=date(2027, 1, 1), release="first")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tasks.export_card.draw_plots", plain_draw)
+        for name in USERS:
+            export(made.corpus, tiers[name], today=date(2027, 1, 1), release="first")
     return made
 
 
@@ -68,7 +70,7 @@ def local(tmp_path: Path, plain_plots: None) -> Made:
     return made
 
 
-def test_an_export_on_s3_is_the_export_of_a_directory(made: Made, tmp_path: Path) -> None:
+def test_an_export_on_s3_is_the_export_of_a_directory(made: Made, tmp_path: Path, plain_plots: None) -> None:
     here = make_corpus(open_store(str(tmp_path)), days=[DAY], rounds=6, miners=4).corpus
     here.store.put_new("operator/pseudonym.key", made.corpus.store.get("operator/pseudonym.key"))
     export(here, load_tiers(Path("tiers.toml"))["professional"], today=date(2027, 1, 1), release="first")
