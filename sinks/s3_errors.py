@@ -2,16 +2,12 @@
 
 from botocore.exceptions import (
     ClientError,
-    HTTPClientError,
     IncompleteReadError,
     NoCredentialsError,
     ParamValidationError,
     PartialCredentialsError,
     ResponseStreamingError,
     SSLError,
-)
-from botocore.exceptions import (
-    ConnectionError as BotoConnectionError,
 )
 from botocore.parsers import ResponseParserError
 from urllib3.exceptions import HTTPError
@@ -24,12 +20,9 @@ _DAMAGED = {
     "BadDigest",
     "ConditionalRequestConflict",
     "IncompleteBody",
-    "InternalError",
     "InvalidDigest",
     "OperationAborted",
     "RequestTimeout",
-    "ServiceUnavailable",
-    "SlowDown",
     "XAmzContentChecksumMismatch",
     "XAmzContentSHA256Mismatch",
 }
@@ -66,15 +59,11 @@ def is_taken(error: Exception) -> bool:
 
 
 def worth_another_try(error: Exception) -> bool:
-    """The request may well succeed if it is sent again: damage on the way, not an answer."""
+    """Damage on the way that boto3 does not try again itself, as it does for lost connections and 5xx answers."""
     if isinstance(error, (ObjectCorrupt, IncompleteReadError, ResponseStreamingError, ResponseParserError, HTTPError)):
         return True
-    if isinstance(error, SSLError):
-        return False
-    if isinstance(error, (HTTPClientError, BotoConnectionError)):
-        return True
     code, status = _code(error)
-    return code in _DAMAGED or status >= 500 or (status == 400 and code in ("", "400"))
+    return code in _DAMAGED or (status == 400 and code in ("", "400"))
 
 
 def sentence(error: Exception, url: str) -> StoreError:
