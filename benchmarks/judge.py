@@ -81,16 +81,13 @@ def main() -> None:
         raise SystemExit("judge 'none' has no scores to calibrate; give --judge")
     pairs = read_pairs(arguments.pairs)
     trial = try_judge(pairs, judge)
-    fresh = judge.uncached()
-    scores = [float(found.score or 0) for found in fresh.belongs([(pair.class_index, pair.target) for pair in pairs])]
-    halves = _both_directions(pairs, scores)
-    kinds = _same_kind(fresh)
+    halves = _both_directions(pairs, trial.scores)
+    kinds = _same_kind(judge.uncached())
 
     result = _summary(judge, trial, halves, kinds, load_s)
     _print_table(trial, halves, kinds, load_s)
     if arguments.write:
-        threshold = best_threshold(scores, [pair.is_member for pair in pairs])
-        _write(judge, result, threshold, kinds["threshold"])
+        _write(judge, result, trial.best_threshold, kinds["threshold"])
     print(json.dumps(result))
 
 

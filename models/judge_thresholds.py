@@ -10,8 +10,8 @@ from typing import Any
 from models.language_model import LanguageModel
 
 # Taken from the embedded model's calibration, rounded; the scores' units carry over to other models, roughly.
-DEFAULT_BELONGS = -1.5
-DEFAULT_SAME_KIND = 0.66
+DEFAULT_BELONGS = -1.2
+DEFAULT_SAME_KIND = 0.68
 logger = logging.getLogger(__name__)
 
 

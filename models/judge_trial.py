@@ -42,7 +42,7 @@ class Trial:
 
     `accuracy` is at the judge's own threshold, `best_accuracy` at the one that fits these pairs best. `auc` is the
     chance that a member scores above a non-member. `pairs_per_second` leaves the cache aside and starts after a
-    warm-up. `worst` holds the pairs on the wrong side first, at most ten.
+    warm-up. `worst` holds the pairs on the wrong side first, at most ten; `scores` all, in the file's order.
     """
 
     judge: str
@@ -57,6 +57,7 @@ class Trial:
     best_accuracy: float
     pairs_per_second: float
     worst: tuple[JudgedPair, ...]
+    scores: tuple[float, ...]
 
 
 def read_pairs(path: Path) -> list[LabelledPair]:
@@ -111,6 +112,7 @@ def try_judge(pairs: Sequence[LabelledPair], judge: Judge) -> Trial:
         best_accuracy=accuracy(scores, members, best),
         pairs_per_second=len(pairs) / elapsed,
         worst=_worst(pairs, scores, threshold),
+        scores=tuple(scores),
     )
 
 
