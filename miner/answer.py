@@ -2,10 +2,14 @@
 
 import time
 from collections.abc import Callable
+from typing import TYPE_CHECKING, cast
 
 from schemas.challenge import Task
 from schemas.image import Pixels, encode_png
 from schemas.settings import ClassifierSettings
+
+if TYPE_CHECKING:
+    from models.classifier import Classifier
 
 # (task, clean uint8 (height, width, 3), deadline on time.monotonic) -> the body to send.
 Answer = Callable[[Task, Pixels, float], bytes]
@@ -25,6 +29,7 @@ def attack_answer(name: str, classifier_settings: ClassifierSettings, *, budget_
     unknown attack, ModelError for a classifier that can't be loaded.
     """
     from miner.attacks import load_attack
+    from miner.merged import MergedClassifier
     from models.classifier import load_classifier
 
     attack = load_attack(name)
@@ -37,8 +42,9 @@ def attack_answer(name: str, classifier_settings: ClassifierSettings, *, budget_
                 f"not {task.classifier[:64]} with {task.classifier_sha256[:12]}"
             )
         seconds = min(budget_seconds, _TIME_SHARE * task.timeout_ms / 1000)
+        target = cast("Classifier", MergedClassifier(classifier, task.true_label, task.excluded_labels))
         perturbed = attack(
-            classifier,
+            target,
             clean,
             task.true_label,
             task.bounds,

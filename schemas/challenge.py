@@ -30,7 +30,11 @@ class Photo:
 
 
 class Task(BaseModel):
-    """What miners are told; travels as the JSON header of the request, the same for every miner."""
+    """What miners are told; travels as the JSON header of the request, the same for every miner.
+
+    `excluded_labels` are labels near the true one that the judge holds to be the same kind of thing: a flip to one of
+    them is refused. They are a hint and not complete, so they stand in no record.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -45,6 +49,7 @@ class Task(BaseModel):
     height: int = Field(gt=0)
     width: int = Field(gt=0)
     original_sha256: str
+    excluded_labels: tuple[int, ...] = Field(default=(), max_length=1000)
 
 
 class Origin(BaseModel):

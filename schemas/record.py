@@ -145,7 +145,7 @@ def make_record(
         perturbed_offset=None,
         perturbed_length=None,
         **origin.model_dump(),
-        **task.model_dump(exclude={"bounds"}),
+        **task.model_dump(exclude={"bounds", "excluded_labels"}),
         **task.bounds.model_dump(),
         **verdict.model_dump(),
         **score.model_dump(),

@@ -65,6 +65,7 @@ class ChallengeSettings(_Section):
     min_clean_margin: float = Field(1.0, ge=0, description="logits")
     min_clean_confidence: float = Field(0.3, ge=0, le=1)
     max_draws: int = Field(50, ge=1, description="photographs tried for one challenge before giving up")
+    judged_neighbours: int = Field(8, ge=0, description="nearest labels that the judge compares with the true one")
     timeout_ms: int = Field(20_000, gt=0)
 
 

@@ -38,7 +38,8 @@ def make_challenge(
     where the clean image stands clear of the decision boundary (`settings.challenge`).
     """
     pixels = classifier.prepare(photo.pixels)
-    clean = _predict(classifier.logits(pixels[None])[0])
+    logits = classifier.logits(pixels[None])[0]
+    clean = _predict(logits)
     name = classifier.label_name(clean.label)
     if photo.true_class is not None and photo.true_class != clean.label:
         truth = classifier.label_name(photo.true_class)
@@ -71,6 +72,7 @@ def make_challenge(
             height=pixels.shape[0],
             width=pixels.shape[1],
             original_sha256=pixel_identity(pixels),
+            excluded_labels=_same_kind(logits, clean.label, judge, settings.challenge.judged_neighbours),
         ),
         origin=Origin(
             source=photo.source,
@@ -89,6 +91,13 @@ def make_challenge(
         ),
         png=encode_png(pixels),
     )
+
+
+def _same_kind(logits: np.ndarray, label: int, judge: Judge, number: int) -> tuple[int, ...]:
+    """Of the `number` labels nearest to the true one, those that a miner must not flip to: they mean the same."""
+    nearest = [int(other) for other in np.argsort(-logits) if other != label][:number]
+    judged = judge.same_kind([(label, other) for other in nearest]) if nearest else []
+    return tuple(sorted(other for other, judgement in zip(nearest, judged, strict=True) if judgement.holds))
 
 
 def _predict(logits: np.ndarray) -> _CleanPrediction:

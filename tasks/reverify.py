@@ -164,7 +164,7 @@ class _RecordedJudge:
 
 def _task(record: Record) -> Task:
     bounds = Bounds(**{name: getattr(record, name) for name in Bounds.model_fields})
-    values = {name: getattr(record, name) for name in Task.model_fields if name != "bounds"}
+    values = {name: getattr(record, name) for name in Task.model_fields if name in Record.model_fields}
     return Task(bounds=bounds, **values)
 
 
