@@ -1,5 +1,6 @@
 """What attacks share: the problem as they see it, and the loop of the signed-gradient ones."""
 
+import math
 import time
 from itertools import product
 from typing import Literal, Protocol
@@ -64,13 +65,20 @@ class Problem:
         """Whether an answer inside the bounds was seen to reach the asked margin."""
         return self._rank[0]
 
-    def time_left(self) -> bool:
-        """Whether one more step, as long as the longest so far, ends before the deadline."""
+    def steps_left(self) -> float:
+        """How many steps of the longest duration so far still end before the deadline; to be asked once a step."""
         now = time.monotonic()
         if self._step_began is not None:
             self._step_seconds = max(self._step_seconds, now - self._step_began)
         self._step_began = now
-        return now + 1.1 * self._step_seconds < self._deadline
+        left = self._deadline - now
+        if left <= 0:
+            return 0.0
+        return left / self._step_seconds if self._step_seconds else math.inf
+
+    def time_left(self) -> bool:
+        """Whether one more step ends before the deadline, even if it takes a quarter longer than the longest so far."""
+        return self.steps_left() > 1.25
 
     def margins(self, candidates: Pixels) -> Margins:
         """Best other logit minus the true one, float32 (N,), of uint8 (N, H, W, 3)."""

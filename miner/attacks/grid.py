@@ -31,9 +31,12 @@ _FIRST = 1.2
 _SHRINK, _GROW = 0.75, 1.3
 # Logits by which predictions are too high at first, and the most that is believed.
 _BIAS, _MAX_BIAS = 0.15, 0.6
-# Numbers of values tried at once in the end, as multiples of the last prediction.
+# Numbers of values tried at once in the end, as multiples of the last prediction; and where none of them held, or
+# time ran out before predictions could be trusted.
 _FINISH = (0.97, 1.0, 1.04, 1.08, 1.13)
-_MAX_FINISHES = 6
+_WIDE_FINISH = (1.2, 1.5, 2.0, 3.0, 6.0)
+# What a finish may cost, in gradients.
+_FINISH_STEPS = 3.0
 
 
 def attack(classifier: Classifier, pixels: Pixels, label: int, bounds: Bounds, *, deadline: float, seed: int) -> Pixels:
@@ -78,8 +81,9 @@ class _Search:
         ranking, gains = self._rank()
         count = round(_FIRST * self._enough(gains, self._problem.goal - self._margin))
         for _ in range(_ROUNDS - 1):
-            if not self._problem.time_left():
-                return
+            steps = self._problem.steps_left()
+            if steps < _FINISH_STEPS + 1:
+                break
             count = min(max(count, 1), self._low.numel())
             expected = self._margin + float(gains[count - 1])
             self._visit(self._moved(ranking, count))
@@ -87,7 +91,10 @@ class _Search:
                 self._bias = min(max((self._bias + expected - self._margin) / 2, 0.0), _MAX_BIAS)
             ranking, gains = self._rank()
             count = self._next_count(gains, count)
-        self._finish(ranking, self._next_count(gains, count))
+        else:
+            self._finish(ranking, count, _FINISH)
+        if not self._problem.solved:
+            self._finish(ranking, count, _WIDE_FINISH)
 
     def _visit(self, change: torch.Tensor) -> None:
         """Takes margin and gradient at the clean image plus `change`, and offers it as an answer."""
@@ -124,19 +131,14 @@ class _Search:
             change[ranking.order[reach]] = far[ranking.order[reach]]
         return change
 
-    def _finish(self, ranking: _Ranking, count: int) -> None:
-        """Tries several numbers of values in one batch, larger ones until one holds."""
-        for _ in range(_MAX_FINISHES):
-            counts = {min(max(1, round(count * share)), self._fewest) for share in _FINISH} - {self._fewest}
-            if not self._problem.solved:
-                counts.add(min(round(count * _FINISH[-1]), self._low.numel()))
-            if not counts or not self._problem.time_left():
-                return
-            changes = [self._moved(ranking, number) for number in sorted(counts)]
-            candidates = np.stack([self._problem.rounded(change.view(self._shape)) for change in changes])
-            margins = self._problem.margins(candidates)
-            for candidate, margin in zip(candidates, margins, strict=True):
-                self._problem.offer(candidate, float(margin))
-            if self._problem.solved:
-                return
-            count = round(count * _FINISH[-1] * _FINISH[-1])
+    def _finish(self, ranking: _Ranking, count: int, shares: tuple[float, ...]) -> None:
+        """Tries several numbers of values in one batch."""
+        counts = {min(max(1, round(count * share)), self._fewest) for share in shares}
+        if self._problem.solved:
+            counts.discard(self._fewest)
+        if not counts or self._problem.steps_left() < 1:
+            return
+        changes = [self._moved(ranking, number) for number in sorted(counts)]
+        candidates = np.stack([self._problem.rounded(change.view(self._shape)) for change in changes])
+        for candidate, margin in zip(candidates, self._problem.margins(candidates), strict=True):
+            self._problem.offer(candidate, float(margin))
