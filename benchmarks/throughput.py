@@ -1,0 +1,213 @@
+"""Verified pairs a minute of production under Prefect, with rounds overlapped and one after the other.
+
+    python benchmarks/throughput.py [--rounds 12] [--miners 8] [--judge none] [--no-dask] [--store DIR]
+
+Eight local miners, each a process of its own, answer over the real wire. They find a flip at once and then wait until
+they have taken as long as verification does (measured first), as remote miners do: their waiting costs this machine
+nothing. Then as many rounds run one after the other, and overlapped. Model loading and the start of Prefect's server
+are left out; everything that happens each round is in. The judge is `none` by default, because in the long run its
+cache answers nearly every question.
+
+Overhead is the time of the flow in which it neither draws, waits for miners, verifies nor commits: Prefect, artifacts,
+glue. Then the produced rounds are sealed (every record verified again) and three synthetic days exported, on one Dask
+worker and on two. The last line is a JSON object.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, date, datetime, timedelta
+from functools import wraps
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+_PATIENCE = "PERTURB_BENCHMARK_PATIENCE"
+_Spans = dict[str, list[tuple[float, float]]]
+
+
+def patient(classifier: Any, pixels: Any, label: int, bounds: Any, *, deadline: float, seed: int) -> Any:
+    """An attack that flips at once, differs a little from its neighbours', and answers when its time has come."""
+    import numpy as np
+
+    from miner.attacks import load_attack
+
+    started = time.monotonic()
+    answer = load_attack("fgsm")(classifier, pixels, label, bounds, deadline=deadline, seed=seed)
+    rows, columns = np.random.default_rng(os.getpid()).integers(0, pixels.shape[:2], (4, 2)).T
+    answer[rows, columns] = pixels[rows, columns]
+    seconds = float(Path(os.environ[_PATIENCE]).read_text())
+    time.sleep(max(0.0, min(started + seconds, deadline - 0.2) - time.monotonic()))
+    return answer
+
+
+@contextmanager
+def timed_stations() -> Iterator[_Spans]:
+    """Start and end of every call of a line's stations."""
+    from flows.line import Line
+
+    spans: _Spans = defaultdict(list)
+    plain = {name: getattr(Line, name) for name in ("draw", "collect", "finish")}
+
+    def timed(name: str, station: Any) -> Any:
+        @wraps(station)
+        def call(*args: Any) -> Any:
+            started = time.perf_counter()
+            try:
+                return station(*args)
+            finally:
+                spans[name].append((started, time.perf_counter()))
+
+        return call
+
+    for name, station in plain.items():
+        setattr(Line, name, timed(name, station))
+    try:
+        yield spans
+    finally:
+        for name, station in plain.items():
+            setattr(Line, name, station)
+
+
+def union(spans: list[tuple[float, float]]) -> float:
+    """Length of what the intervals cover together."""
+    total, end = 0.0, float("-inf")
+    for first, last in sorted(spans):
+        total += max(0.0, last - max(first, end))
+        end = max(end, last)
+    return total
+
+
+def run(rounds: int, *, overlap: bool, store: str) -> dict[str, float]:
+    """One run of the flow, in seconds a round and pairs a minute."""
+    from flows.produce import produce
+
+    with timed_stations() as spans:
+        summary = produce(rounds=rounds, overlap=overlap, store=store)
+    every = [span for station in spans.values() for span in station]
+    wall = max(last for _, last in every) - min(first for first, _ in every)
+    return {
+        "pairs_per_minute": 60 * summary.accepted / wall,
+        "accepted": summary.accepted,
+        "round_s": wall / rounds,
+        **{f"{name}_s": union(station) / rounds for name, station in spans.items()},
+        "overhead_share": 1 - union(every) / wall,
+    }
+
+
+def production(rounds: int, miners: int, folder: Path) -> dict[str, dict[str, float]]:
+    """Calibrates the miners' patience, then measures both ways of running rounds."""
+    from miner.local import start_local_miners
+    from schemas.settings import load_settings
+
+    patience = folder / "patience"
+    patience.write_text("0")
+    os.environ[_PATIENCE] = str(patience)
+    attacks = ["benchmarks.throughput:patient"] * miners
+    with start_local_miners(attacks, settings=load_settings(), folder=folder / "miners", budget_seconds=60) as started:
+        os.environ["PERTURB_SUBNET__NETWORK"] = "local"
+        os.environ["PERTURB_SUBNET__ROSTER"] = str(started.roster)
+        run(2, overlap=False, store=str(folder / "warm"))
+        calm = run(max(3, rounds // 3), overlap=False, store=str(folder / "calm"))
+        patience.write_text(str(calm["finish_s"]))
+        return {
+            "one after the other": run(rounds, overlap=False, store=str(folder / "serial")),
+            "overlapped": run(rounds, overlap=True, store=str(folder / "overlapped")),
+        }
+
+
+def on_dask(workers: int, folder: Path, days: list[date]) -> float:
+    """Seconds to seal the produced rounds and to export synthetic days with that many worker processes."""
+    from distributed import Client, LocalCluster
+
+    from flows.export import export
+    from flows.seal import seal
+    from models.classifier import load_classifier
+    from schemas.settings import load_settings
+    from sinks.corpus import Corpus
+    from sinks.store import open_store
+
+    rounds, sealed = folder / f"rounds-{workers}", folder / f"days-{workers}"
+    shutil.copytree(folder / "overlapped", rounds)
+    shutil.copytree(folder / "days", sealed)
+    with LocalCluster(n_workers=workers, threads_per_worker=1, dashboard_address=None) as cluster:
+        with Client(cluster) as client:
+            client.run(lambda: bool(load_classifier(load_settings().classifier)))
+        os.environ["PERTURB_RUNNER_ADDRESS"] = cluster.scheduler_address
+        started = time.perf_counter()
+        seal(day=Corpus(open_store(str(rounds))).open_day(datetime.now(UTC)), store=str(rounds), early=True)
+        export(tiers=["enterprise"], store=str(sealed), today=days[-1] + timedelta(days=9))
+        return time.perf_counter() - started
+
+
+def make_days(folder: Path, *, rounds: int) -> list[date]:
+    """Three sealed days of synthetic records of the usual size."""
+    from benchmarks.synthetic import DAY, make_round
+    from schemas.settings import SealSettings
+    from sinks.corpus import Corpus
+    from sinks.store import open_store
+    from tasks.commit import commit_round
+    from tasks.seal import seal_day
+
+    corpus = Corpus(open_store(str(folder)))
+    days = []
+    for number in range(3):
+        made = DAY + timedelta(days=number)
+        for place in range(rounds):
+            r = make_round([number, place], miners=8, side=224, created_at=made + timedelta(seconds=place))
+            parts = (r.challenge, r.responses, r.verdicts, r.scores)
+            commit_round(corpus, *parts, netuid=26, block=None, validator_hotkey="5Validator")
+        seal_day(corpus, made.date(), settings=SealSettings(reverify_fraction=0), early=True)
+        days.append(made.date())
+    return days
+
+
+def dask_ratio(folder: Path) -> float:
+    """How much faster two workers are than one."""
+    os.environ |= {"PERTURB_RUNNER": "dask", "PERTURB_SEAL__REVERIFY_FRACTION": "1", "OMP_NUM_THREADS": "1"}
+    days = make_days(folder / "days", rounds=40)
+    seconds = {workers: on_dask(workers, folder, days) for workers in (1, 2)}
+    print(f"seal and export: {seconds[1]:.1f} s on one Dask worker, {seconds[2]:.1f} s on two")
+    return seconds[1] / seconds[2]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=12)
+    parser.add_argument("--miners", type=int, default=8)
+    parser.add_argument("--judge", default="none")
+    parser.add_argument("--dask", action=argparse.BooleanOptionalAction, default=True)
+    parser.add_argument("--folder", type=Path, help="where stores and logs go; default: a temporary folder")
+    options = parser.parse_args()
+    os.environ["PERTURB_JUDGE__NAME"] = options.judge
+    os.environ.setdefault("PREFECT_LOGGING_LEVEL", "ERROR")
+    with tempfile.TemporaryDirectory(prefix="perturb-throughput-") as temporary:
+        folder = options.folder or Path(temporary)
+        rows = production(options.rounds, options.miners, folder)
+        print(f"{'':22}" + "".join(f"{name:>18}" for name in next(iter(rows.values()))))
+        for name, row in rows.items():
+            print(f"{name:22}" + "".join(f"{value:18.3f}" for value in row.values()))
+        ratio = dask_ratio(folder) if options.dask else None
+    serial, overlapped = rows["one after the other"], rows["overlapped"]
+    print(
+        json.dumps(
+            {
+                "pairs_per_minute": round(overlapped["pairs_per_minute"], 1),
+                "overlap_ratio": round(overlapped["pairs_per_minute"] / serial["pairs_per_minute"], 3),
+                "overhead_share": round(overlapped["overhead_share"], 4),
+                "dask_ratio": None if ratio is None else round(ratio, 3),
+            }
+        )
+    )
+
+
+if __name__ == "__main__":
+    main()
