@@ -2,23 +2,30 @@
 
     python benchmarks/writing.py [--store directory|seaweedfs] [--rounds 40] [--miners 16] [--side 224]
 
-Peers, in the same run on the same samples: a plain copy of the same bytes (the limit: files written and fsynced,
-or one PUT for each object), `webdataset.ShardWriter`, and one object for each image. "Naive" is the layout that
-stores the original again with every pair. Every figure is the best of the repetitions, which alternate, because
-the machine may be busy with other things.
+Peers, in the same run on the same samples: a plain copy of the same bytes (the limit: files written and fsynced, or
+one PUT for each object; the day's copy reads them first, as sealing must), `webdataset.ShardWriter` with one shard a
+round, whose samples are pairs (original, perturbed, json) as its format has them, and one object for each image.
+"Naive" is the layout that stores the original again with every pair. Every figure is the best of the repetitions,
+which alternate, because the machine may be busy with other things.
+
+    python benchmarks/writing.py --scale 20000
+
+seals half as many records and then all of them, each in a process of its own, and adds the memory and the time.
 """
 
 import argparse
-import hashlib
 import json
 import os
+import resource
 import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from datetime import UTC, timedelta
 from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 
 from servers import ACCESS_KEY, SECRET_KEY, seaweedfs
@@ -48,19 +55,30 @@ def objects(store: Store, prefix: str) -> list[tuple[str, bytes]]:
     return [(entry.key, store.get(entry.key)) for entry in store.entries(prefix)]
 
 
-def copy_all(store: Store, found: list[tuple[str, bytes]], *, where: str) -> None:
-    """The same bytes under other names with nothing but durability: what no writer can beat."""
+def copy_one(store: Store, key: str, data: bytes) -> None:
+    """Write some bytes with nothing but durability: what no writer can beat."""
     root = getattr(store, "root", None)
+    if root is None:
+        store._client.put_object(Bucket=store._bucket, Key=key, Body=data)  # type: ignore[attr-defined]
+        return
+    path = root / key
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def copy_rounds(store: Store, found: list[tuple[str, bytes]]) -> None:
+    """The rounds' bytes, from memory."""
     for key, data in found:
-        if root is None:
-            store._client.put_object(Bucket=store._bucket, Key=f"{where}/{key}", Body=data)  # type: ignore[attr-defined]
-            continue
-        path = root / where / key
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
+        copy_one(store, f"copied-rounds/{key}", data)
+
+
+def copy_day(store: Store, keys: list[str]) -> None:
+    """The sealed day's bytes, read and written."""
+    for key in keys:
+        copy_one(store, f"copied-day/{key}", store.get(key))
 
 
 def one_object_each(store: Store, rounds: list[SyntheticRound], *, where: str) -> None:
@@ -72,18 +90,24 @@ def one_object_each(store: Store, rounds: list[SyntheticRound], *, where: str) -
 
 
 def shard_writer(store: Store, rounds: list[SyntheticRound], folder: Path) -> None:
-    """webdataset's writer with the same images, a shard a round, made durable and uploaded where the store is S3."""
+    """webdataset's writer with the same pairs, a shard a round, made durable or uploaded."""
     import webdataset
 
     for made in rounds:
         pattern = str(folder / f"{made.challenge.round_id}-%05d.tar")
         with webdataset.ShardWriter(pattern, verbose=0) as writer:
-            writer.write({"__key__": "original", "original.png": made.challenge.png})
             for place, (response, verdict, score) in enumerate(
                 zip(made.responses, made.verdicts, made.scores, strict=True)
             ):
-                facts = verdict.model_dump(mode="json") | score.model_dump(mode="json")
-                writer.write({"__key__": f"{place:04d}", "perturbed.png": response.body, "json": facts})
+                facts = made.challenge.task.model_dump(mode="json") | verdict.model_dump(mode="json")
+                writer.write(
+                    {
+                        "__key__": f"{made.challenge.round_id}-{place:04d}",
+                        "original.png": made.challenge.png,
+                        "perturbed.png": response.body,
+                        "json": facts | score.model_dump(mode="json"),
+                    }
+                )
         path = Path(pattern % 0)
         if hasattr(store, "root"):
             with path.open("rb") as file:
@@ -131,7 +155,7 @@ def measure(store: Store, rounds: list[SyntheticRound], scratch: Path) -> dict[s
     committed = objects(store, "rounds/")
     seconds["round_bytes"] = sum(len(data) for _, data in committed)
     seconds["round_metadata"] = sum(len(data) for key, data in committed if key.endswith(".parquet"))
-    seconds["copy_rounds"] = timed(partial(copy_all, store, committed, where="copied-rounds"))
+    seconds["copy_rounds"] = timed(partial(copy_rounds, store, committed))
     with tempfile.TemporaryDirectory(dir=scratch) as folder:
         seconds["shardwriter"] = timed(lambda: shard_writer(store, rounds, Path(folder)))
     seconds["each"] = timed(lambda: one_object_each(store, rounds, where="each"))
@@ -139,10 +163,38 @@ def measure(store: Store, rounds: list[SyntheticRound], scratch: Path) -> dict[s
     corpus = Corpus(store)
     settings = SealSettings()
     seconds["seal"] = timed(lambda: seal_day(corpus, DAY.date(), settings=settings, now=lambda: LATER))
-    sealed = [(key, data) for key, data in objects(store, "sealed/") if not key.endswith(".json")]
-    seconds["copy_day"] = timed(lambda: copy_all(store, sealed, where="copied-day"))
-    seconds["sealed_bytes"] = sum(len(data) for _, data in sealed)
+    sealed = [entry for entry in store.entries("sealed/") if not entry.key.endswith(".json")]
+    seconds["copy_day"] = timed(lambda: copy_day(store, [entry.key for entry in sealed]))
+    seconds["sealed_bytes"] = sum(entry.size for entry in sealed)
     return seconds
+
+
+def seal_many(records: int, folder: Path) -> dict[str, float]:
+    """Seal a day of many small records; seconds of processor time, wall time, and the most memory in MB."""
+    corpus = Corpus(open_store(str(folder)))
+    for number in range(records // 50):
+        created = DAY + timedelta(milliseconds=number)
+        commit_all(corpus, [make_round((9, number), miners=50, refused=0, side=48, created_at=created)])
+    seal = partial(seal_day, corpus, DAY.date(), settings=SealSettings(), now=lambda: LATER)
+    busy = time.process_time()
+    wall = timed(seal)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return {"cpu": time.process_time() - busy, "wall": wall, "mb": peak}
+
+
+def scale(records: int) -> dict[str, float]:
+    """Whether sealing grows linearly and stays small."""
+    found = []
+    for size in (records // 2, records):
+        with tempfile.TemporaryDirectory() as folder, ProcessPoolExecutor(1, get_context("spawn")) as pool:
+            found.append(pool.submit(seal_many, size, Path(folder)).result())
+        print(f"sealing {size} records: {found[-1]['wall']:.1f} s, {found[-1]['cpu']:.1f} s of processor", end="")
+        print(f", {found[-1]['mb']:.0f} MB at most")
+    return {
+        "seal_records": records,
+        "seal_peak_mb": found[1]["mb"],
+        "seal_cpu_growth_for_double": found[1]["cpu"] / found[0]["cpu"],
+    }
 
 
 def main() -> None:
@@ -153,6 +205,7 @@ def main() -> None:
     parser.add_argument("--miners", type=int, default=16)
     parser.add_argument("--side", type=int, default=224)
     parser.add_argument("--repeat", type=int, default=3)
+    parser.add_argument("--scale", type=int, default=0, help="also seal this many small records, and half as many")
     parser.add_argument("--scratch", type=Path, default=Path(tempfile.gettempdir()))
     options = parser.parse_args()
     rounds = [
@@ -166,12 +219,11 @@ def main() -> None:
         runs = [measure(store, rounds, Path(folder)) for _ in range(options.repeat)]
     best = {name: min(run[name] for run in runs) for name in runs[0]}
     naive = perturbed + originals * options.miners
-    images = perturbed + originals
     table = [
         ("commit rounds", best["round_bytes"], best["commit"]),
         ("  plain copy of the rounds", best["round_bytes"], best["copy_rounds"]),
-        ("  webdataset.ShardWriter", images, best["shardwriter"]),
-        ("  one object for each image", images, best["each"]),
+        ("  webdataset.ShardWriter, pairs", naive, best["shardwriter"]),
+        ("  one object for each image", perturbed + originals, best["each"]),
         ("seal the day", best["sealed_bytes"], best["seal"]),
         ("  plain copy of the day", best["sealed_bytes"], best["copy_day"]),
     ]
@@ -189,8 +241,9 @@ def main() -> None:
         "commit_vs_object_each": best["each"] / best["commit"],
         "bytes_vs_naive": best["sealed_bytes"] / naive,
         "round_bytes_vs_naive": best["round_bytes"] / naive,
-        "sha256": hashlib.sha256(b"".join(made.challenge.png for made in rounds)).hexdigest()[:16],
     }
+    if options.scale:
+        result |= scale(options.scale)
     print(json.dumps({name: round(value, 3) if isinstance(value, float) else value for name, value in result.items()}))
 
 

@@ -97,12 +97,11 @@ class DirectoryStore(Store):
                 names = [self._path(part).name for part, _ in parts]
                 files = [stack.enter_context((draft / one).open("xb", buffering=0)) for one in (*names, name)]
                 # Entered last, so that on an error its threads are done before the files are closed under them.
-                pool = stack.enter_context(ThreadPoolExecutor(len(parts) + 2))
+                pool = stack.enter_context(ThreadPoolExecutor(len(parts) + 1))
                 pending = [
-                    pool.submit(write_durably, file, data) for file, (_, data) in zip(files, parts, strict=False)
+                    pool.submit(write_durably, file, content) for file, (_, content) in zip(files, parts, strict=False)
                 ]
-                pending.append(pool.submit(sync_folder, draft))
-                pending.append(pool.submit(make_folders, folder.parent, self.root))
+                pending.append(pool.submit(self._make_ready, draft, folder.parent))
                 data = commit()
                 write_durably(files[-1], data)
                 for future in pending:
@@ -113,6 +112,10 @@ class DirectoryStore(Store):
         finally:
             if draft.is_dir():
                 shutil.rmtree(draft)
+
+    def _make_ready(self, draft: Path, parent: Path) -> None:
+        sync_folder(draft)
+        make_folders(parent, self.root)
 
     def _rename_folder(self, draft: Path, folder: Path) -> bool:
         while True:

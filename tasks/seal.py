@@ -149,8 +149,8 @@ _Loaded = tuple[StoredRound, bytes, bytes | None]
 
 
 def _read_ahead(corpus: Corpus, rounds: Sequence[RoundRef], depth: int = 2) -> Iterator[_Loaded]:
-    """Rounds in order, the next few being read and checked while the caller writes."""
-    with ThreadPoolExecutor(depth) as pool:
+    """Rounds in order, the next ones being read and checked by a thread while the caller writes."""
+    with ThreadPoolExecutor(1) as pool:
         pending = [pool.submit(load_round, corpus, ref) for ref in rounds[:depth]]
         try:
             for place in range(len(rounds)):
