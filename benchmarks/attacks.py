@@ -219,7 +219,7 @@ def main() -> None:
     photos = list(right_photos(options.photos, load_classifier(settings.classifier), options.limit))
     print(f"{len(photos)} photographs that {settings.classifier.name} gets right, {options.budget_seconds:g} s each\n")
     print(
-        "| attack | flipped | at one level | changed (median) | score grid-1 | public-1 | s (median) | s (max) | CPU s |"
+        "| attack | flipped | one level | changed (median) | score grid-1 | public-1 | s (median) | s (max) | CPU s |"
     )
     print("|---|---|---|---|---|---|---|---|---|", flush=True)
     results: dict[str, dict[str, float | None] | None] = {}
