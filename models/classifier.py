@@ -10,6 +10,7 @@ Between the pixels that travel and the network stands nothing but normalisation.
 import difflib
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from copy import deepcopy
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -84,10 +85,8 @@ class Classifier:
         """
         self._check(pixels)
         size = self.batch_size
-        chunks = [
-            self._forward(self._fast_module, pixels[start : start + size], torch.float32)
-            for start in range(0, len(pixels), size)
-        ]
+        parts = [pixels[start : start + size] for start in range(0, len(pixels), size)]
+        chunks = list(self._threads.map(lambda part: self._forward(self._fast_module, part, torch.float32), parts))
         if not chunks:
             return np.zeros((0, self.num_classes), np.float32)
         return self._finite(np.concatenate(chunks))
@@ -98,7 +97,11 @@ class Classifier:
         Several times slower than `logits`; for the few answers that stand on a boundary.
         """
         self._check(pixels)
-        rows = [self._forward(self._exact_module, pixels[i : i + 1], torch.float64) for i in range(len(pixels))]
+        rows = list(
+            self._threads.map(
+                lambda i: self._forward(self._exact_module, pixels[i : i + 1], torch.float64), range(len(pixels))
+            )
+        )
         if not rows:
             return np.zeros((0, self.num_classes), np.float64)
         return self._finite(np.concatenate(rows))
@@ -118,6 +121,15 @@ class Classifier:
                 f"label {index} is outside the classes of {self.name}; accepted: 0 to {self.num_classes - 1}"
             )
         return index
+
+    @cached_property
+    def _threads(self) -> ThreadPoolExecutor:
+        # Images side by side, one thread each, beat threads inside the small convolutions of one image; and what an
+        # image gives then doesn't depend on how many threads there are. A GPU takes one chunk after the other.
+        count = torch.get_num_threads() if self.device.type == "cpu" else 1
+        return ThreadPoolExecutor(
+            count, thread_name_prefix="classifier", initializer=torch.set_num_threads, initargs=(1,)
+        )
 
     @cached_property
     def _fast_module(self) -> nn.Module:

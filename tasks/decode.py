@@ -91,6 +91,10 @@ class DecodePool:
                 worker.end()
             self._workers.clear()
 
+    def processes(self) -> list[int]:
+        """The process ids of the workers that run now."""
+        return [worker.process.pid for worker in self._workers]
+
     def decode(self, bodies: Sequence[bytes], *, height: int, width: int) -> list[Pixels | PngRefused]:
         """For each body its pixels, uint8 (height, width, 3), or why it is refused.
 
