@@ -12,8 +12,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from schemas.record import record_schema
 from schemas.settings import Settings
 from schemas.status import Finding, Medians, Status, TierLag
+from sinks.arrow import open_filesystem
 from sinks.corpus import Corpus, RoundRef
 from sinks.layout import commit_key
 from sinks.manifest import Manifest
@@ -79,18 +81,18 @@ def delays(path: Path) -> dict[str, int]:
 
 def _read(corpus: Corpus, today: date, manifests: Sequence[Manifest], live: Sequence[RoundRef]) -> pa.Table:
     week = today - timedelta(days=JUDGED_DAYS)
-    days = {manifest.day for manifest in manifests if manifest.day > week}
-    days |= {ref.day for ref in live if ref.day >= today}
-    dataset = corpus.dataset(days=sorted(days))
-    empty = pa.schema([dataset.schema.field(name) for name in _COLUMNS]).empty_table()
+    keys = [entry.key for manifest in manifests if manifest.day > week for entry in manifest.file("metadata")]
+    keys += [ref.commit_key for ref in live if ref.day >= today]
+    files = open_filesystem(corpus.store)
+    schema = pa.schema([record_schema().field(name) for name in _COLUMNS])
 
     def read(key: str) -> pa.Table:
-        with dataset.filesystem.open_input_file(key) as file:
+        with files.open_input_file(key) as file:
             return pq.ParquetFile(file, page_checksum_verification=True).read(list(_COLUMNS), use_threads=False)
 
-    # File by file costs half of what the dataset's own scan does: a day's rounds are many files of a few rows.
+    # File by file costs half of what a dataset's scan does: a day's rounds are many files of a few rows.
     with ThreadPoolExecutor(_READERS) as pool:
-        return pa.concat_tables([empty, *pool.map(read, dataset.files)], promote_options="default")
+        return pa.concat_tables([schema.empty_table(), *pool.map(read, keys)], promote_options="default")
 
 
 _TODAY = """
