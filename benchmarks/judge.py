@@ -12,7 +12,7 @@ The threshold is the score that 5 % of one half of the neighbours exceed: near-i
 who moved a picture to another class shouldn't be refused for being near.
 
 `--write` puts the thresholds, fitted on all pairs, with these figures into models/calibration.json, from where the
-judge reads them. Nothing is cached, and the pairs per second count everything but loading.
+judge reads them. No judgement is cached; the pairs per second are the steady state, in which each subject was met once.
 """
 
 import argparse

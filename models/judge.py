@@ -77,6 +77,7 @@ class LanguageJudge:
         self.thresholds = thresholds
         self.name = model.name
         self.sha256: str | None = model.sha256
+        self._priors: dict[str, float] = {}
 
     def belongs(self, pairs: Sequence[tuple[int, str]]) -> list[Judgement]:
         """For (ImageNet-1k index, subject): whether the label belongs to the subject. Ask all pairs at once.
@@ -132,10 +133,15 @@ class LanguageJudge:
             self.cache.put(question, fresh)
         return known | fresh
 
+    def meet(self, subjects: Sequence[str]) -> None:
+        """Find out what a subject costs once (its prior), so that later pairs with it cost no more than the pair."""
+        new = [(-1, text) for text in map(subject_words, subjects) if text and text not in self._priors]
+        found = self._scores("prior", new, lambda keys: subject_priors(self.model, [text for _, text in keys]))
+        self._priors.update({text: value for (_, text), value in found.items()})
+
     def _score_belongs(self, keys: list[Key]) -> list[float]:
-        subjects = [(-1, subject) for _, subject in keys]
-        priors = self._scores("prior", subjects, lambda new: subject_priors(self.model, [text for _, text in new]))
-        return belongs_scores(self.model, keys, priors={subject: value for (_, subject), value in priors.items()})
+        self.meet([subject for _, subject in keys])
+        return belongs_scores(self.model, keys, priors=self._priors)
 
     def _score_same_kind(self, keys: list[Key]) -> list[float]:
         return same_kind_scores(self.model, [(first, int(second)) for first, second in keys])

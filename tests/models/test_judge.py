@@ -12,10 +12,11 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Split
 
 import models._torchvision  # noqa: F401  # before transformers
-from models.gemma import gguf_sha256
+from models import gemma as gemma_weights
 from models.judge import LanguageJudge, load_judge
 from models.judge_cache import JudgementCache
 from models.judge_prompts import subject_words
+from models.judge_scores import belongs_scores
 from models.judge_trial import LabelledPair, area_under_curve, best_threshold, read_pairs, try_judge
 from schemas.errors import ModelError, SettingsError
 from schemas.settings import JudgeSettings, load_settings
@@ -71,7 +72,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_gemma_answers_clear_cases(gemma: LanguageJudge) -> None:
     judged = gemma.belongs([(label, subject) for label, subject, _ in CLEAR])
     assert [judgement.holds for judgement in judged] == [expected for _, _, expected in CLEAR]
-    assert gemma.sha256 == gguf_sha256()
+    assert gemma.sha256 == gemma_weights.gguf_sha256()
 
 
 def test_gemma_knows_twins_from_namesakes(gemma: LanguageJudge) -> None:
@@ -82,12 +83,13 @@ def test_gemma_knows_twins_from_namesakes(gemma: LanguageJudge) -> None:
 
 
 def test_a_score_does_not_depend_on_what_is_asked_beside_it(gemma: LanguageJudge) -> None:
-    pairs = [(label, subject) for label, subject, _ in CLEAR]
-    together = gemma.belongs(pairs)
-    alone = [gemma.belongs([pair])[0] for pair in pairs[:4]]
-    backwards = gemma.belongs(pairs[::-1])[::-1]
-    assert [one.score for one in alone] == pytest.approx([one.score for one in together[:4]], abs=1e-3)
-    assert [one.score for one in backwards] == pytest.approx([one.score for one in together], abs=1e-3)
+    pairs = [(label, subject) for label, subject, _ in CLEAR[2:8]]
+    priors = dict.fromkeys((subject for _, subject in pairs), -9.0)
+    together = belongs_scores(gemma.model, pairs, priors=priors)
+    alone = [belongs_scores(gemma.model, [pair], priors=priors)[0] for pair in pairs[:3]]
+    backwards = belongs_scores(gemma.model, pairs[::-1], priors=priors)[::-1]
+    assert alone == pytest.approx(together[:3], abs=1e-3)
+    assert backwards == pytest.approx(together, abs=1e-3)
 
 
 def test_likelihoods_agree_with_the_plain_forward(tiny: Path, tmp_path: Path) -> None:
@@ -152,17 +154,17 @@ def test_other_weights_or_prompts_share_no_judgements(tmp_path: Path) -> None:
 
 def _write_many(path: Path, offset: int) -> int:
     cache = JudgementCache(path, model="m", template="1")
-    for label in range(60):
+    for label in range(20):
         cache.put("belongs", {(label, f"word {number}"): float(label) for number in range(offset, offset + 5)})
-    return len(cache.get("belongs", [(label, f"word {offset}") for label in range(60)]))
+    return len(cache.get("belongs", [(label, f"word {offset}") for label in range(20)]))
 
 
 def test_two_processes_write_one_cache(tmp_path: Path) -> None:
     path = tmp_path / "judgements.sqlite"
     with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
         seen = list(pool.map(_write_many, [path, path], [0, 3]))
-    assert seen == [60, 60]
-    assert len(JudgementCache(path, model="m", template="1")) == 60 * 8
+    assert seen == [20, 20]
+    assert len(JudgementCache(path, model="m", template="1")) == 20 * 8
 
 
 def test_a_spoilt_cache_says_what_to_do(tmp_path: Path) -> None:
@@ -196,6 +198,27 @@ def test_what_cannot_be_loaded_says_how_to_go_on(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(ModelError, match=r"empty.*PERTURB_JUDGE__NAME=none"):
         load_judge(JudgeSettings(name=str(tmp_path / "empty")), cache=tmp_path)
+
+
+def test_a_conversion_that_dies_leaves_nothing_finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def die(workspace: Path, folder: Path) -> None:
+        folder.mkdir()
+        (folder / "model.safetensors").write_bytes(b"half")
+        raise OSError("disk full")
+
+    def succeed(workspace: Path, folder: Path) -> None:
+        folder.mkdir()
+        (folder / "model.safetensors").write_bytes(b"whole")
+
+    monkeypatch.setattr(gemma_weights, "_convert", die)
+    with pytest.raises(ModelError, match=r"disk full.*PERTURB_CACHE_DIR"):
+        gemma_weights.gemma_folder(tmp_path)
+    assert [path for path in tmp_path.iterdir() if path.is_dir()] == []
+    monkeypatch.setattr(gemma_weights, "_convert", succeed)
+    folder = gemma_weights.gemma_folder(tmp_path)
+    monkeypatch.setattr(gemma_weights, "_convert", die)
+    assert gemma_weights.gemma_folder(tmp_path) == folder
+    assert (folder / "model.safetensors").read_bytes() == b"whole"
 
 
 def test_labels_outside_the_classes_are_named(tiny: Path, tmp_path: Path) -> None:
