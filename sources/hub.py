@@ -41,7 +41,10 @@ class HubSource:
         """Raises SourceError when dataset or column are not there, or when fifty rows in a row are unusable."""
         rows = self._open()
         subject_of = self._subject_reader(rows.features)
-        shuffled = rows.shuffle(seed=secrets.randbits(32) if seed is None else seed, buffer_size=_SHUFFLE_ROWS)
+        # One shard at a time: `datasets` waits five seconds after reading several in its threads.
+        shuffled = rows.shuffle(
+            seed=secrets.randbits(32) if seed is None else seed, buffer_size=_SHUFFLE_ROWS, max_buffer_input_shards=1
+        )
         failures = 0
         for row in self._rows(shuffled):
             try:
