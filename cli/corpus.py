@@ -38,8 +38,10 @@ def seal(
     Without --day it is yesterday's. A sample of the records is verified again from its bytes first.
     """
     from flows.seal import seal as flow
+    from flows.server import check_server
     from sinks.layout import parse_day
 
+    check_server()
     sealed = flow(day=parse_day(day) if day else None, store=store, early=early, wait=wait)
     how = "was sealed already" if sealed.already else "sealed"
     say(

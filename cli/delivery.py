@@ -37,7 +37,9 @@ def export(
         result = _plan(tier, store)
     else:
         from flows.export import export as flow
+        from flows.server import check_server
 
+        check_server()
         (result,) = flow(tiers=[tier], store=store, release=release)
     rows = [(str(day.day), day.records, day.files, day.bytes) for day in result.added]
     title = f"tier {tier}, version {result.version}: {result.records} records, {result.bytes} bytes in {result.path}"

@@ -68,7 +68,9 @@ def produce(
     SIGTERM or Ctrl-C ends it cleanly: the round that was answered is committed, the one being answered is given up.
     """
     from flows.produce import produce as flow
+    from flows.server import check_server
 
+    check_server()
     summary = flow(
         rounds=rounds, continuous=continuous, local_miners=local_miners, store=store, source=source, seed=seed
     )
@@ -118,8 +120,10 @@ def weights(
     json_: Json = False,
 ) -> None:
     """Work out weights from the miners' history in the corpus and, on a chain with a wallet, submit them."""
+    from flows.server import check_server
     from flows.weights import weights as flow
 
+    check_server()
     done = flow(store=store, policy=policy, dry_run=dry_run)
     columns = ["uid", "miner", "processed", "accepted", "average", "weight", "why not"]
     rows = [tuple(row[name] for name in columns) for row in done.rows]

@@ -175,7 +175,7 @@ class _Part:
     def watch(self) -> bool:
         """Whether it had died and was started again. Raises SettingsError for a part that keeps dying."""
         if self._process.poll() is None:
-            self._children = psutil.Process(self._process.pid).children()
+            self._remember_children()
             return False
         logger.warning("the %s ended with %s; starting it again", self._name, self._process.returncode)
         self._end_children()
@@ -185,7 +185,7 @@ class _Part:
     def stop(self) -> None:
         """Children first and with time to commit, then the part itself; what stays after that is killed."""
         if self._process.poll() is None:
-            self._children = psutil.Process(self._process.pid).children()
+            self._remember_children()
         self._end_children()
         self._process.terminate()
         try:
@@ -194,14 +194,30 @@ class _Part:
             self._process.kill()
             self._process.wait()
 
+    def _remember_children(self) -> None:
+        # A dying part has no children any more, so those that were seen before are kept for as long as they live.
+        living = {child for child in self._children if _lives(child)}
+        self._children = [*(living | set(psutil.Process(self._process.pid).children()))]
+
     def _end_children(self) -> None:
         # Their own children end with them: a flow ends its decoders and local miners.
         for child in self._children:
             _signal(child, signal.SIGTERM)
-        for survivor in psutil.wait_procs(self._children, timeout=_FLOW_SECONDS)[1]:
+        deadline = time.monotonic() + _FLOW_SECONDS
+        while (left := [child for child in self._children if _lives(child)]) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        for survivor in left:
             logger.warning("process %d did not end and was killed", survivor.pid)
             _signal(survivor, signal.SIGKILL)
         self._children = []
+
+
+def _lives(process: psutil.Process) -> bool:
+    """Whether it runs. An orphan that ended stays listed where nobody reaps it, as in many a container."""
+    try:
+        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
 
 
 def _signal(process: psutil.Process, number: signal.Signals) -> None:
