@@ -126,6 +126,8 @@ def load_language_model(folder_or_id: str, *, name: str, sha256: str | None, bat
     from transformers import AutoModelForCausalLM
     from transformers.utils.logging import disable_progress_bar
 
+    import models._torchvision  # noqa: F401  # transformers imports torchvision where it finds one
+
     disable_progress_bar()  # type: ignore[no-untyped-call]  # Its bar for two hundred small tensors is gone at once.
     try:
         encode, start = _tokenizer(folder_or_id)
