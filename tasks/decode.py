@@ -52,7 +52,7 @@ class _Job:
 class DecodePool:
     """Worker processes that decode PNGs. Starts them when first used; thread-safe; close it or use it in a `with`.
 
-    `workers` 0 takes one for each CPU, at most 4. `memory_bytes` is what a worker may allocate beyond its start,
+    `workers` 0 takes one for each CPU, at most 16. `memory_bytes` is what a worker may allocate beyond its start,
     `seconds` what one image may take. `decoder` names the function that decodes, found on `search_path`.
     """
 
@@ -65,7 +65,7 @@ class DecodePool:
         decoder: str = "schemas.png:decode_pixels",
         search_path: Sequence[Path] = (),
     ):
-        self._count = workers or min(4, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 2)
+        self._count = workers or min(16, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 2)
         self._seconds = seconds
         path = [str(_ROOT), *map(str, search_path)]
         self._command = [

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +23,9 @@ from schemas.outcome import Outcome
 from schemas.record import record_id
 from schemas.response import Response
 from schemas.verdict import Verdict
+
+if TYPE_CHECKING:
+    from models.device_metrics import DeviceMetrics
 
 # Single precision is within 1e-8 of the exact SSIM; nearer to the bound than this, double precision decides.
 _SSIM_SETTLE = 1e-6
@@ -119,8 +122,9 @@ def perturbation_cosines(images: Sequence[Pixels], clean: Pixels) -> npt.NDArray
 class PixelGates:
     """L-inf, PSNR and SSIM against one clean image, whose SSIM statistics are computed once."""
 
-    def __init__(self, clean: Pixels, bounds: Bounds, *, threads: int = 2):
+    def __init__(self, clean: Pixels, bounds: Bounds, *, on_device: "DeviceMetrics | None" = None, threads: int = 2):
         self._clean = clean
+        self._device = on_device
         self._bounds = bounds
         self._max_squares = max_squares(bounds.min_psnr, clean.size)
         self._ssim = CleanSsim(clean)
@@ -128,8 +132,10 @@ class PixelGates:
 
     def apply(self, cases: Sequence[Case]) -> None:
         """Refuses what is out of bounds. SSIM stays open where the error alone proves that it holds."""
-        for case in cases:
-            self._measure(case)
+        images = [case.image() for case in cases]
+        measured = self._device.distances(images) if self._device else [distances(self._clean, i) for i in images]
+        for case, distance in zip(cases, measured, strict=True):
+            _note_distance(case, distance)
             self._check_norms(case)
         height, width, _ = self._clean.shape
         unproven = [
@@ -150,18 +156,6 @@ class PixelGates:
     def complete(self, cases: Sequence[Case]) -> None:
         """Computes SSIM for the accepted answers that passed its gate by the bound."""
         self._measure_ssim([case for case in cases if "ssim" not in case.found])
-
-    def _measure(self, case: Case) -> None:
-        case.distance = distance = distances(self._clean, case.image())
-        case.found |= {
-            "linf": distance.linf,
-            "linf_levels": distance.linf_levels,
-            "l0": distance.l0,
-            "l0_pixels": distance.l0_pixels,
-            "l2": distance.l2,
-            "rmse": distance.rmse,
-            "psnr": distance.psnr,
-        }
 
     def _check_norms(self, case: Case) -> None:
         distance, bounds = _distance(case), self._bounds
@@ -188,15 +182,28 @@ class PixelGates:
     def _measure_ssim(self, cases: Sequence[Case]) -> None:
         if not cases:
             return
-        with ThreadPoolExecutor(self._threads) as threads:
-            for case, value in zip(cases, threads.map(self._ssim_of, cases), strict=True):
-                case.found |= {"ssim": value, "ssim_definition": SSIM_DEFINITION}
+        if self._device:
+            values = self._device.ssim([case.image() for case in cases])
+        else:
+            with ThreadPoolExecutor(self._threads) as threads:
+                values = list(threads.map(lambda case: self._ssim(case.image()), cases))
+        for case, value in zip(cases, values, strict=True):
+            if abs(value - self._bounds.min_ssim) < _SSIM_SETTLE:
+                value = self._ssim.exact(case.image())
+            case.found |= {"ssim": round(value, SSIM_DECIMALS), "ssim_definition": SSIM_DEFINITION}
 
-    def _ssim_of(self, case: Case) -> float:
-        value = self._ssim(case.image())
-        if abs(value - self._bounds.min_ssim) < _SSIM_SETTLE:
-            value = self._ssim.exact(case.image())
-        return round(value, SSIM_DECIMALS)
+
+def _note_distance(case: Case, distance: Distances) -> None:
+    case.distance = distance
+    case.found |= {
+        "linf": distance.linf,
+        "linf_levels": distance.linf_levels,
+        "l0": distance.l0,
+        "l0_pixels": distance.l0_pixels,
+        "l2": distance.l2,
+        "rmse": distance.rmse,
+        "psnr": distance.psnr,
+    }
 
 
 def _fastest_first(cases: Sequence[Case]) -> list[Case]:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from models.classifier import Classifier
+from models.device_metrics import DeviceMetrics
 from models.judge import Judge
 from schemas.bounds import Bounds
 from schemas.challenge import Challenge, Origin, Task
@@ -49,7 +50,8 @@ def verify(
     cases = [Case(response) for response in responses]
     _decode([case for case in cases if case.open], task, pool or shared_pool())
     find_duplicates([case for case in cases if case.open], task_id=task.task_id)
-    gates = PixelGates(clean, task.bounds)
+    on_device = DeviceMetrics(clean, classifier.device) if classifier.device.type == "cuda" else None
+    gates = PixelGates(clean, task.bounds, on_device=on_device)
     gates.apply([case for case in cases if case.open])
     decide_flips([case for case in cases if case.open], task=task, classifier=classifier, settings=settings.classifier)
     decide_mismatch([case for case in cases if case.open], task=task, classifier=classifier, judge=judge)

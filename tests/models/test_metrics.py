@@ -3,10 +3,12 @@
 import numpy as np
 import pytest
 import skimage.data
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
+from models.device_metrics import DeviceMetrics
 from models.metrics import CleanSsim, distances, max_squares, ssim_is_surely_above
 from schemas.image import Pixels
 
@@ -98,3 +100,14 @@ def test_other_shapes_are_named() -> None:
         distances(np.zeros((10, 10, 3)), np.zeros((10, 10, 3)))  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="the clean image has"):
         CleanSsim(np.zeros((10, 40, 3), np.uint8))
+
+
+def test_on_a_device_the_numbers_are_the_same() -> None:
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    for clean in CROPS:
+        images = [noisy(clean, levels, share=share) for levels in (0, 1, 8, 255) for share in (0.01, 1)]
+        metrics = DeviceMetrics(clean, device)
+        assert metrics.distances(images) == [distances(clean, image) for image in images]
+        exact = CleanSsim(clean)
+        assert np.allclose(metrics.ssim(images), [exact.exact(image) for image in images], rtol=0, atol=1e-7)
+        assert metrics.ssim([]) == []
