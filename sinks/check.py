@@ -1,5 +1,6 @@
 """Whether rows and the shards that they point into agree, to the byte."""
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -40,6 +41,25 @@ def check_pointers(
     for member in members.values():
         if bytes(tar[member.offset - BLOCK : member.offset]) != header(member.name, member.length):
             faults.append(f"{shard} does not hold {member.name} at byte {member.offset}")
+    if entry.sha256 is None and not faults:
+        faults += _check_contents(rows, shard, memoryview(tar))
+    return faults
+
+
+def _check_contents(rows: Sequence[Mapping[str, Any]], shard: str, tar: memoryview) -> list[str]:
+    """Instead of the digest of a whole tar: its images by their digests, and nothing but zeros between them."""
+    faults, end = [], 0
+    for row in sorted(
+        (row for row in rows if row["perturbed_shard"] == shard), key=lambda row: row["perturbed_offset"]
+    ):
+        start = row["perturbed_offset"]
+        if any(tar[end : start - BLOCK]):
+            faults.append(f"{shard} has bytes before {row['record_id']} that belong to no image")
+        end = start + row["perturbed_length"]
+        if hashlib.sha256(tar[start:end]).hexdigest() != row["body_sha256"]:
+            faults.append(f"{shard}: the image of {row['record_id']} is not the one that the miner sent")
+    if any(tar[end:]):
+        faults.append(f"{shard} has bytes behind its last image")
     return faults
 
 

@@ -5,7 +5,7 @@ import json
 from datetime import date, datetime
 from typing import Any, Literal, Protocol, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from schemas.errors import CorpusError
 from sinks.merkle import canonical_json
@@ -34,12 +34,16 @@ class _Part(BaseModel):
 
 
 class FileEntry(_Part):
-    """One file of a round or sealed day. `rows` counts members of a tar or rows of a table."""
+    """One file of a round or sealed day. `rows` counts members of a tar or rows of a table.
+
+    A round's perturbed tar states no digest: its every byte follows from the rows, whose `body_sha256` the Merkle
+    root covers, and hashing each image twice would be half of a commit's work.
+    """
 
     key: str
     kind: Kind
     size: int = Field(ge=0)
-    sha256: str = Hex64
+    sha256: str | None = Hex64
     rows: int = Field(ge=0)
 
 
@@ -153,6 +157,12 @@ class Manifest(_Statement):
     rounds: tuple[Claim, ...]
     reverified: Reverified
 
+    @model_validator(mode="after")
+    def _state_digests(self) -> Self:
+        if any(entry.sha256 is None for entry in self.files):
+            raise ValueError("a file without a digest")
+        return self
+
     @property
     def sha256(self) -> str:
         """Digest of the manifest's own bytes."""
@@ -199,5 +209,5 @@ def _parse(model: type[_S], data: bytes, where: str) -> _S:
         return model.model_validate(fields)
     except ValidationError as error:
         first = error.errors()[0]
-        name = ".".join(str(part) for part in first["loc"])
-        raise CorpusError(f"{where}: field {name} is {first['input']!r}: {first['msg']}") from error
+        name = ".".join(str(part) for part in first["loc"]) or "files"
+        raise CorpusError(f"{where}: field {name}: {first['msg']}") from error

@@ -4,7 +4,6 @@ import hashlib
 import io
 import logging
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import date
 from functools import cached_property
@@ -16,7 +15,7 @@ from schemas.errors import CorpusError
 from schemas.outcome import Outcome
 from schemas.record import Record
 from sinks import layout
-from sinks.manifest import FORMAT, FileEntry, Kind, RoundStatement, Signer, parse_round
+from sinks.manifest import FORMAT, FileEntry, RoundStatement, Signer, parse_round
 from sinks.merkle import canonical_json, leaf_hash, record_root
 from sinks.parquet import TableWriter, open_table, read_statement, read_table, rows_table
 from sinks.store import Store
@@ -42,21 +41,19 @@ class RoundDraft:
     @cached_property
     def statement(self) -> RoundStatement:
         """What the round says of itself. Raises CorpusError where an image is not that of its record's digest."""
-        with ThreadPoolExecutor(1) as pool:
-            # Hashing leaves the interpreter free, so one pass over the images runs beside the other.
-            tars: list[tuple[Kind, bytes, int]] = [("original", self.original, 1)]
-            if self.perturbed is not None:
-                tars.append(("perturbed", self.perturbed, len(self.bodies)))
-            files = [pool.submit(_file, *tar) for tar in tars]
-            _check_bodies(self.rows, self.bodies)
-            root = record_root({row["record_id"]: leaf_hash(row) for row in self.rows})
+        _check_bodies(self.rows, self.bodies)
+        digest = hashlib.sha256(self.original).hexdigest()
+        files = [FileEntry(key="original.tar", kind="original", size=len(self.original), sha256=digest, rows=1)]
+        if self.perturbed is not None:
+            size, rows = len(self.perturbed), len(self.bodies)
+            files.append(FileEntry(key="perturbed.tar", kind="perturbed", size=size, sha256=None, rows=rows))
         return RoundStatement(
             format=FORMAT,
             round_id=self.round_id,
             records=len(self.rows),
             images=len(self.bodies),
-            merkle_root=root,
-            files=tuple(future.result() for future in files),
+            merkle_root=record_root({row["record_id"]: leaf_hash(row) for row in self.rows}),
+            files=tuple(files),
         ).signed(self.signer)
 
     @cached_property
@@ -164,10 +161,6 @@ def _pointer(image: str, folder: str, member: Member) -> dict[str, Any]:
         f"{image}_offset": member.offset,
         f"{image}_length": member.length,
     }
-
-
-def _file(kind: Kind, data: bytes, rows: int) -> FileEntry:
-    return FileEntry(key=f"{kind}.tar", kind=kind, size=len(data), sha256=hashlib.sha256(data).hexdigest(), rows=rows)
 
 
 def write_round(store: Store, day: date, draft: RoundDraft) -> None:

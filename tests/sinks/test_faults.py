@@ -41,10 +41,10 @@ def seal(corpus: Corpus, day: date = TODAY) -> int:
 
 def test_a_hundred_rounds_through_a_bad_network(seaweed: Server, seaweed_store: Callable[..., S3Store]) -> None:
     host, _, port = seaweed.endpoint.removeprefix("http://").partition(":")
-    proxy = FaultyProxy((host, int(port)), share=0.2, seed=7, hang_s=0.8)
+    proxy = FaultyProxy((host, int(port)), share=0.2, seed=7, hang_s=3.0)
     with proxy.running():
         prefix = f"faults-{os.getpid()}"
-        corpus = Corpus(seaweed_store(endpoint=proxy.endpoint, prefix=prefix, timeout_s=0.6))
+        corpus = Corpus(seaweed_store(endpoint=proxy.endpoint, prefix=prefix, timeout_s=2.0))
         with ThreadPoolExecutor(8) as pool:
             rounds = list(pool.map(lambda seed: commit(corpus, (1, seed)), range(100)))
         assert seal(corpus) == 300

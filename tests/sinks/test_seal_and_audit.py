@@ -324,6 +324,7 @@ TAMPERING = {
     "a byte of a perturbed image": (lambda root: _flip_byte(_first(root, "perturbed*.tar"), 700), "sha256"),
     "a byte of an original image": (lambda root: _flip_byte(_first(root, "original*.tar"), 700), "PNG|pixels"),
     "a byte of a tar header": (lambda root: _flip_byte(_first(root, "perturbed*.tar"), 3), "another member"),
+    "a byte of padding": (lambda root: _flip_byte(_first(root, "perturbed*.tar"), -1), "behind|sha256"),
     "a swapped image": (_swap_images, "sha256"),
     "a metric": (lambda root: _rewrite(_first(root, "metadata*"), _set("ssim", 0.999)), "Merkle root"),
     "a label": (lambda root: _rewrite(_first(root, "metadata*"), _set("adversarial_label", 7)), "Merkle root"),
