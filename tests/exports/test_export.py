@@ -26,7 +26,7 @@ from tasks.tiers import load_tiers
 DAYS = [date(2026, 1, 1), date(2026, 1, 2), date(2026, 1, 3)]
 LATER = date(2027, 1, 1)
 KEY = SecretStr("a key of the test's own")
-RESEARCH = load_tiers(Path("tiers.toml"))["research"]
+RESEARCH = load_tiers(Path("tiers.toml"))["research"].model_copy(update={"delay_days": 7})
 
 
 def tree(folder: Path, tier: str = "research") -> dict[str, bytes]:
