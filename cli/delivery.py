@@ -7,12 +7,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cli.output import Json, Store, say, say_json, table
+from cli.tier_file import tiers
 
 if TYPE_CHECKING:
     from schemas.settings import Settings
     from tasks.export import ExportResult
-
-tiers = typer.Typer(help="Look at the tier file.", no_args_is_help=True)
 
 
 def register(app: typer.Typer) -> None:
@@ -108,19 +107,6 @@ def publish(
     say(f"{repo} is at version {published.version}: {len(published.sent)} files sent, {published.kept} were there")
     if json_:
         say_json(asdict(published))
-
-
-@tiers.command()
-def policy(
-    account: Annotated[str, typer.Option(help="The account whose users the tiers are named after.")] = "",
-    store: Store = None,
-) -> None:
-    """Print the bucket policy that lets each tier's principal read its own prefix and nothing else."""
-    from tasks.policy import bucket_policy
-    from tasks.tiers import load_tiers
-
-    settings = _settings(store)
-    typer.echo(bucket_policy(settings.store, list(load_tiers(settings.tiers)), account=account).decode())
 
 
 def _settings(store: str | None) -> "Settings":

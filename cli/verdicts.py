@@ -11,6 +11,7 @@ from cli.output import Json, read_file, say, say_json, table
 def register(app: typer.Typer) -> None:
     """Adds this module's commands to `app`."""
     app.command()(score)
+    app.command()(judge)
     app.command()(doctor)
 
 
@@ -52,6 +53,28 @@ def score(
         dumped = {"verdict": pair.verdict.model_dump(mode="json"), "score": pair.score.model_dump(mode="json")}
         plain = {name: value for name, value in asdict(pair).items() if name not in ("task", "verdict", "score")}
         say_json({**dumped, "task": pair.task.model_dump(mode="json"), **plain})
+
+
+def judge(
+    pairs: Annotated[Path, typer.Option(help="CSV with the columns class_index, label, target, is_member.")],
+    json_: Json = False,
+) -> None:
+    """Measure the judge on labelled pairs: accuracy, AUC, pairs per second, and the worst cases."""
+    from dataclasses import asdict
+
+    from models.judge import load_judge
+    from models.judge_trial import read_pairs, try_judge
+    from schemas.settings import load_settings
+
+    settings = load_settings()
+    trial = try_judge(read_pairs(pairs), load_judge(settings.judge, cache=settings.cache))
+    facts = {name: value for name, value in asdict(trial).items() if name not in ("worst", "scores")}
+    say(table(f"{trial.judge} on {pairs}", ["", ""], list(facts.items())))
+    columns = ["label", "target", "is a member", "score", "beyond the threshold"]
+    rows = [(p.label, p.target, p.is_member, p.score, p.distance) for p in trial.worst]
+    say(table("worst cases", columns, rows))
+    if json_:
+        say_json(facts)
 
 
 def doctor(json_: Json = False) -> None:

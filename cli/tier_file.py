@@ -1,0 +1,69 @@
+"""Commands on the tier file: `tiers check`, `tiers preview`, `tiers policy`."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cli.corpus import open_corpus
+from cli.output import Json, Store, say, say_json, table
+
+tiers = typer.Typer(help="Check the tier file, look at a tier, print its bucket policy.", no_args_is_help=True)
+
+
+@tiers.command()
+def check(store: Store = None, json_: Json = False) -> None:
+    """Check the tier file, and on the corpus that each tier lies within the next and lets out what it grants only."""
+    from schemas.errors import TierError
+    from tasks.tier_report import check_tiers
+
+    settings, corpus = open_corpus(store)
+    found = check_tiers(corpus, settings.tiers)
+    rows = [(t.name, t.records, t.image_bytes, len(t.columns), t.miner, t.within or "") for t in found.tiers]
+    title = f"{settings.tiers} on {found.accepted} accepted records of {len(found.days)} sealed days"
+    say(table(title, ["tier", "records", "image bytes", "columns", "miner", "within"], rows))
+    if json_:
+        say_json(asdict(found))
+    if not found.holds:
+        raise TierError("; ".join(found.faults))
+
+
+@tiers.command()
+def preview(
+    name: Annotated[str, typer.Argument(help="A tier of the tier file.", show_default=False)],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Contact sheet [default: NAME.png].", show_default=False)
+    ] = None,
+    store: Store = None,
+) -> None:
+    """Show what a tier would hold: counts, sizes, a few rows, and a contact sheet."""
+    from tasks.show import contact_sheet
+    from tasks.tier_report import preview as look
+    from tasks.tiers import get_tier, load_tiers
+
+    settings, corpus = open_corpus(store)
+    seen = look(corpus, get_tier(load_tiers(settings.tiers), name), key=settings.pseudonym_key)
+    parts = {f"{day}": count for day, count in seen.days.items()} | seen.splits | seen.views
+    title = f"tier {name}: {seen.records} records, {seen.image_bytes} bytes of images"
+    say(table(title, ["of which", "records"], list(parts.items())))
+    for row in seen.rows:
+        say(table("", ["column", "value"], list(row.items())))
+    if seen.pairs:
+        written = output or Path(f"{name}.png")
+        contact_sheet(seen.pairs).save(written)
+        say(f"{len(seen.pairs)} pairs drawn to {written}")
+
+
+@tiers.command()
+def policy(
+    account: Annotated[str, typer.Option(help="The account whose users the tiers are named after.")] = "",
+    store: Store = None,
+) -> None:
+    """Print the bucket policy that lets each tier's principal read its own prefix and nothing else."""
+    from schemas.settings import load_settings
+    from tasks.policy import bucket_policy
+    from tasks.tiers import load_tiers
+
+    settings = load_settings(store=store)
+    typer.echo(bucket_policy(settings.store, list(load_tiers(settings.tiers)), account=account).decode())
