@@ -1,12 +1,16 @@
 """The status tells what lags behind, and its page and gauges say the same."""
 
+import shutil
+import subprocess
 from collections import Counter
 from datetime import UTC, date, datetime, timedelta
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 from schemas.errors import TierError
@@ -25,6 +29,7 @@ from tests.exports.corpora import Made, make_corpus
 YESTERDAY, TODAY = date(2026, 3, 1), date(2026, 3, 2)
 NOON = datetime(2026, 3, 2, 12, tzinfo=UTC)
 HOSTILE = "<script>alert(1)</script>"
+BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 TIERS = """
 format = 1
 [tiers.now]
@@ -197,3 +202,22 @@ def test_cost_grows_with_what_is_kept(made: Made, settings: Settings) -> None:
     grown = estimate_cost(Corpus(store), settings, now=now)
     assert grown.export_bytes_per_day == {"now": 5000}
     assert grown.growth_bytes_per_day == found.growth_bytes_per_day + 5000
+
+
+@pytest.mark.skipif(BROWSER is None, reason="no Chromium here: apt-get install chromium")
+def test_a_browser_shows_the_page(made: Made, settings: Settings, tmp_path: Path) -> None:
+    page, shot = tmp_path / "status.html", tmp_path / "status.png"
+    page.write_text(render_page(status_of(made, settings), latest_pictures(Corpus(made.corpus.store), 3)))
+    flags = ("--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--window-size=1000,2200")
+    profile = f"--user-data-dir={tmp_path / 'profile'}"
+    subprocess.run(
+        [str(BROWSER), *flags, profile, f"--screenshot={shot}", page.as_uri()],
+        check=True,
+        capture_output=True,
+        timeout=120,
+    )
+    pixels = np.asarray(Image.open(shot).convert("RGB"))
+    assert pixels.shape[:2] == (2200, 1000)
+    # Text and rules are grey; bars, verdict and pictures are what has colours.
+    assert len(np.unique(pixels.reshape(-1, 3), axis=0)) > 1000
+    assert (pixels.max(axis=2).astype(int) - pixels.min(axis=2) > 60).sum() > 1000
