@@ -15,7 +15,17 @@ from pathlib import Path
 
 from schemas.errors import StoreError
 from sinks.durable import flushing, make_folders, sync_folder, sync_folders_of, write_durably
-from sinks.store import Buffer, Entry, ObjectCorrupt, ObjectMissing, ObjectWriter, Store, check_key, closing_writer
+from sinks.store import (
+    Buffer,
+    Entry,
+    ObjectCorrupt,
+    ObjectMissing,
+    ObjectWriter,
+    Pieces,
+    Store,
+    check_key,
+    closing_writer,
+)
 
 # Temporary files live beside the objects, so that publishing is a link within one file system.
 UNFINISHED = ".unfinished"
@@ -72,22 +82,27 @@ class DirectoryStore(Store):
             return True
 
     def put_new(self, key: str, data: Buffer) -> bool:
-        return self._put_in_order([], key, data) is None
+        pieces = Pieces()
+        pieces.write(data)
+        return self._put_in_order([], key, pieces) is None
 
-    def put_together(self, parts: Sequence[tuple[str, Buffer]], key: str, commit: Callable[[], Buffer]) -> str | None:
+    def put_together(self, parts: Sequence[tuple[str, Pieces]], key: str, commit: Callable[[], Buffer]) -> str | None:
         """As promised. Objects that are to be alone in a folder are written into a folder that is then renamed."""
         started = datetime.now(UTC)
         folder = self._path(key).parent
         together = all(self._path(part).parent == folder for part, _ in parts)
-        data: Buffer | None = None
+        last = Pieces()
         if together and not folder.exists():
             published, data = self._put_folder(parts, folder, self._path(key).name, commit)
             if published:
                 return None
-        return self._put_in_order(parts, key, commit() if data is None else data, started=started)
+            last.write(data)
+        else:
+            last.write(commit())
+        return self._put_in_order(parts, key, last, started=started)
 
     def _put_folder(
-        self, parts: Sequence[tuple[str, Buffer]], folder: Path, name: str, commit: Callable[[], Buffer]
+        self, parts: Sequence[tuple[str, Pieces]], folder: Path, name: str, commit: Callable[[], Buffer]
     ) -> tuple[bool, Buffer]:
         """Whether the folder is published, and the commit's bytes. Two waits for the disk, however many the parts."""
         draft = self.root / UNFINISHED / f"{os.getpid()}-{secrets.token_hex(8)}"
@@ -103,7 +118,7 @@ class DirectoryStore(Store):
                 ]
                 pending.append(pool.submit(self._make_ready, draft, folder.parent))
                 data = commit()
-                write_durably(files[-1], data)
+                write_durably(files[-1], [data])
                 for future in pending:
                     future.result()
             return self._rename_folder(draft, folder), data
@@ -132,10 +147,10 @@ class DirectoryStore(Store):
             return True
 
     def _put_in_order(
-        self, parts: Sequence[tuple[str, Buffer]], key: str, data: Buffer, *, started: datetime | None = None
+        self, parts: Sequence[tuple[str, Pieces]], key: str, last: Pieces, *, started: datetime | None = None
     ) -> str | None:
         """Files, then the names of the parts, then the name of the commit, each waited for."""
-        everything = [*parts, (key, data)]
+        everything = [*parts, (key, last)]
         with ExitStack() as stack:
             unfinished = [stack.enter_context(self._temporary()) for _ in everything]
             for (_, file), (_, content) in zip(unfinished, everything, strict=True):
@@ -145,7 +160,7 @@ class DirectoryStore(Store):
                 if name == key and parts and started is not None:
                     sync_folders_of(targets[:-1])
                     self._look_again(parts, since=started)
-                if not self._publish(path, target) and target.read_bytes() != content:
+                if not self._publish(path, target) and target.read_bytes() != content.join():
                     return name
             sync_folder(targets[-1].parent)
         return None
@@ -153,7 +168,7 @@ class DirectoryStore(Store):
     def put(self, key: str, data: Buffer) -> None:
         target = self._path(key)
         with self._temporary() as (path, file):
-            write_durably(file, data)
+            write_durably(file, [data])
             make_folders(target.parent, self.root)
             path.replace(target)
             sync_folder(target.parent)

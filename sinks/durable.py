@@ -2,7 +2,7 @@
 
 import io
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -56,9 +56,11 @@ def flushing(file: io.FileIO) -> Iterator[FlushingFile]:
         yield FlushingFile(file, pool)
 
 
-def write_durably(file: io.FileIO, data: Buffer) -> None:
+def write_durably(file: io.FileIO, pieces: Iterable[Buffer]) -> None:
     """Everything, onto the disk."""
-    CompleteFile(file).write(data)
+    sink = CompleteFile(file)
+    for piece in pieces:
+        sink.write(piece)
     os.fsync(file.fileno())
 
 

@@ -18,8 +18,8 @@ from sinks import layout
 from sinks.manifest import FORMAT, FileEntry, RoundStatement, Signer, parse_round
 from sinks.merkle import canonical_json, leaf_hash, record_root
 from sinks.parquet import TableWriter, open_table, read_statement, read_table, rows_table
-from sinks.store import Store
-from sinks.tar import Member, Pieces, TarWriter
+from sinks.store import Pieces, Store
+from sinks.tar import Member, TarWriter
 
 log = logging.getLogger(__name__)
 
@@ -32,8 +32,8 @@ class RoundDraft:
     """
 
     round_id: str
-    original: bytes
-    perturbed: bytes | None
+    original: Pieces
+    perturbed: Pieces | None
     rows: list[dict[str, Any]]
     bodies: Mapping[str, bytes]
     signer: Signer | None
@@ -42,10 +42,10 @@ class RoundDraft:
     def statement(self) -> RoundStatement:
         """What the round says of itself. Raises CorpusError where an image is not that of its record's digest."""
         _check_bodies(self.rows, self.bodies)
-        digest = hashlib.sha256(self.original).hexdigest()
-        files = [FileEntry(key="original.tar", kind="original", size=len(self.original), sha256=digest, rows=1)]
+        digest = hashlib.sha256(self.original.join()).hexdigest()
+        files = [FileEntry(key="original.tar", kind="original", size=self.original.tell(), sha256=digest, rows=1)]
         if self.perturbed is not None:
-            size, rows = len(self.perturbed), len(self.bodies)
+            size, rows = self.perturbed.tell(), len(self.bodies)
             files.append(FileEntry(key="perturbed.tar", kind="perturbed", size=size, sha256=None, rows=rows))
         return RoundStatement(
             format=FORMAT,
@@ -69,7 +69,8 @@ class RoundDraft:
     @property
     def size(self) -> int:
         """Bytes of the three objects."""
-        return len(self.original) + len(self.perturbed or b"") + len(self.metadata)
+        perturbed = 0 if self.perturbed is None else self.perturbed.tell()
+        return self.original.tell() + perturbed + len(self.metadata)
 
 
 @dataclass(frozen=True)
@@ -127,8 +128,8 @@ def draft_round(
         rows.append(row)
     return RoundDraft(
         round_id=round_id,
-        original=originals.finish().join(),
-        perturbed=perturbed.finish().join() if perturbed.members else None,
+        original=originals.finish(),
+        perturbed=perturbed.finish() if perturbed.members else None,
         rows=rows,
         bodies={row["record_id"]: bodies[row["record_id"]] for row in rows if row["perturbed_shard"] is not None},
         signer=signer,

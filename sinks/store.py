@@ -26,6 +26,35 @@ _SUSPENDED = timedelta(minutes=10)
 Buffer = bytes | bytearray | memoryview
 
 
+class Pieces:
+    """An object's bytes as the buffers that they consist of; nothing is copied before somebody joins them.
+
+    Has what a writer needs of a file (`write`, `tell`). A buffer must not be changed after it was given.
+    """
+
+    def __init__(self) -> None:
+        self._pieces: list[Buffer] = []
+        self._size = 0
+
+    def write(self, data: Buffer, /) -> int:
+        """Keep a piece."""
+        self._pieces.append(data)
+        length = memoryview(data).nbytes
+        self._size += length
+        return length
+
+    def tell(self) -> int:
+        """Bytes so far."""
+        return self._size
+
+    def __iter__(self) -> Iterator[Buffer]:
+        return iter(self._pieces)
+
+    def join(self) -> bytes:
+        """All of it."""
+        return b"".join(self._pieces)
+
+
 class ObjectMissing(StoreError):
     """There is no object under this key."""
 
@@ -150,7 +179,7 @@ class Store(ABC):
     def put_new(self, key: str, data: Buffer) -> bool:
         """Write unless the key is taken. True if the object now consists of exactly these bytes, whoever wrote it."""
 
-    def put_together(self, parts: Sequence[tuple[str, Buffer]], key: str, commit: Callable[[], Buffer]) -> str | None:
+    def put_together(self, parts: Sequence[tuple[str, Pieces]], key: str, commit: Callable[[], Buffer]) -> str | None:
         """Create some objects, and after them, when they are sure to last, the one that makes them count.
 
         `commit` gives the bytes of `key`; it is called while the parts are on their way. Returns None, or the key
@@ -158,7 +187,7 @@ class Store(ABC):
         """
         started = datetime.now(UTC)
         with ThreadPoolExecutor(len(parts)) as pool:
-            pending = [pool.submit(self.put_new, *part) for part in parts]
+            pending = [pool.submit(self.put_new, part, pieces.join()) for part, pieces in parts]
             data = commit()
         for (part, _), future in zip(parts, pending, strict=True):
             if not future.result():
@@ -166,12 +195,12 @@ class Store(ABC):
         self._look_again(parts, since=started)
         return None if self.put_new(key, data) else key
 
-    def _look_again(self, parts: Sequence[tuple[str, Buffer]], *, since: datetime) -> None:
+    def _look_again(self, parts: Sequence[tuple[str, Pieces]], *, since: datetime) -> None:
         """A process that was suspended for days may find its parts collected as garbage; then nothing may count."""
         if datetime.now(UTC) - since < _SUSPENDED:
             return
-        for key, data in parts:
-            if (stored := self.head(key)) is None or stored.size != memoryview(data).nbytes:
+        for key, pieces in parts:
+            if (stored := self.head(key)) is None or stored.size != pieces.tell():
                 raise StoreError(f"{key} is gone before it could be committed; do the step again")
 
     @abstractmethod

@@ -60,29 +60,6 @@ def header(name: str, length: int) -> bytes:
     return b"".join((encoded.ljust(_NAME.stop, b"\0"), _BETWEEN, size, _MIDDLE, checksum, _REST))
 
 
-class Pieces:
-    """A sink in memory that copies nothing before it is asked for the whole."""
-
-    def __init__(self) -> None:
-        self._pieces: list[Buffer] = []
-        self._size = 0
-
-    def write(self, data: Buffer, /) -> int:
-        """Keep a piece; it must not be changed afterwards."""
-        self._pieces.append(data)
-        length = memoryview(data).nbytes
-        self._size += length
-        return length
-
-    def tell(self) -> int:
-        """Bytes so far."""
-        return self._size
-
-    def join(self) -> bytes:
-        """All of it."""
-        return b"".join(self._pieces)
-
-
 class TarWriter(Generic[S]):
     """Appends members to a file that `write`s and `tell`s. Without `finish` the tar is not one."""
 
