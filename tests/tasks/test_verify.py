@@ -179,6 +179,7 @@ def near_the_boundary(network: Classifier, count: int) -> list[Pixels]:
     return near + [on_the_way(int(share * len(changed))) for share in np.linspace(0.05, 1, count - len(near))]
 
 
+@pytest.mark.timeout(900)
 def test_verdicts_do_not_depend_on_the_batch() -> None:
     images = near_the_boundary(classifier(), 208)
     found = []
