@@ -127,11 +127,11 @@ def show(
 ) -> None:
     """Draw a contact sheet: original, perturbed, difference x16, with labels, confidences, L-inf, SSIM and score."""
     from sinks.layout import parse_day
-    from tasks.show import contact_sheet, pairs_of_corpus
+    from tasks.show import check_picture, contact_sheet, pairs_of_corpus
 
     settings, corpus = open_corpus(path)
+    check_picture(output)
     pairs = pairs_of_corpus(corpus, number, day=parse_day(day) if day else None)
-    output.parent.mkdir(parents=True, exist_ok=True)
     contact_sheet(pairs).save(output)
     say(f"{len(pairs)} pairs of {settings.store} drawn to {output}")
     if json_:

@@ -1,7 +1,7 @@
 """The demonstration: every station of the line once, on real parts, in one process."""
 
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,8 @@ from sinks.store import open_store
 from tasks.audit import audit
 from tasks.readback import ReadBack, read_back
 from tasks.reverify import reverify_samples
-from tasks.show import contact_sheet, pairs_of_corpus
+from tasks.show import check_picture, contact_sheet, pairs_of_corpus
+from tasks.tiers import load_tiers
 
 TIERS = ("sample", "research")
 LOCAL_MINERS = 5
@@ -51,9 +52,12 @@ def run_demo(
 ) -> DemoSummary:
     """Produces `rounds` rounds, seals their day early, exports two tiers, loads them back, audits, draws `picture`.
 
-    `tell` is given a line for people before each station. Raises AuditError when the corpus does not hold.
+    `tell` is given a line for people before each station. Raises AuditError when the corpus or what was read back does
+    not hold, SettingsError where there is no tier file or the picture can't be written: both would be found out late.
     """
+    check_picture(picture)
     settings = load_settings(store=store, source=source)
+    load_tiers(settings.tiers)
     corpus = Corpus(open_store(settings.store, settings.s3))
     tell(f"[bold]1/6 produce[/] {rounds} challenges to {LOCAL_MINERS} local miners, the last of which misbehaves")
     produced = produce(rounds=rounds, local_miners=LOCAL_MINERS, store=store, source=source)
@@ -61,8 +65,7 @@ def run_demo(
     tell(f"[bold]2/6 seal[/] {day}, though it is not over: later rounds go to the next day")
     sealed = seal(day=day, store=store, early=True)
     tell(f"[bold]3/6 export[/] the tiers {' and '.join(TIERS)}")
-    # As if the tiers' delays had passed: what was made a minute ago is exported and read back.
-    results = export(tiers=list(TIERS), store=store, today=sealed.day + timedelta(days=365))
+    results = export(tiers=list(TIERS), store=store)
     tell("[bold]4/6 read back[/] with datasets (streaming and not) and webdataset, as a subscriber would")
     classifier = load_classifier(settings.classifier)
     exports = tuple(
@@ -75,12 +78,14 @@ def run_demo(
         )
         for result in results
     )
+    for exported in exports:
+        if not exported.read_back.holds:
+            raise AuditError(f"what was read back from {exported.path} is not what was exported: {exported.read_back}")
     tell("[bold]5/6 audit[/] every record of the corpus, from its bytes alone")
     report = audit(corpus, reverify=partial(reverify_samples, classifier=classifier, settings=settings))
     if not report.holds:
         raise AuditError(f"the corpus in {settings.store} has {len(report.faults)} faults; `perturb audit` names them")
     tell(f"[bold]6/6 draw[/] {picture}")
-    picture.parent.mkdir(parents=True, exist_ok=True)
     contact_sheet(pairs_of_corpus(corpus, PICTURE_PAIRS, day=sealed.day)).save(picture)
     return DemoSummary(
         produced=produced, sealed=sealed, exports=exports, audited_records=report.records, picture=picture

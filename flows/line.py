@@ -22,6 +22,7 @@ from schemas.outcome import Outcome
 from schemas.response import Response
 from schemas.settings import Settings
 from sinks.corpus import Corpus
+from sinks.probe import check_writable
 from sinks.store import open_store
 from sources import open_source
 from subnet.keys import load_keypair
@@ -164,6 +165,9 @@ def open_line(settings: Settings) -> Line:
     store = open_store(settings.store, settings.s3)
     source = open_source(settings)
     keypair = load_keypair(settings.subnet)
+    # Before the models: these two take a moment, and are what is most often not ready.
+    find_neurons(settings.subnet, own_hotkey=keypair.ss58_address)
+    check_writable(store)
     return Line(
         settings=settings,
         photos=iter(source.photos(seed=settings.seed)),

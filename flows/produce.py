@@ -23,6 +23,7 @@ from flows.progress import progress_bar
 from flows.retry import when_out_of_reach
 from flows.stop import Stop, stopped_by_signals
 from miner.local import start_local_miners
+from schemas.errors import PerturbError
 from schemas.settings import load_settings
 
 # A run without end must not remember every round that it ever made.
@@ -116,7 +117,13 @@ def _rounds(line_id: str, total: int | None, stop: Stop, *, overlap: bool) -> It
     for _ in itertools.count() if total is None else range(total):
         if stop.asked:
             break
-        drawn = _draw(line_id)
+        try:
+            drawn = _draw(line_id)
+        except PerturbError:
+            # No next challenge: the one that was answered is still worth its verdicts.
+            if answered is not None:
+                yield _finish(line_id, answered)
+            raise
         if stop.asked:
             break
         answering = _collect.submit(line_id, drawn)

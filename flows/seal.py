@@ -9,12 +9,14 @@ from prefect import flow, task
 from pydantic import BaseModel
 
 from flows.artifacts import show_seal
+from flows.retry import when_not_ours, when_out_of_reach
 from flows.runner import task_runner, worker_count
 from models.classifier import load_classifier
 from schemas.settings import Settings, load_settings
 from sinks.corpus import Corpus
 from sinks.store import open_store
-from subnet.keys import load_keypair
+from subnet.chain import open_chain
+from subnet.keys import LOCAL_NETWORK, load_keypair
 from tasks.reverify import reverify_samples
 from tasks.reverify_refs import reference, reverify_references
 from tasks.sample import Reverify, Sample
@@ -40,14 +42,14 @@ class SealSummary(BaseModel):
 
 
 # What a killed or refused sealer wrote counts for nothing until its place in the log is won, so it may be tried again.
-@task(name="seal day", retries=2, retry_delay_seconds=10)
+@task(name="seal day", retries=2, retry_delay_seconds=10, retry_condition_fn=when_out_of_reach)
 def _seal(day: date, store: str | None, early: bool, wait: bool) -> SealSummary:
     settings = load_settings(store=store)
     reverify = partial(reverify_samples, classifier=load_classifier(settings.classifier), settings=settings)
     return _seal_with(reverify, settings, day, early=early, wait=wait)
 
 
-@task(name="verify again", retries=2, retry_delay_seconds=5)
+@task(name="verify again", retries=2, retry_delay_seconds=5, retry_condition_fn=when_not_ours)
 def _verify_again(references: list[str], store: str | None) -> list[str | None]:
     """Runs wherever the task runner puts it; a lost worker's share is done by another."""
     settings = load_settings(store=store)
@@ -94,14 +96,29 @@ def _seal_with(reverify: Reverify, settings: Settings, day: date, *, early: bool
     )
 
 
+@task(name="anchor root", retries=3, retry_delay_seconds=60, retry_condition_fn=when_out_of_reach)
+def _anchor(merkle_root: str) -> str | None:
+    """Puts the day's Merkle root on chain, unless it is there; the extrinsic's id, or None where nothing was sent."""
+    settings = load_settings()
+    if settings.subnet.network == LOCAL_NETWORK:
+        return None
+    chain, keypair = open_chain(settings.subnet), load_keypair(settings.subnet)
+    return None if chain.read_commitment(keypair.ss58_address) == merkle_root else chain.commit(keypair, merkle_root)
+
+
 @flow(name="seal")
 def seal(day: date | None = None, store: str | None = None, early: bool = False, wait: bool = False) -> SealSummary:
-    """Seals `day` (yesterday, UTC, where none is given); a day that is sealed already stays as it is.
+    """Seals `day` (yesterday, UTC, where none is given) and puts its Merkle root on chain.
+
+    A day that is sealed already stays as it is.
 
     With the runner `dask` or `ray` the records that are verified again are spread over its workers.
     """
     chosen = day or datetime.now(UTC).date() - timedelta(days=1)
     settings = load_settings(store=store)
     if settings.runner == "threads":
-        return _seal(chosen, store, early, wait)
-    return _seal_fanned_out.with_options(task_runner=task_runner(settings))(chosen, store, early, wait)
+        sealed = _seal(chosen, store, early, wait)
+    else:
+        sealed = _seal_fanned_out.with_options(task_runner=task_runner(settings))(chosen, store, early, wait)
+    # Only a fresh seal: an older day sealed again would put its root in place of the newest one.
+    return sealed if sealed.already else sealed.model_copy(update={"extrinsic": _anchor(sealed.merkle_root)})

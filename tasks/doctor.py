@@ -1,6 +1,5 @@
 """Checks each part of the pipeline by using it once, and says what to do about each that is not ready."""
 
-import secrets
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -40,16 +39,10 @@ def check_all(settings: Settings) -> Iterator[Check]:
 
 
 def _check_store(settings: Settings) -> str:
+    from sinks.probe import check_writable
     from sinks.store import open_store
 
-    store = open_store(settings.store, settings.s3)
-    probe = f".doctor/{secrets.token_hex(8)}"
-    store.put_new(probe, b"perturb doctor")
-    try:
-        refused = not store.put_new(probe, b"second writer")
-    finally:
-        store.delete(probe)
-    if not refused:
+    if not check_writable(open_store(settings.store, settings.s3)):
         return f"{settings.store} is writable, but let a second writer win a create-only put: use one producer only"
     return f"{settings.store} is reachable, writable, and refuses a second writer"
 

@@ -5,13 +5,14 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow.dataset as ds
 from PIL import Image, ImageDraw, ImageFont
 
-from schemas.errors import CorpusError
+from schemas.errors import CorpusError, SettingsError
 from schemas.outcome import Outcome
 from sinks.corpus import Corpus
 
@@ -61,6 +62,16 @@ def _load(corpus: Corpus, row: dict[str, Any]) -> Pair:
         for image in ("original", "perturbed")
     )
     return Pair(original, perturbed, row)
+
+
+def check_picture(path: Path) -> None:
+    """Makes the folder of a picture to be written. Raises SettingsError for a name or place that can't be one."""
+    if path.suffix.lower() != ".png":
+        raise SettingsError(f"picture {path} is no PNG file; give it a name that ends in .png")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SettingsError(f"picture {path} can't be written ({error.strerror}); name another folder") from error
 
 
 def contact_sheet(pairs: Sequence[Pair]) -> Image.Image:
