@@ -95,18 +95,15 @@ def load_file(net: nn.Module, path: Path) -> None:
 
 
 def _read(path: Path) -> Mapping[str, torch.Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file as load_safetensors
+
     try:
         if path.suffix == ".safetensors":
-            from safetensors.torch import load_file as load_safetensors
-
             return load_safetensors(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, EOFError, RuntimeError, ValueError, pickle.UnpicklingError) as error:
+    except (OSError, EOFError, RuntimeError, ValueError, pickle.UnpicklingError, SafetensorError) as error:
         raise ModelError(f"weights file {path} can't be read ({type(error).__name__}: {_first_line(error)})") from error
-    except Exception as error:
-        if type(error).__name__ != "SafetensorError":  # The library exports no base class of its errors.
-            raise
-        raise ModelError(f"weights file {path} can't be read ({_first_line(error)})") from error
     for wrapper in ("state_dict", "model"):
         if isinstance(state, Mapping) and isinstance(state.get(wrapper), Mapping):
             state = state[wrapper]

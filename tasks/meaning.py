@@ -100,8 +100,8 @@ def _no_flip(found: Prediction, task: Task, classifier: Classifier, tolerance: f
     if found.label == task.true_label:
         return (
             f"the classifier still sees {task.true_label_name!r} (confidence {found.confidence:.2f}), "
-            f"{-found.margin:.3f} logits ahead of the next label; attack the rounded 8-bit image until another label leads by "
-            f"{task.bounds.min_margin:g}"
+            f"{-found.margin:.3f} logits ahead of the next label; attack the rounded 8-bit image until another label "
+            f"leads by {task.bounds.min_margin:g}"
         )
     return (
         f"{classifier.label_name(found.label)!r} leads by {found.margin:.4f} logits, a flip counts above "
