@@ -1,5 +1,6 @@
 """Judgements kept for good: there are at most 1000 x 1000 label pairs, so the language model's cost tends to zero."""
 
+import logging
 import sqlite3
 from collections.abc import Iterable, Mapping
 from contextlib import closing
@@ -14,6 +15,8 @@ CREATE TABLE IF NOT EXISTS judgements (
     PRIMARY KEY (model, template, question, label, target)
 ) WITHOUT ROWID
 """
+log = logging.getLogger(__name__)
+
 _PATIENCE_S = 30.0
 _BATCH = 200
 
@@ -35,7 +38,7 @@ class JudgementCache:
         self.misses = 0
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            with self._open() as connection:
+            with closing(self._open()) as connection, connection:
                 # Readers never wait for the writer, and a killed writer leaves the file whole.
                 connection.execute("PRAGMA journal_mode=WAL")
                 connection.execute(_TABLE)
@@ -47,6 +50,16 @@ class JudgementCache:
     def get(self, question: str, keys: Iterable[Key]) -> dict[Key, float]:
         """The known scores among `keys` (label index, target)."""
         wanted = list(dict.fromkeys(keys))
+        try:
+            found = self._read(question, wanted)
+        except sqlite3.Error as error:
+            log.warning("the judge's cache %s cannot be read (%s); asking the model instead", self.path, error)
+            found = {}
+        self.hits += len(found)
+        self.misses += len(wanted) - len(found)
+        return found
+
+    def _read(self, question: str, wanted: list[Key]) -> dict[Key, float]:
         found: dict[Key, float] = {}
         with closing(self._open()) as connection:
             for first in range(0, len(wanted), _BATCH):
@@ -58,8 +71,6 @@ class JudgementCache:
                     (self.model, self.template, question, *(part for key in batch for part in key)),
                 )
                 found.update({(label, target): score for label, target, score in rows})
-        self.hits += len(found)
-        self.misses += len(wanted) - len(found)
         return found
 
     def put(self, question: str, scores: Mapping[Key, float]) -> None:
@@ -67,8 +78,13 @@ class JudgementCache:
         rows = [
             (self.model, self.template, question, label, target, score) for (label, target), score in scores.items()
         ]
-        with closing(self._open()) as connection, connection:
-            connection.executemany("INSERT OR IGNORE INTO judgements VALUES (?,?,?,?,?,?)", rows)
+        try:
+            with closing(self._open()) as connection, connection:
+                connection.executemany("INSERT OR IGNORE INTO judgements VALUES (?,?,?,?,?,?)", rows)
+        except sqlite3.Error as error:
+            log.warning(
+                "the judge's cache %s cannot be written (%s); these judgements will be asked again", self.path, error
+            )
 
     def __len__(self) -> int:
         """Judgements kept for this model and these prompts."""

@@ -133,20 +133,22 @@ def load_language_model(folder_or_id: str, *, name: str, sha256: str | None, bat
         encode, start = _tokenizer(folder_or_id)
         model: Any = AutoModelForCausalLM.from_pretrained(folder_or_id, dtype=torch.float32)
         digest = sha256 or _digest_of_weights(folder_or_id)
-    except (OSError, ValueError, ImportError, KeyError, RuntimeError) as error:
+        model.eval().to("cuda" if torch.cuda.is_available() else "cpu")
+        body, head = model.get_decoder(), model.get_output_embeddings().weight
+    # Damaged tokenizers and safetensors raise errors whose only base is Exception.
+    except Exception as error:
         reason = next(iter(str(error).splitlines()), "") or type(error).__name__
         raise ModelError(
             f"judge {name!r} cannot be loaded ({reason}); accepted: 'gemma-3-270m', the Hugging Face id or the folder "
             "of a causal language model, or PERTURB_JUDGE__NAME=none to go on without a judge"
         ) from error
-    model.eval().to("cuda" if torch.cuda.is_available() else "cpu")
     return LanguageModel(
         name=name,
         sha256=digest,
         encode=encode,
         start=start,
-        body=model.get_decoder(),
-        head=model.get_output_embeddings().weight,
+        body=body,
+        head=head,
         soft_cap=getattr(model.config, "final_logit_softcapping", None),
         batch_size=batch_size,
     )

@@ -16,11 +16,14 @@ from pydantic_settings import (
     SettingsConfigDict,
     TomlConfigSettingsSource,
 )
+from pydantic_settings import SettingsError as SourceParseError
 
 from schemas.bounds import Bounds
 from schemas.errors import SettingsError
 
 Profile = Literal["embedded", "mainnet"]
+
+_SECRET_WORDS = ("key", "password", "uri", "pexels", "subnet")
 
 PROFILES: dict[str, dict[str, Any]] = {
     "embedded": {},
@@ -209,8 +212,10 @@ def load_settings(**overrides: Any) -> Settings:
     """The effective settings. Raises SettingsError that names the setting, its value and what is accepted."""
     try:
         return Settings(**{name: value for name, value in overrides.items() if value is not None})
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise SettingsError(f"perturb.toml is not valid TOML: {error}") from error
+    except SourceParseError as error:
+        raise SettingsError(f'{error}; write a list or a section as JSON, such as ["cat", "dog"]') from error
     except ValidationError as error:
         raise SettingsError("; ".join(_sentence(issue) for issue in error.errors())) from error
 
@@ -220,4 +225,6 @@ def _sentence(issue: Any) -> str:
     variable = "PERTURB_" + name.replace(".", "__").upper()
     if issue["type"] == "extra_forbidden":
         return f"{name} is not a setting; `perturb doctor` lists those that are"
-    return f"{name} = {issue['input']!r}: {issue['msg']} (set {name} in perturb.toml or {variable})"
+    # A secret of the wrong type is refused before it has become a SecretStr.
+    shown = "that value" if any(word in name for word in _SECRET_WORDS) else repr(issue["input"])
+    return f"{name} = {shown}: {issue['msg']} (set {name} in perturb.toml or {variable})"

@@ -21,6 +21,7 @@ FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF")
 MAX_BYTES = 64 * 2**20
 MAX_PIXELS = 64 * 10**6
 MIN_SIDE = 32
+MAX_ASPECT = 20
 
 # What Pillow's decoders raise on damaged files.
 _DAMAGED = (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, OverflowError, struct.error)
@@ -67,6 +68,9 @@ def _check_size(width: int, height: int) -> None:
             f"it declares {width} x {height} pixels; accepted: up to {MAX_PIXELS // 10**6} megapixels, "
             f"so scale it down first"
         )
+    if max(width, height) > MAX_ASPECT * min(width, height):
+        # The classifier's resize scales the short side: a sliver would become gigapixels.
+        raise UnusableImage(f"it is a sliver of {width} x {height} pixels; accepted: up to {MAX_ASPECT} to 1")
     if min(width, height) < MIN_SIDE:
         raise UnusableImage(f"it has only {width} x {height} pixels; accepted: sides of at least {MIN_SIDE}")
 

@@ -131,6 +131,8 @@ class _Asker:
                     received += chunk  # Content-Length, checked above, is where the parser stops.
                 finished = time.monotonic()
                 signature = reply.headers[wire.HEADER_SIGNATURE]
+        except aiohttp.ConnectionTimeoutError:
+            return refuse(Outcome.UNREACHABLE, "no connection in time")
         except TimeoutError:
             if received:
                 return refuse(Outcome.SLOW_BODY, f"{len(received)} bytes had come within {seconds:g} s")

@@ -14,13 +14,13 @@ from collections.abc import Mapping, Sequence
 from math import isclose, log10, sqrt
 from typing import Any
 
-from models.classifier import Classifier
+from models.classifier import Classifier, load_classifier
 from models.judge import Judge, Judgement
 from schemas.bounds import Bounds
 from schemas.challenge import Challenge, Origin, Task
-from schemas.errors import CorpusError, SettingsError
+from schemas.errors import CorpusError, PerturbError, SettingsError
 from schemas.outcome import Outcome
-from schemas.png import read_png
+from schemas.png import PngRefused, read_png
 from schemas.record import Record, record_id
 from schemas.response import Response
 from schemas.settings import Settings
@@ -74,20 +74,29 @@ def reverify(
 
 
 def reverify_samples(samples: Sequence[Sample], *, classifier: Classifier, settings: Settings) -> list[str | None]:
-    """For each accepted record, None if every claim that its bytes can prove holds, else the faults in one sentence.
+    """For each accepted record, None if what its bytes can prove holds, else the faults in one sentence.
 
-    Persistence and transfer are computed again where the record has them. Raises ModelError when a record was made
-    with another classifier than `classifier`.
+    A record of another classifier is verified with that one, where the settings can load it. Never raises for what
+    stands in a record: a row that makes no sense is a fault.
     """
-    return [
-        "; ".join(
-            reverify(
-                sample.record, sample.original, sample.perturbed, classifier=classifier, settings=settings, extras=True
-            )
-        )
-        or None
-        for sample in samples
-    ]
+    return [_fault(sample, classifier, settings) for sample in samples]
+
+
+def _fault(sample: Sample, classifier: Classifier, settings: Settings) -> str | None:
+    record = sample.record
+    try:
+        own = _classifier_of(record, classifier, settings)
+        faults = reverify(record, sample.original, sample.perturbed, classifier=own, settings=settings)
+    except (PerturbError, PngRefused, ValueError) as error:
+        return f"{type(error).__name__}: {' '.join(str(error).split())}"
+    return "; ".join(faults) or None
+
+
+def _classifier_of(record: Record, classifier: Classifier, settings: Settings) -> Classifier:
+    """`classifier`, or the one that the record names; `verify` compares its digest with the record's."""
+    if (record.classifier, record.height, record.width) == (classifier.name, classifier.height, classifier.width):
+        return classifier
+    return load_classifier(settings.classifier.model_copy(update={"input_size": record.height}), name=record.classifier)
 
 
 def _record(row: Mapping[str, Any]) -> Record:

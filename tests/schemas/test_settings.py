@@ -63,3 +63,19 @@ def test_a_broken_file_is_named(clean: Path) -> None:
 def test_secrets_do_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PERTURB_PEXELS__API_KEY", "hunter2hunter2")
     assert "hunter2" not in repr(load_settings()) + load_settings().model_dump_json()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("PERTURB_PEXELS__PROMPTS", "cat,dog"), ("PERTURB_BOUNDS", "foo"), ("PERTURB_S3", "{")]
+)
+def test_a_list_or_section_that_is_no_json_is_named(name: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(SettingsError, match="as JSON|valid dictionary"):
+        load_settings()
+
+
+def test_a_secret_of_the_wrong_type_is_not_repeated(clean: Path) -> None:
+    (clean / "perturb.toml").write_text("pseudonym_key = 8812345\n[pexels]\napi_key = 8812345\n")
+    with pytest.raises(SettingsError, match=r"pexels\.api_key") as caught:
+        load_settings()
+    assert "8812345" not in str(caught.value)
