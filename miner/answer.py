@@ -41,6 +41,8 @@ def attack_answer(name: str, classifier_settings: ClassifierSettings, *, budget_
                 f"this miner attacks {classifier.name} with weights {classifier.sha256[:12]}, "
                 f"not {task.classifier[:64]} with {task.classifier_sha256[:12]}"
             )
+        if any(not 0 <= other < classifier.num_classes for other in task.excluded_labels):
+            raise Unanswerable(f"excluded_labels name classes that {classifier.name} does not have")
         seconds = min(budget_seconds, _TIME_SHARE * task.timeout_ms / 1000)
         target = cast("Classifier", MergedClassifier(classifier, task.true_label, task.excluded_labels))
         perturbed = attack(
