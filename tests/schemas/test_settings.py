@@ -70,7 +70,7 @@ def test_secrets_do_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_a_list_or_section_that_is_no_json_is_named(name: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(name, value)
-    with pytest.raises(SettingsError, match="as JSON|valid dictionary"):
+    with pytest.raises(SettingsError, match=r"as JSON|valid dictionary"):
         load_settings()
 
 
