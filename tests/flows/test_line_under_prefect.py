@@ -109,9 +109,10 @@ def test_a_line_that_cannot_start_says_what_to_do(
     prefect_server: None, cheap_line: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from flows.produce import produce
-    from schemas.errors import ModelError
+    from schemas.errors import SettingsError
 
+    # Who can be asked is found out before any model is loaded.
     monkeypatch.setenv("PERTURB_CLASSIFIER__WEIGHTS", "/nowhere/weights.safetensors")
-    with pytest.raises(ModelError, match="/nowhere/weights"):
+    with pytest.raises(SettingsError, match="local miners"):
         produce(rounds=1, local_miners=0)
     assert not Corpus(open_store(load_settings().store)).live_rounds()
