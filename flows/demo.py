@@ -62,6 +62,8 @@ def run_demo(
     tell(f"[bold]1/6 produce[/] {rounds} challenges to {LOCAL_MINERS} local miners, the last of which misbehaves")
     tell("    the models load and the miners start first; nothing is to be seen of it for up to a minute")
     produced = produce(rounds=rounds, local_miners=LOCAL_MINERS, store=store, source=source)
+    if produced.stopped:
+        raise KeyboardInterrupt
     day = corpus.open_day(datetime.now(UTC))
     tell(f"[bold]2/6 seal[/] {day}, though it is not over: later rounds go to the next day")
     sealed = seal(day=day, store=store, early=True)
