@@ -2,7 +2,7 @@
 
 import logging
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
@@ -44,13 +44,12 @@ def collect_garbage(
     keep_superseded: timedelta = timedelta(days=7),
     dry_run: bool = False,
     now: datetime | None = None,
-    exported: Callable[[Store], set[str]] | None = None,
 ) -> GarbageReport:
     """Remove what no commit claims and nobody wrote to within `grace`, and rounds sealed `keep_superseded` ago.
 
-    `grace` must be longer than any round or seal takes. `exported` gives the keys below `exports/` that their
-    cards claim; without it exports are left alone. A round is removed only while every file of the day that took
-    it in is there. Raises CorpusError, having removed nothing more, where the corpus contradicts itself.
+    `grace` must be longer than any round or seal takes. Exports are left alone: what an interrupted one left has the
+    names and bytes that its next run writes. A round is removed only while every file of the day that took it in is
+    there. Raises CorpusError, having removed nothing more, where the corpus contradicts itself.
     """
     now = now or datetime.now(UTC)
     report = GarbageReport(dry_run)
@@ -67,10 +66,6 @@ def collect_garbage(
         elif not commit and _is_old(entries, now, grace) and not _committed_by_now(corpus.store, entries):
             report.orphans += entries
     report.orphans += _unclaimed_sealed(corpus, sealed, now, grace)
-    if exported is not None:
-        claimed = exported(corpus.store)
-        found = (entry for entry in corpus.store.entries("exports/") if entry.key not in claimed)
-        report.orphans += [entry for entry in found if _is_old([entry], now, grace)]
     report.unfinished += [entry for entry in corpus.store.unfinished() if _is_old([entry], now, grace)]
     if not dry_run:
         _remove(corpus.store, report)

@@ -127,6 +127,9 @@ def _columns_read(tree: dict[str, Any], sql: str, allowed: Sequence[str]) -> fro
     parameters = {
         name for node in _nodes(tree) if node["class"] == "LAMBDA" for name in _lambda_parameters(node.get("lhs"))
     }
+    # Outside its lambda the name would be the column again, and pass as the parameter.
+    if shadowing := sorted(parameters & {"records", *record_schema().names}):
+        raise TierError(f"predicate {_short(sql)} calls a lambda's parameter {shadowing[0]!r}, a column's name; use x")
     read = set()
     for node in _nodes(tree):
         kind = node["class"]
