@@ -4,8 +4,9 @@
         decoded = pool.decode(bodies, height=224, width=224)   # Pixels or PngRefused, in the order of the bodies
 
 The structure of a file is checked here, with slices and checksums; inflating and unfiltering happens in worker
-processes with a limit on memory, an empty environment and a deadline for each image. A worker that dies or hangs is
-replaced, and the image it was at is refused; the others are not touched. Pixels come back through shared memory.
+processes with a limit on memory, an empty environment and a deadline for each image. Equal files are decoded once.
+A worker that dies or hangs is replaced, and the image it was at is refused; the others are not touched. Pixels come
+back through shared memory.
 """
 
 import atexit
@@ -20,7 +21,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,7 +33,7 @@ import numpy as np
 from schemas.errors import PerturbError
 from schemas.image import Pixels
 from schemas.outcome import Outcome
-from schemas.png import PngRefused, check_png
+from schemas.png import PngRefused, check_png, max_png_bytes
 from tasks.decode_worker import REPLY, REQUEST
 
 logger = logging.getLogger(__name__)
@@ -44,9 +45,7 @@ _START_SECONDS = 60.0
 @dataclass(frozen=True)
 class _Job:
     index: int
-    body_at: int
-    body_length: int
-    pixels_at: int
+    compressed: bytes
 
 
 class DecodePool:
@@ -100,36 +99,21 @@ class DecodePool:
 
         Raises PerturbError when worker processes can't be started at all.
         """
-        results: list[Pixels | PngRefused | None] = [None] * len(bodies)
-        compressed: dict[int, bytes] = {}
+        results: dict[int, Pixels | PngRefused] = {}
+        same: dict[bytes, list[int]] = defaultdict(list)
         for index, body in enumerate(bodies):
             try:
-                compressed[index] = check_png(body, height=height, width=width)
+                same[check_png(body, height=height, width=width)].append(index)
             except PngRefused as refused:
                 results[index] = refused
-        if compressed:
+        jobs = deque(_Job(indices[0], compressed) for compressed, indices in same.items())
+        if jobs:
             with self._lock:
-                self._decode(compressed, results, height=height, width=width)
-        return [result for result in results if result is not None]
+                for job, result in self._run(jobs, height=height, width=width):
+                    results |= dict.fromkeys(same[job.compressed], result)
+        return [results[index] for index in range(len(bodies))]
 
-    def _decode(
-        self, compressed: dict[int, bytes], results: list[Pixels | PngRefused | None], *, height: int, width: int
-    ) -> None:
-        slot = _paged(height * width * 3)
-        jobs: deque[_Job] = deque()
-        end = slot * len(compressed)
-        for place, (index, body) in enumerate(compressed.items()):
-            jobs.append(_Job(index=index, body_at=end, body_length=len(body), pixels_at=place * slot))
-            end += _paged(len(body))
-        with _shared_memory(end) as (descriptor, memory):
-            for job in jobs:
-                memory[job.body_at : job.body_at + job.body_length] = compressed[job.index]
-            for job, refused in self._run(jobs, descriptor, height=height, width=width):
-                results[job.index] = refused or _copied(memory, job.pixels_at, height=height, width=width)
-
-    def _run(
-        self, jobs: deque[_Job], descriptor: int, *, height: int, width: int
-    ) -> Iterator[tuple[_Job, PngRefused | None]]:
+    def _run(self, jobs: deque[_Job], *, height: int, width: int) -> Iterator[tuple[_Job, Pixels | PngRefused]]:
         missing = min(self._count, len(jobs)) - len(self._workers)
         self._workers += self._start(missing)
         idle, retries = deque(self._workers), 2 * len(self._workers)
@@ -142,7 +126,7 @@ class DecodePool:
                         worker = self._replace(worker)
                     busy[worker] = (job, time.monotonic() + self._seconds)
                     selector.register(worker.channel, selectors.EVENT_READ, worker)
-                    worker.ask(job, descriptor, height=height, width=width)
+                    worker.ask(job.compressed, height=height, width=width)
                 wait = min(deadline for _, deadline in busy.values()) - time.monotonic()
                 ready = {key.data for key, _ in selector.select(max(0.0, wait))}
                 for worker in list(busy):
@@ -151,14 +135,16 @@ class DecodePool:
                         continue
                     del busy[worker]
                     selector.unregister(worker.channel)
-                    alive, refused = worker.answer() if worker in ready else (False, self._too_slow())
+                    alive, result = (
+                        worker.answer(height=height, width=width) if worker in ready else (False, self._too_slow())
+                    )
                     idle.append(worker if alive else self._replace(worker))
                     if not alive and worker in ready and retries > 0:
                         # Perhaps the system took the process for its own reasons: the image gets another chance.
                         retries -= 1
                         jobs.append(job)
                     else:
-                        yield job, refused
+                        yield job, result
 
     def _too_slow(self) -> PngRefused:
         return PngRefused(Outcome.DECODER_FAILED, f"decoding took more than the {self._seconds:g} s of one image")
@@ -183,10 +169,11 @@ class DecodePool:
         return starting
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class _Worker:
     process: subprocess.Popen[bytes]
     channel: socket.socket
+    memory: mmap.mmap | None = None  # Shared with this worker alone, and for its life: pages are mapped in once.
 
     @classmethod
     def spawn(cls, command: Sequence[str], arguments: Sequence[str]) -> Self:
@@ -215,25 +202,39 @@ class _Worker:
                 f"{said[-1]!r}; check that {sys.executable} can import PIL and numpy"
             )
 
-    def ask(self, job: _Job, descriptor: int, *, height: int, width: int) -> None:
-        request = REQUEST.pack(height, width, job.pixels_at, job.body_at, job.body_length)
+    def ask(self, compressed: bytes, *, height: int, width: int) -> None:
+        """Hand over one image; a memory that is too small for its kind is replaced."""
+        pixels = height * width * 3
+        needed, descriptors = pixels + max_png_bytes(height, width), []
+        if self.memory is None or len(self.memory) < needed:
+            descriptor, self.memory = _shared_memory(needed)
+            descriptors = [descriptor]
+        self.memory[pixels : pixels + len(compressed)] = compressed
         with contextlib.suppress(OSError):  # A dead worker is found out when its answer is read.
-            socket.send_fds(self.channel, [request], [descriptor])
+            socket.send_fds(self.channel, [REQUEST.pack(height, width, len(compressed))], descriptors)
+        for descriptor in descriptors:
+            os.close(descriptor)
 
-    def answer(self) -> tuple[bool, PngRefused | None]:
-        """Whether the worker lives on, and why it refused the image (None: it decoded it)."""
+    def answer(self, *, height: int, width: int) -> tuple[bool, Pixels | PngRefused]:
+        """Whether the worker lives on, and the image, or why it was refused."""
         try:
             head = self.channel.recv(REPLY.size, socket.MSG_WAITALL)
             if len(head) == REPLY.size:
                 (length,) = REPLY.unpack(head)
                 if length == 0:
-                    return True, None
+                    return True, self._pixels(height, width)
                 text = self.channel.recv(length, socket.MSG_WAITALL).decode(errors="replace")
                 outcome, _, detail = text.partition("\n")
                 return True, PngRefused(Outcome(outcome), detail)
         except (OSError, ValueError) as error:
             logger.warning("a decoder process answered nonsense: %s", error)
         return False, PngRefused(Outcome.DECODER_FAILED, "the image ended the process that decoded it")
+
+    def _pixels(self, height: int, width: int) -> Pixels:
+        # A copy of our own: a worker that goes wild later can't change what was verified.
+        assert self.memory is not None
+        pixels = np.frombuffer(self.memory, np.uint8, count=height * width * 3)
+        return pixels.reshape(height, width, 3).copy()
 
     def end(self) -> str:
         """Kills the process, waits for it, and returns what it wrote to stderr."""
@@ -248,34 +249,22 @@ class _Worker:
 def _bare_environment() -> dict[str, str]:
     # No secret of ours belongs into a process that reads hostile bytes.
     kept = {name: os.environ[name] for name in ("PATH", "LANG", "LD_LIBRARY_PATH", "SYSTEMROOT") if name in os.environ}
-    return kept | {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+    # glibc would give each image's memory back and fetch it again, page by page.
+    keep_memory = {"MALLOC_TRIM_THRESHOLD_": str(2**28), "MALLOC_MMAP_THRESHOLD_": str(2**28)}
+    threads = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+    return kept | keep_memory | threads
 
 
-def _copied(memory: mmap.mmap, start: int, *, height: int, width: int) -> Pixels:
-    # A copy of our own: a worker that goes wild later can't change what was verified.
-    pixels = np.frombuffer(memory, np.uint8, count=height * width * 3, offset=start)
-    return pixels.reshape(height, width, 3).copy()
-
-
-def _paged(size: int) -> int:
-    page = mmap.ALLOCATIONGRANULARITY
-    return -(-max(size, 1) // page) * page
-
-
-@contextlib.contextmanager
-def _shared_memory(size: int) -> Iterator[tuple[int, mmap.mmap]]:
+def _shared_memory(size: int) -> tuple[int, mmap.mmap]:
+    """An open descriptor, which is the caller's to close, and its mapping."""
     if hasattr(os, "memfd_create"):
         descriptor = os.memfd_create("perturb-decode", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     else:
         with tempfile.TemporaryFile() as file:
             descriptor = os.dup(file.fileno())
-    try:
-        os.ftruncate(descriptor, size)
-        _seal(descriptor)
-        with mmap.mmap(descriptor, size) as memory:
-            yield descriptor, memory
-    finally:
-        os.close(descriptor)
+    os.ftruncate(descriptor, size)
+    _seal(descriptor)
+    return descriptor, mmap.mmap(descriptor, size)
 
 
 def _seal(descriptor: int) -> None:

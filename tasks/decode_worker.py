@@ -1,7 +1,8 @@
 """The inside of a sandboxed decoder process (see `tasks.decode`, which starts it). Imports Pillow and NumPy only.
 
-It reads requests from a socket, decodes from and into shared memory whose descriptor comes with each request, and
-answers with an outcome. It limits itself before it touches the first byte, and ends when the socket does.
+It reads requests from a socket, decodes from and into shared memory whose descriptor comes with the first of them (and
+with a later one when images grow), and answers with an outcome. It limits itself before it touches the first byte, and
+ends when the socket does.
 """
 
 import contextlib
@@ -21,8 +22,8 @@ import numpy as np
 from schemas.image import Pixels
 from schemas.png import PngRefused
 
-# height, width, where the pixels go, where the compressed data is and its length; offsets are page-aligned
-REQUEST = struct.Struct(">IIQQQ")
+# height, width, length of the compressed data; in the memory, the pixels come first, the compressed data after them
+REQUEST = struct.Struct(">IIQ")
 # length of the text that follows: empty for decoded, else "outcome\ndetail"
 REPLY = struct.Struct(">I")
 _MAX_DETAIL = 2000
@@ -35,27 +36,26 @@ def main() -> None:
     module, _, name = decoder.partition(":")
     decode: Callable[..., Pixels] = getattr(importlib.import_module(module), name)
     _limit(memory)
+    memory_of_images: mmap.mmap | None = None
     with socket.socket(fileno=descriptor) as channel:
         channel.sendall(REPLY.pack(0))
         while True:
             request, descriptors, _, _ = socket.recv_fds(channel, REQUEST.size, 1, socket.MSG_WAITALL)
-            if len(request) < REQUEST.size or not descriptors:
+            for given in descriptors:
+                memory_of_images = mmap.mmap(given, os.fstat(given).st_size)
+                os.close(given)
+            if len(request) < REQUEST.size or memory_of_images is None:
                 return
-            try:
-                text = _serve(request, descriptors[0], decode)
-            finally:
-                os.close(descriptors[0])
+            text = _serve(request, memory_of_images, decode)
             channel.sendall(REPLY.pack(len(text)) + text)
 
 
-def _serve(request: bytes, descriptor: int, decode: Callable[..., Pixels]) -> bytes:
-    height, width, pixels_at, body_at, body_length = REQUEST.unpack(request)
+def _serve(request: bytes, memory: mmap.mmap, decode: Callable[..., Pixels]) -> bytes:
+    height, width, length = REQUEST.unpack(request)
+    size = height * width * 3
     try:
-        with mmap.mmap(descriptor, body_length or 1, access=mmap.ACCESS_READ, offset=body_at) as body:
-            compressed = body[:body_length]
-        pixels = decode(compressed, height=height, width=width)
-        with mmap.mmap(descriptor, pixels.nbytes, offset=pixels_at) as target:
-            target[:] = np.ascontiguousarray(pixels).tobytes()
+        pixels = decode(memory[size : size + length], height=height, width=width)
+        np.frombuffer(memory, np.uint8, count=size).reshape(height, width, 3)[:] = pixels
     except PngRefused as refused:
         return f"{refused.outcome}\n{refused.detail}".encode()[:_MAX_DETAIL]
     except MemoryError:
