@@ -15,6 +15,7 @@ import argparse
 import asyncio
 import json
 import os
+import random
 import socket
 import statistics
 import subprocess
@@ -159,8 +160,7 @@ def measure_dendrite(python: str, count: int, *, rounds: int, image: Path, answe
     """The same round through bittensor 10.5.0, in its own environment."""
     peer = str(HERE.with_name("dendrite_peer.py"))
     share = -(-count // processes)
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = 20_000 + probe.getsockname()[1] % 20_000
+    port = random.randrange(10_000, 30_000)  # Below the ports that the system gives to connections.
     commands = [
         [python, peer, "serve", str(port + start), str(min(share, count - start)), str(start), str(answer)]
         for start in range(0, count, share)
