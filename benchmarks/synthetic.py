@@ -5,7 +5,7 @@ Metrics are computed from the pixels; labels and logits are invented, so the rec
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cache
 
@@ -17,8 +17,8 @@ from schemas.image import Pixels, encode_png, pixel_identity
 from schemas.outcome import Outcome
 from schemas.response import Response
 from schemas.verdict import Score, Verdict
+from subnet.signing import sign_response
 
-VALIDATOR = "//PerturbValidator"
 DAY = datetime(2026, 1, 31, 12, tzinfo=UTC)
 
 
@@ -57,9 +57,18 @@ def perturb(rng: np.random.Generator, clean: Pixels, *, share: float = 0.5) -> P
 
 
 def make_round(
-    seed: int | Sequence[int], *, miners: int = 4, side: int = 64, refused: int = 1, created_at: datetime = DAY
+    seed: int | Sequence[int],
+    *,
+    miners: int = 4,
+    side: int = 64,
+    refused: int = 1,
+    created_at: datetime = DAY,
+    validator: str | None = None,
 ) -> SyntheticRound:
-    """One round, reproducible by its seed: `miners` accepted answers and `refused` more that are too large."""
+    """One round, reproducible by its seed: `miners` accepted answers and `refused` more that do not flip.
+
+    With the hotkey of a `validator`, miners have keys and sign their answers to it (sr25519 signatures are random).
+    """
     rng = np.random.default_rng(seed)
     clean = clean_pixels(rng, side)
     task = Task(
@@ -91,6 +100,8 @@ def make_round(
         png=encode_png(clean),
     )
     answers = [_answer(rng, clean, place, place < miners) for place in range(miners + refused)]
+    if validator is not None:
+        answers = [(_signed(response, task, validator), verdict, score) for response, verdict, score in answers]
     return SyntheticRound(challenge, *(list(part) for part in zip(*answers, strict=True)))
 
 
@@ -133,3 +144,18 @@ def _answer(rng: np.random.Generator, clean: Pixels, place: int, accepted: bool)
         verdict,
         Score(quality=quality, speed=speed, score=0.7 * quality + 0.3 * speed, policy="synthetic-1"),
     )
+
+
+def _signed(response: Response, task: Task, validator: str) -> Response:
+    from bittensor.keyfiles import Keypair
+
+    keypair = Keypair.create_from_uri(f"//Synthetic{response.miner_uid}")
+    signature = sign_response(
+        keypair,
+        task_id=task.task_id,
+        nonce=response.nonce or "",
+        validator_hotkey=validator,
+        status=200,
+        body=response.body,
+    )
+    return replace(response, miner_hotkey=keypair.ss58_address, signature=signature)

@@ -1,15 +1,16 @@
 """How fast the corpus is written and how much it stores, against its peers and against the limit.
 
-    python benchmarks/writing.py [--store directory|seaweedfs] [--rounds 6] [--miners 64] [--side 456]
+    python benchmarks/writing.py [--store directory|seaweedfs] [--rounds 18] [--miners 64] [--side 456]
 
-The defaults are the size of the mainnet profile: EfficientNet-B5's input, and a round of 64 answers. What is stored
-for each pair is measured at 16 answers a challenge.
+The defaults are the size of the mainnet profile, EfficientNet-B5's input and a round of 64 answers, and rounds enough
+that the disk is measured and not what it caches. What is stored for each pair is measured at 16 answers a challenge.
 
-Peers, in the same run on the same samples: a plain copy of the same bytes (the limit: files written and fsynced, or
-one PUT for each object; the day's copy reads them first, as sealing must), `webdataset.ShardWriter` with one shard a
-round, whose samples are pairs (original, perturbed, json) as its format has them, and one object for each image.
-"Naive" is the layout that stores the original again with every pair. Every figure is the best of the repetitions,
-which alternate, because the machine may be busy with other things.
+Peers, in the same run on the same samples: a plain copy of the same bytes (files written and fsynced, or one PUT for
+each object; the day's copy reads them first, as sealing must), the same with a sha256 of what was copied,
+`webdataset.ShardWriter` with one shard a round, whose samples are pairs (original, perturbed, json) as its format has
+them, and one object for each image. "Naive" is the layout that stores the original again with every pair. Repetitions
+alternate, each begins with nothing left to write back, and every figure is a median: disks, virtual ones above all,
+have moods.
 
     python benchmarks/writing.py --scale 20000
 
@@ -17,19 +18,22 @@ seals half as many records and then all of them, each in a process of its own, a
 """
 
 import argparse
+import hashlib
 import json
 import os
 import resource
 import shutil
+import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from datetime import UTC, timedelta
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 from servers import ACCESS_KEY, SECRET_KEY, seaweedfs
 from synthetic import DAY, SyntheticRound, make_round
@@ -72,16 +76,17 @@ def copy_one(store: Store, key: str, data: bytes) -> None:
         os.fsync(file.fileno())
 
 
-def copy_rounds(store: Store, found: list[tuple[str, bytes]]) -> None:
+def copy_rounds(store: Store, found: Iterable[tuple[str, bytes]], *, hashed: bool = False) -> None:
     """The rounds' bytes, from memory."""
     for key, data in found:
-        copy_one(store, f"copied-rounds/{key}", data)
+        if hashed:
+            hashlib.sha256(data).hexdigest()
+        copy_one(store, f"copied/{key}", data)
 
 
-def copy_day(store: Store, keys: list[str]) -> None:
+def copy_day(store: Store, keys: list[str], *, hashed: bool = False) -> None:
     """The sealed day's bytes, read and written."""
-    for key in keys:
-        copy_one(store, f"copied-day/{key}", store.get(key))
+    copy_rounds(store, ((key, store.get(key)) for key in keys), hashed=hashed)
 
 
 def one_object_each(store: Store, rounds: list[SyntheticRound], *, where: str) -> None:
@@ -153,21 +158,30 @@ def clear(store: Store, *prefixes: str) -> None:
 
 def measure(store: Store, rounds: list[SyntheticRound], scratch: Path) -> dict[str, float]:
     """Seconds of each way to write, once, and the bytes that were written."""
-    clear(store, "rounds/", "sealed/", "copied-rounds/", "copied-day/", "each/", "shardwriter/")
-    seconds = {"commit": timed(lambda: commit_all(Corpus(store), rounds))}
+    seconds: dict[str, float] = {}
+
+    def time_it(name: str, action: Callable[[], object]) -> None:
+        clear(store, "copied/", "each/", "shardwriter/")
+        os.sync()
+        seconds[name] = timed(action)
+
+    clear(store, "rounds/", "sealed/")
+    time_it("commit", lambda: commit_all(Corpus(store), rounds))
     committed = objects(store, "rounds/")
     seconds["round_bytes"] = sum(len(data) for _, data in committed)
     seconds["round_metadata"] = sum(len(data) for key, data in committed if key.endswith(".parquet"))
-    seconds["copy_rounds"] = timed(partial(copy_rounds, store, committed))
+    time_it("copy_rounds", lambda: copy_rounds(store, committed))
+    time_it("hash_and_copy_rounds", lambda: copy_rounds(store, committed, hashed=True))
+    committed.clear()
     with tempfile.TemporaryDirectory(dir=scratch) as folder:
-        seconds["shardwriter"] = timed(lambda: shard_writer(store, rounds, Path(folder)))
-    seconds["each"] = timed(lambda: one_object_each(store, rounds, where="each"))
-    del committed
-    corpus = Corpus(store)
-    settings = SealSettings()
-    seconds["seal"] = timed(lambda: seal_day(corpus, DAY.date(), settings=settings, now=lambda: LATER))
+        time_it("shardwriter", lambda: shard_writer(store, rounds, Path(folder)))
+    time_it("each", lambda: one_object_each(store, rounds, where="each"))
+    corpus, settings = Corpus(store), SealSettings()
+    time_it("seal", lambda: seal_day(corpus, DAY.date(), settings=settings, now=lambda: LATER))
     sealed = [entry for entry in store.entries("sealed/") if not entry.key.endswith(".json")]
-    seconds["copy_day"] = timed(lambda: copy_day(store, [entry.key for entry in sealed]))
+    keys = [entry.key for entry in sealed]
+    time_it("copy_day", lambda: copy_day(store, keys))
+    time_it("hash_and_copy_day", lambda: copy_day(store, keys, hashed=True))
     seconds["sealed_bytes"] = sum(entry.size for entry in sealed)
     return seconds
 
@@ -186,12 +200,17 @@ def stored(side: int, *, miners: int = 16, rounds: int = 6) -> float:
     return ours / naive
 
 
-def seal_many(records: int, folder: Path) -> dict[str, float]:
-    """Seal a day of many small records; seconds of processor time, wall time, and the most memory in MB."""
+def commit_many(records: int, folder: Path) -> None:
+    """A day of many small records."""
     corpus = Corpus(open_store(str(folder)))
     for number in range(records // 50):
         created = DAY + timedelta(milliseconds=number)
         commit_all(corpus, [make_round((9, number), miners=50, refused=0, side=48, created_at=created)])
+
+
+def seal_many(folder: Path) -> dict[str, float]:
+    """Seal that day; seconds of processor time, wall time, and the most memory in MB."""
+    corpus = Corpus(open_store(str(folder)))
     seal = partial(seal_day, corpus, DAY.date(), settings=SealSettings(), now=lambda: LATER)
     busy = time.process_time()
     wall = timed(seal)
@@ -199,12 +218,18 @@ def seal_many(records: int, folder: Path) -> dict[str, float]:
     return {"cpu": time.process_time() - busy, "wall": wall, "mb": peak}
 
 
+def _in_a_process(function: Callable[..., Any], *arguments: object) -> Any:
+    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+        return pool.submit(function, *arguments).result()
+
+
 def scale(records: int) -> dict[str, float]:
     """Whether sealing grows linearly and stays small."""
     found = []
     for size in (records // 2, records):
-        with tempfile.TemporaryDirectory() as folder, ProcessPoolExecutor(1, get_context("spawn")) as pool:
-            found.append(pool.submit(seal_many, size, Path(folder)).result())
+        with tempfile.TemporaryDirectory() as folder:
+            _in_a_process(commit_many, size, Path(folder))
+            found.append(_in_a_process(seal_many, Path(folder)))
         print(f"sealing {size} records: {found[-1]['wall']:.1f} s, {found[-1]['cpu']:.1f} s of processor", end="")
         print(f", {found[-1]['mb']:.0f} MB at most")
     return {
@@ -218,10 +243,10 @@ def main() -> None:
     """Run, print a table, and the JSON line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--store", choices=["directory", "seaweedfs"], default="directory")
-    parser.add_argument("--rounds", type=int, default=6)
+    parser.add_argument("--rounds", type=int, default=18)
     parser.add_argument("--miners", type=int, default=64)
     parser.add_argument("--side", type=int, default=456)
-    parser.add_argument("--repeat", type=int, default=3)
+    parser.add_argument("--repeat", type=int, default=5)
     parser.add_argument("--scale", type=int, default=0, help="also seal this many small records, and half as many")
     parser.add_argument("--scratch", type=Path, default=Path(tempfile.gettempdir()))
     options = parser.parse_args()
@@ -233,26 +258,30 @@ def main() -> None:
     originals = sum(len(made.challenge.png) for made in rounds)
     with tempfile.TemporaryDirectory(dir=options.scratch) as folder, opened(options.store, Path(folder)) as store:
         runs = [measure(store, rounds, Path(folder)) for _ in range(options.repeat)]
-    best = {name: min(run[name] for run in runs) for name in runs[0]}
+    middle = {name: statistics.median(run[name] for run in runs) for name in runs[0]}
     naive = perturbed + originals * options.miners
     table = [
-        ("commit rounds", best["round_bytes"], best["commit"]),
-        ("  plain copy of the rounds", best["round_bytes"], best["copy_rounds"]),
-        ("  webdataset.ShardWriter, pairs", naive, best["shardwriter"]),
-        ("  one object for each image", perturbed + originals, best["each"]),
-        ("seal the day", best["sealed_bytes"], best["seal"]),
-        ("  plain copy of the day", best["sealed_bytes"], best["copy_day"]),
+        ("commit rounds", middle["round_bytes"], middle["commit"]),
+        ("  plain copy of the rounds", middle["round_bytes"], middle["copy_rounds"]),
+        ("  copy and sha256", middle["round_bytes"], middle["hash_and_copy_rounds"]),
+        ("  webdataset.ShardWriter, pairs", naive, middle["shardwriter"]),
+        ("  one object for each image", perturbed + originals, middle["each"]),
+        ("seal the day", middle["sealed_bytes"], middle["seal"]),
+        ("  plain copy of the day", middle["sealed_bytes"], middle["copy_day"]),
+        ("  copy and sha256", middle["sealed_bytes"], middle["hash_and_copy_day"]),
     ]
     print(f"{options.store}: {options.rounds} rounds of {options.miners} pairs, {options.side} x {options.side} pixels")
     for name, size, seconds in table:
         print(f"{name:32} {size / MB:9.1f} MB {seconds:8.2f} s {size / MB / seconds:9.1f} MB/s")
-    print(f"{'of a round, metadata':32} {best['round_metadata'] / best['round_bytes']:9.1%}")
+    print(f"{'of a round, metadata':32} {middle['round_metadata'] / middle['round_bytes']:9.1%}")
     result = {
         "store": options.store,
-        "commit_vs_copy": best["copy_rounds"] / best["commit"],
-        "seal_vs_copy": best["copy_day"] / best["seal"],
-        "commit_vs_shardwriter": best["shardwriter"] / best["commit"],
-        "commit_vs_object_each": best["each"] / best["commit"],
+        "commit_vs_copy": middle["copy_rounds"] / middle["commit"],
+        "seal_vs_copy": middle["copy_day"] / middle["seal"],
+        "commit_vs_copy_and_hash": middle["hash_and_copy_rounds"] / middle["commit"],
+        "seal_vs_copy_and_hash": middle["hash_and_copy_day"] / middle["seal"],
+        "commit_vs_shardwriter": middle["shardwriter"] / middle["commit"],
+        "commit_vs_object_each": middle["each"] / middle["commit"],
         "bytes_vs_naive": stored(options.side),
     }
     if options.scale:

@@ -73,9 +73,9 @@ def verify_response_signature(
     from bittensor.sp_core import verify
 
     try:
-        raw = bytes.fromhex(signature)
-        if len(raw) != SIGNATURE_BYTES:
+        if len(signature) != 2 * SIGNATURE_BYTES:  # `fromhex` would skip white space.
             return False
+        raw = bytes.fromhex(signature)
         message = response_message(task_id, nonce, validator_hotkey, miner_hotkey, status, body_sha256)
         return bool(verify(message, raw, miner_hotkey, _SR25519))
     except ValueError:

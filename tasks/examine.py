@@ -208,6 +208,8 @@ def _check_row(row: Mapping[str, Any], found: Examination) -> None:
     if accepted != (row["perturbed_shard"] is not None):
         state = "accepted without an image" if accepted else f"{row['outcome']}, yet it has an image"
         found.fault(f"the record is {state}", where=_at(found, row))
+    if accepted and found.signed and row["miner_signature"] is None:
+        found.fault("the record is accepted without its miner's signature", where=_at(found, row))
     if fault := check_signature(row):
         found.fault(fault, where=_at(found, row))
 

@@ -12,9 +12,8 @@ ATTACKS = {
     "mi-fgsm": "miner.attacks.mi_fgsm:attack",
     "grid": "miner.attacks.grid:attack",
 }
-DEFAULT = "pgd"
 
-__all__ = ["ATTACKS", "DEFAULT", "Attack", "load_attack"]
+__all__ = ["ATTACKS", "Attack", "load_attack"]
 
 
 def load_attack(name: str) -> Attack:

@@ -66,8 +66,9 @@ def whats(report: AuditReport) -> str:
 
 def test_a_corpus_lives_on_every_store(make_store: Callable[[], Store], keypair) -> None:  # type: ignore[no-untyped-def]
     corpus = Corpus(make_store())
-    summaries = [commit(corpus, small(seed), keypair) for seed in range(4)]
-    assert commit(corpus, small(0), keypair).merkle_root == summaries[0].merkle_root, "a retry changes nothing"
+    rounds = [small(seed, validator=keypair.ss58_address) for seed in range(4)]
+    summaries = [commit(corpus, made, keypair) for made in rounds]
+    assert commit(corpus, rounds[0], keypair).merkle_root == summaries[0].merkle_root, "a retry changes nothing"
     assert len(corpus.live_rounds()) == 4
     before = corpus.table().sort_by("record_id")
     assert before.num_rows == 16
@@ -84,7 +85,7 @@ def test_a_corpus_lives_on_every_store(make_store: Callable[[], Store], keypair)
     assert again.already
     assert again.manifest == sealed.manifest
 
-    commit(fresh, small(9), keypair)
+    commit(fresh, small(9, validator=keypair.ss58_address), keypair)
     report = audit(fresh, hotkey=keypair.ss58_address)
     assert report.holds, whats(report)
     assert (report.days, report.rounds, report.records, report.unsigned) == (1, 1, 20, 0)
@@ -353,7 +354,7 @@ def clean_corpora(tmp_path_factory: pytest.TempPathFactory, keypair) -> Path:  #
     for name in ("rounds", "sealed"):
         corpus = Corpus(open_store(str(root / name)))
         for seed in (1, 2):
-            commit(corpus, small(seed), keypair)
+            commit(corpus, small(seed, validator=keypair.ss58_address), keypair)
         if name == "sealed":
             seal(corpus, signer=keypair)
             collect_garbage(corpus, grace=NEVER, keep_superseded=NEVER)
@@ -371,6 +372,24 @@ def test_tampering_is_named(clean_corpora: Path, tmp_path: Path, state: str, wha
     report = audit(Corpus(open_store(str(root))))
     assert not report.holds
     assert re.search(named, whats(report)), whats(report)
+
+
+@pytest.mark.parametrize("sealed", [False, True])
+def test_an_answer_without_its_miners_signature_is_named(tmp_path: Path, keypair, sealed: bool) -> None:  # type: ignore[no-untyped-def]
+    """What a validator that forges answers would write: its own signature, Merkle root and digests all hold."""
+    made = small(1, validator=keypair.ss58_address)
+    first, second, third, _ = made.responses
+    made.responses[0] = replace(first, signature=None)
+    made.responses[1] = replace(second, signature=third.signature)
+    corpus = Corpus(open_store(str(tmp_path)))
+    commit(corpus, made, keypair)
+    if sealed:
+        seal(corpus, signer=keypair)
+    faults = sorted(fault.what for fault in audit(corpus).faults)
+    assert faults == [
+        "the miner's signature is not " + second.miner_hotkey + "'s over this response",
+        "the record is accepted without its miner's signature",
+    ]
 
 
 def test_a_sealed_day_that_was_taken_out_is_named(clean_corpora: Path, tmp_path: Path) -> None:
