@@ -115,7 +115,7 @@ def production(rounds: int, miners: int, folder: Path) -> dict[str, dict[str, fl
     from schemas.settings import load_settings
 
     patience = folder / "attack" / "patience"
-    patience.parent.mkdir()
+    patience.parent.mkdir(parents=True)
     patience.write_text("0")
     os.environ[_PATIENCE] = str(patience)
     attacks = ["benchmarks.throughput:patient"] * miners

@@ -105,7 +105,8 @@ class DecodePool:
             try:
                 same[check_png(body, height=height, width=width)].append(index)
             except PngRefused as refused:
-                results[index] = refused
+                # Its traceback would keep this call's frame, and every body with it, until a garbage collection.
+                results[index] = refused.with_traceback(None)
         jobs = deque(_Job(indices[0], compressed) for compressed, indices in same.items())
         if jobs:
             with self._lock:
