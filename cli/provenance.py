@@ -78,7 +78,8 @@ def gc(
 ) -> None:
     """Remove what no commit object claims, after a day's grace, and rounds that were sealed long enough ago.
 
-    How long superseded rounds stay is `seal.keep_rounds_days`.
+    How long superseded rounds stay is `seal.keep_rounds_days`. Exports are left alone: what an interrupted one left is
+    what its next run writes.
     """
     from datetime import timedelta
 

@@ -120,5 +120,7 @@ def seal(day: date | None = None, store: str | None = None, early: bool = False,
         sealed = _seal(chosen, store, early, wait)
     else:
         sealed = _seal_fanned_out.with_options(task_runner=task_runner(settings))(chosen, store, early, wait)
-    # Only a fresh seal: an older day sealed again would put its root in place of the newest one.
-    return sealed if sealed.already else sealed.model_copy(update={"extrinsic": _anchor(sealed.merkle_root)})
+    # Only the newest day: the root of an older one, sealed again, would stand in its place. Asked again for a day that
+    # was sealed already, because a sealer may have died before this.
+    newest = Corpus(open_store(settings.store, settings.s3)).seal_log()[-1]
+    return sealed.model_copy(update={"extrinsic": _anchor(sealed.merkle_root)}) if newest.day == chosen else sealed

@@ -34,18 +34,13 @@ from schemas.errors import PerturbError
 from schemas.image import Pixels
 from schemas.outcome import Outcome
 from schemas.png import PngRefused, check_png, max_png_bytes
-from tasks.decode_worker import REPLY, REQUEST
+from tasks.decode_worker import MOST_DETAIL, REPLY, REQUEST
 
 logger = logging.getLogger(__name__)
 
 _ROOT = Path(__file__).resolve().parent.parent
 _START_SECONDS = 60.0
-
-
-@dataclass(frozen=True)
-class _Job:
-    index: int
-    compressed: bytes
+_REFUSALS = frozenset({Outcome.CORRUPT, Outcome.TRAILING_DATA, Outcome.DECODER_FAILED})
 
 
 class DecodePool:
@@ -107,18 +102,34 @@ class DecodePool:
             except PngRefused as refused:
                 # Its traceback would keep this call's frame, and every body with it, until a garbage collection.
                 results[index] = refused.with_traceback(None)
-        jobs = deque(_Job(indices[0], compressed) for compressed, indices in same.items())
-        if jobs:
+        if same:
             with self._lock:
-                for job, result in self._run(jobs, height=height, width=width):
-                    results |= dict.fromkeys(same[job.compressed], result)
+                for compressed, result in self._run(deque(same), height=height, width=width):
+                    results |= dict.fromkeys(same[compressed], result)
         return [results[index] for index in range(len(bodies))]
 
-    def _run(self, jobs: deque[_Job], *, height: int, width: int) -> Iterator[tuple[_Job, Pixels | PngRefused]]:
+    def _run(self, jobs: deque[bytes], *, height: int, width: int) -> Iterator[tuple[bytes, Pixels | PngRefused]]:
         missing = min(self._count, len(jobs)) - len(self._workers)
         self._workers += self._start(missing)
-        idle, retries = deque(self._workers), 2 * len(self._workers)
-        busy: dict[_Worker, tuple[_Job, float]] = {}
+        busy: dict[_Worker, tuple[bytes, float]] = {}
+        try:
+            yield from self._run_on(deque(self._workers), busy, jobs, height=height, width=width)
+        finally:
+            # Whoever is left at work would give its answer to the next call, for another image.
+            for worker in busy:
+                worker.end()
+                self._workers.remove(worker)
+
+    def _run_on(
+        self,
+        idle: deque["_Worker"],
+        busy: dict["_Worker", tuple[bytes, float]],
+        jobs: deque[bytes],
+        *,
+        height: int,
+        width: int,
+    ) -> Iterator[tuple[bytes, Pixels | PngRefused]]:
+        retries = 2 * len(idle)
         with selectors.DefaultSelector() as selector:
             while jobs or busy:
                 while jobs and idle:
@@ -127,18 +138,20 @@ class DecodePool:
                         worker = self._replace(worker)
                     busy[worker] = (job, time.monotonic() + self._seconds)
                     selector.register(worker.channel, selectors.EVENT_READ, worker)
-                    worker.ask(job.compressed, height=height, width=width)
+                    worker.ask(job, height=height, width=width)
                 wait = min(deadline for _, deadline in busy.values()) - time.monotonic()
                 ready = {key.data for key, _ in selector.select(max(0.0, wait))}
                 for worker in list(busy):
                     job, deadline = busy[worker]
                     if worker not in ready and time.monotonic() < deadline:
                         continue
-                    del busy[worker]
-                    selector.unregister(worker.channel)
                     alive, result = (
-                        worker.answer(height=height, width=width) if worker in ready else (False, self._too_slow())
+                        worker.answer(self._seconds, height=height, width=width)
+                        if worker in ready
+                        else (False, self._too_slow())
                     )
+                    selector.unregister(worker.channel)
+                    del busy[worker]
                     idle.append(worker if alive else self._replace(worker))
                     if not alive and worker in ready and retries > 0:
                         # Perhaps the system took the process for its own reasons: the image gets another chance.
@@ -159,11 +172,13 @@ class DecodePool:
         return replacement
 
     def _start(self, count: int) -> list["_Worker"]:
-        starting = [_Worker.spawn(self._command, self._arguments) for _ in range(count)]
+        starting: list[_Worker] = []
         try:
+            # Not a list made at once: those that were started before one fails must be ended.
+            starting.extend(_Worker.spawn(self._command, self._arguments) for _ in range(count))
             for worker in starting:
                 worker.wait_until_ready()
-        except PerturbError:
+        except (PerturbError, OSError):
             for worker in starting:
                 worker.end()
             raise
@@ -216,19 +231,23 @@ class _Worker:
         for descriptor in descriptors:
             os.close(descriptor)
 
-    def answer(self, *, height: int, width: int) -> tuple[bool, Pixels | PngRefused]:
-        """Whether the worker lives on, and the image, or why it was refused."""
+    def answer(self, seconds: float, *, height: int, width: int) -> tuple[bool, Pixels | PngRefused]:
+        """Whether the worker lives on, and the image, or why it was refused. It may be in the image's hands by now."""
+        self.channel.settimeout(seconds)
         try:
             head = self.channel.recv(REPLY.size, socket.MSG_WAITALL)
             if len(head) == REPLY.size:
                 (length,) = REPLY.unpack(head)
                 if length == 0:
                     return True, self._pixels(height, width)
-                text = self.channel.recv(length, socket.MSG_WAITALL).decode(errors="replace")
-                outcome, _, detail = text.partition("\n")
-                return True, PngRefused(Outcome(outcome), detail)
-        except (OSError, ValueError) as error:
-            logger.warning("a decoder process answered nonsense: %s", error)
+                if length <= MOST_DETAIL:
+                    text = self.channel.recv(length, socket.MSG_WAITALL).decode(errors="replace")
+                    outcome, _, detail = text.partition("\n")
+                    if outcome in _REFUSALS:
+                        return True, PngRefused(Outcome(outcome), detail)
+            logger.warning("a decoder process answered nonsense")
+        except OSError as error:
+            logger.warning("a decoder process stopped in mid-answer: %s", error)
         return False, PngRefused(Outcome.DECODER_FAILED, "the image ended the process that decoded it")
 
     def _pixels(self, height: int, width: int) -> Pixels:
@@ -263,9 +282,13 @@ def _shared_memory(size: int) -> tuple[int, mmap.mmap]:
     else:
         with tempfile.TemporaryFile() as file:
             descriptor = os.dup(file.fileno())
-    os.ftruncate(descriptor, size)
-    _seal(descriptor)
-    return descriptor, mmap.mmap(descriptor, size)
+    try:
+        os.ftruncate(descriptor, size)
+        _seal(descriptor)
+        return descriptor, mmap.mmap(descriptor, size)
+    except OSError:
+        os.close(descriptor)
+        raise
 
 
 def _seal(descriptor: int) -> None:

@@ -26,7 +26,7 @@ from schemas.png import PngRefused
 REQUEST = struct.Struct(">IIQ")
 # length of the text that follows: empty for decoded, else "outcome\ndetail"
 REPLY = struct.Struct(">I")
-_MAX_DETAIL = 2000
+MOST_DETAIL = 2000
 
 
 def main() -> None:
@@ -57,7 +57,7 @@ def _serve(request: bytes, memory: mmap.mmap, decode: Callable[..., Pixels]) -> 
         pixels = decode(memory[size : size + length], height=height, width=width)
         np.frombuffer(memory, np.uint8, count=size).reshape(height, width, 3)[:] = pixels
     except PngRefused as refused:
-        return f"{refused.outcome}\n{refused.detail}".encode()[:_MAX_DETAIL]
+        return f"{refused.outcome}\n{refused.detail}".encode()[:MOST_DETAIL]
     except MemoryError:
         return b"decoder_failed\ndecoding ran out of the memory that one image is given"
     return b""

@@ -22,6 +22,7 @@ from sinks.rounds import StoredRound
 from sinks.store import ObjectCorrupt, ObjectMissing, Store
 from sinks.tar import Member
 from tasks.examine_images import Glass, check_signature, file_faults
+from tasks.reverify import refusal_faults
 
 # What the images of a shard are compared with; the deep audit reads every column.
 _COLUMNS = (
@@ -69,7 +70,7 @@ def examine_round(store: Store, ref: RoundRef, stored: StoredRound, *, glass: Gl
         found.fault(f"it states that it is round {stored.statement.round_id}")
     _check_signer(stored.statement, {row["validator_hotkey"] for row in stored.rows}, hotkey, found)
     for row in stored.rows:
-        _check_row(row, found)
+        _check_row(row, found, deep=glass.deep)
         if row["round_id"] != ref.round_id:
             found.fault(f"the row is of round {row['round_id']}", where=_at(found, row))
     folder = layout.round_folder(ref.day, ref.round_id)
@@ -96,7 +97,7 @@ def examine_day(store: Store, manifest: Manifest, where: str, *, glass: Glass, h
     shards = {entry.key for entry in manifest.files}
     try:
         for rows in _day_rows(store, manifest):
-            _count_rows(rows, totals, shards, found)
+            _count_rows(rows, totals, shards, found, deep=glass.deep)
     except (CorpusError, ObjectCorrupt, ObjectMissing) as error:
         found.fault(str(error))
         return found
@@ -132,11 +133,13 @@ def _shard_rows(store: Store, manifest: Manifest, entry: FileEntry, glass: Glass
     return rows
 
 
-def _count_rows(rows: list[dict[str, Any]], totals: DayTotals, shards: set[str], found: Examination) -> None:
+def _count_rows(
+    rows: list[dict[str, Any]], totals: DayTotals, shards: set[str], found: Examination, *, deep: bool
+) -> None:
     if [row for row in rows if not _is_record(row, found)]:
         raise CorpusError("rows that are no records cannot be looked into further")
     for row in rows:
-        _check_row(row, found)
+        _check_row(row, found, deep=deep)
         if row["record_id"] in totals.leaves:
             found.fault("the record id stands twice", where=_at(found, row))
         totals.leaves[row["record_id"]] = leaf_hash(row)
@@ -198,8 +201,8 @@ def _is_record(row: Mapping[str, Any], found: Examination) -> bool:
     return True
 
 
-def _check_row(row: Mapping[str, Any], found: Examination) -> None:
-    """What a row must say to be consistent with itself."""
+def _check_row(row: Mapping[str, Any], found: Examination, *, deep: bool) -> None:
+    """What a row must say to be consistent with itself; `deep` computes again what a refused one says."""
     found.tasks.add(row["task_id"])
     derived = record_id(row["task_id"], row["miner_hotkey"], row["perturbed_sha256"] or row["body_sha256"])
     if row["record_id"] != derived:
@@ -208,6 +211,11 @@ def _check_row(row: Mapping[str, Any], found: Examination) -> None:
     if accepted != (row["perturbed_shard"] is not None):
         state = "accepted without an image" if accepted else f"{row['outcome']}, yet it has an image"
         found.fault(f"the record is {state}", where=_at(found, row))
+    if not accepted and row["score"] > 0 and (row["outcome"] != Outcome.DUPLICATE or row["margin"] is None):
+        found.fault(f"the record is {row['outcome']}, yet it has a score of {row['score']:g}", where=_at(found, row))
+    if deep and not accepted:
+        for what in refusal_faults({**dict.fromkeys(Record.model_fields), **row}):
+            found.fault(what, where=_at(found, row))
     if accepted and found.signed and row["miner_signature"] is None:
         found.fault("the record is accepted without its miner's signature", where=_at(found, row))
     if fault := check_signature(row):

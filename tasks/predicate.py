@@ -30,6 +30,8 @@ _PURE = """
     year month day date_part date_trunc dayofweek ifnull nullif
 """
 _CLASSES = frozenset(_EXPRESSIONS.split())
+# A parameter of such a name would hide whether the column is read; catalogs and schemas come before columns.
+_NO_PARAMETERS = frozenset({"records", "memory", "main", "temp", "system", *map(str.lower, record_schema().names)})
 _FUNCTIONS = frozenset(_PURE.split())
 _WHAT = {
     "SUBQUERY": "a subquery",
@@ -124,14 +126,8 @@ def _parse(connection: Any, sql: str) -> dict[str, Any]:
 
 
 def _columns_read(tree: dict[str, Any], sql: str, allowed: Sequence[str]) -> frozenset[str]:
-    parameters = {
-        name for node in _nodes(tree) if node["class"] == "LAMBDA" for name in _lambda_parameters(node.get("lhs"))
-    }
-    # Outside its lambda the name would be the column again, and pass as the parameter.
-    if shadowing := sorted(parameters & {"records", *record_schema().names}):
-        raise TierError(f"predicate {_short(sql)} calls a lambda's parameter {shadowing[0]!r}, a column's name; use x")
     read = set()
-    for node in _nodes(tree):
+    for node, parameters in _nodes(tree):
         kind = node["class"]
         if kind not in _CLASSES:
             raise TierError(f"predicate {_short(sql)} holds {_WHAT.get(kind, kind)}; a predicate looks at one row only")
@@ -145,7 +141,11 @@ def _columns_read(tree: dict[str, Any], sql: str, allowed: Sequence[str]) -> fro
         if kind == "COLUMN_REF":
             names = node["column_names"]
             name = names[1] if len(names) > 1 and names[0] == "records" else names[0]
-            if name in parameters:
+            if name.lower() in parameters:
+                if name.lower() in _NO_PARAMETERS:
+                    raise TierError(
+                        f"predicate {_short(sql)} calls a lambda's parameter {name!r}, a column's name; use x"
+                    )
                 continue
             if name not in allowed:
                 raise TierError(_unknown(name, sql, allowed))
@@ -160,21 +160,24 @@ def _unknown(name: str, sql: str, allowed: Sequence[str]) -> str:
     return f"predicate {_short(sql)} names {name!r}, {what}; {hint}"
 
 
-def _nodes(tree: Any) -> Iterator[dict[str, Any]]:
+def _nodes(tree: Any, parameters: frozenset[str] = frozenset()) -> Iterator[tuple[dict[str, Any], frozenset[str]]]:
+    """Every node, with the parameters (in lower case, as DuckDB compares names) of the lambdas that it stands in."""
     if isinstance(tree, dict):
+        if tree.get("class") == "LAMBDA":
+            parameters |= set(_lambda_parameters(tree.get("lhs")))
         if isinstance(tree.get("class"), str):
-            yield tree
+            yield tree, parameters
         for value in tree.values():
-            yield from _nodes(value)
+            yield from _nodes(value, parameters)
     elif isinstance(tree, list):
         for value in tree:
-            yield from _nodes(value)
+            yield from _nodes(value, parameters)
 
 
-def _lambda_parameters(node: Any) -> Iterator[str]:
-    for reference in _nodes(node):
+def _lambda_parameters(tree: Any) -> Iterator[str]:
+    for reference, _ in _nodes(tree):
         if reference["class"] == "COLUMN_REF":
-            yield from reference["column_names"]
+            yield from map(str.lower, reference["column_names"])
 
 
 def _short(sql: str) -> str:

@@ -137,7 +137,10 @@ def check_proof(
     if root is not None:
         against.append("the given root")
         if root.removeprefix("sha256:").removeprefix("0x").lower() != proof.merkle_root:
-            faults.append(f"the proof leads to root {proof.merkle_root}, not to {root}")
+            faults.append(
+                f"the proof leads to root {proof.merkle_root}, not to {root}; a validator's commitment is its newest "
+                "day's: for an older one compare with that day's manifest"
+            )
     return ProofReport(proof.record_id, proof.day, proof.merkle_root, tuple(against), tuple(faults))
 
 

@@ -73,6 +73,12 @@ def reverify(
     )
 
 
+def refusal_faults(row: Record | Mapping[str, Any]) -> list[str]:
+    """What doesn't fit together in the row of a refused answer, which has no image to prove it from."""
+    record = row if isinstance(row, Record) else _record(row)
+    return _refusal_faults(record, _task(record))
+
+
 def reverify_samples(samples: Sequence[Sample], *, classifier: Classifier, settings: Settings) -> list[str | None]:
     """For each accepted record, None if what its bytes can prove holds, else the faults in one sentence.
 
@@ -215,6 +221,9 @@ def _score_faults(record: Record, verdict: Verdict, task: Task) -> list[str]:
 
 
 def _refusal_faults(record: Record, task: Task) -> list[str]:
+    if record.outcome == Outcome.DUPLICATE and record.margin is not None:
+        # Accepted and paid in its round; the day that took it in held its pixels already.
+        return _score_faults(record.model_copy(update={"outcome": Outcome.ACCEPTED}), _recorded_verdict(record), task)
     faults = [fault for name in ("quality", "speed", "score") for fault in _compare(name, getattr(record, name), 0.0)]
     faults += [
         fault
@@ -226,6 +235,10 @@ def _refusal_faults(record: Record, task: Task) -> list[str]:
     if record.linf_levels is not None:
         faults += _norm_faults(record, record.linf_levels, task.bounds)
     return faults
+
+
+def _recorded_verdict(record: Record) -> Verdict:
+    return Verdict.model_validate({name: getattr(record, name) for name in Verdict.model_fields})
 
 
 def _norm_faults(record: Record, levels: int, bounds: Bounds) -> list[str]:

@@ -54,8 +54,13 @@ def test_groups_cover_every_column_that_may_leave() -> None:
         ("linf_levels <= 4", "linf in (select * from read_text('/etc/passwd'))", 'where = "linf_levels', "subquery"),
         ("linf_levels <= 4", "read_text('/etc/passwd') = 'x'", 'where = "linf_levels <= 4', "read_text()"),
         ("linf_levels <= 4", "getenv('HOME') = 'x'", 'where = "linf_levels <= 4', "getenv()"),
-        ("linf_levels <= 4", "list_count(list_filter([1], lambda miner_hotkey: true)) = 1 and miner_hotkey = 'x'",
-         'where = "linf_levels <= 4', "lambda's parameter"),
+        *[("linf_levels <= 4", f"list_count(list_filter([1], lambda {name}: true)) = 1 and {column} = 'x'",
+           'where = "linf_levels <= 4', says)
+          for name, column, says in [
+              ("miner_hotkey", "miner_hotkey", "lambda's parameter"), ("MINER_HOTKEY", "MINER_HOTKEY", "lambda's"),
+              ("Records", "Records.miner_hotkey", "lambda's"), ("main", "main.records.miner_hotkey", "lambda's"),
+              ("temp", "temp.main.records.miner_hotkey", "lambda's parameter"), ("x", "x", "unknown column"),
+          ]],
         ("linf_levels <= 4", "now() > created_at", 'where = "linf_levels <= 4', "now()"),
         ("linf_levels <= 4", "current_date > created_at", 'where = "linf_levels <= 4', "current_date"),
         ("linf_levels <= 4", "random() < 0.5", 'where = "linf_levels <= 4', "random()"),

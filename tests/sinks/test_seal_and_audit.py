@@ -392,6 +392,17 @@ def test_an_answer_without_its_miners_signature_is_named(tmp_path: Path, keypair
     ]
 
 
+@pytest.mark.parametrize("sealed", [False, True])
+def test_a_refused_answer_that_was_paid_is_named(tmp_path: Path, sealed: bool) -> None:
+    made = small(1)
+    made.scores[-1] = made.scores[-1].model_copy(update={"score": 0.9})
+    corpus = Corpus(open_store(str(tmp_path)))
+    commit(corpus, made)
+    if sealed:
+        seal(corpus)
+    assert [fault.what for fault in audit(corpus).faults] == ["the record is no_flip, yet it has a score of 0.9"]
+
+
 def test_a_sealed_day_that_was_taken_out_is_named(clean_corpora: Path, tmp_path: Path) -> None:
     root = tmp_path / "corpus"
     shutil.copytree(clean_corpora / "sealed", root)

@@ -64,6 +64,23 @@ def test_workers_killed_between_rounds_are_replaced() -> None:
         assert all(np.array_equal(found, image) for found, image in zip(results, images, strict=True))
 
 
+def test_a_call_that_was_interrupted_leaves_nothing_for_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    good, images = bodies(8)
+    with DecodePool(workers=2) as pool:
+        pool.decode(good[:2], height=SIDE, width=SIDE)
+        with monkeypatch.context() as broken:
+            broken.setattr("tasks.decode._Worker._pixels", interrupt)
+            with pytest.raises(KeyboardInterrupt):
+                pool.decode(good, height=SIDE, width=SIDE)
+        for _ in range(2):
+            results = pool.decode(good[::-1], height=SIDE, width=SIDE)
+            assert all(np.array_equal(found, image) for found, image in zip(results, images[::-1], strict=True))
+
+
+def interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
 def test_threads_share_a_pool() -> None:
     good, images = bodies(8)
     wrong: list[str] = []
