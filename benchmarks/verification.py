@@ -183,7 +183,7 @@ def _decode_trustingly(bodies: list[bytes], task: Task) -> None:
         with suppress(PngRefused):
             read_png(body, height=task.height, width=task.width)
 
-    with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as threads:
+    with ThreadPoolExecutor(min(16, len(os.sched_getaffinity(0)))) as threads:
         list(threads.map(read, set(bodies)))
 
 
