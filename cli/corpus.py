@@ -13,7 +13,7 @@ Day = Annotated[
 ]
 Root = Annotated[
     str | None,
-    typer.Argument(help="Directory or s3://bucket/prefix [default: PERTURB_STORE, else ./data].", show_default=False),
+    typer.Argument(help="Directory or s3://bucket/prefix \\[default: PERTURB_STORE, else ./data].", show_default=False),
 ]
 
 
@@ -99,6 +99,8 @@ def audit(
     )
     counts = asdict(report) | {"faults": [asdict(fault) for fault in report.faults]}
     say(table(f"audit of {settings.store}", ["", ""], [(k, str(v)) for k, v in counts.items() if k != "faults"]))
+    if not report.faults:
+        say("everything holds")
     for fault in report.faults:
         say(f"[red]FAULT[/] {fault.where}: {fault.what}")
     if json_:

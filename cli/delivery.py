@@ -42,7 +42,12 @@ def export(
         (result,) = flow(tiers=[tier], store=store, release=release)
     rows = [(str(day.day), day.records, day.files, day.bytes) for day in result.added]
     title = f"tier {tier}, version {result.version}: {result.records} records, {result.bytes} bytes in {result.path}"
-    say(table(title, ["day added" if not dry_run else "day to add", "records", "files", "bytes"], rows))
+    if rows:
+        say(table(title, ["day added" if not dry_run else "day to add", "records", "files", "bytes"], rows))
+    else:
+        say(f"{title}; no day to add")
+    if release and not dry_run:
+        say(f"release {release}: {result.path}/releases/{release}.json")
     if result.waiting:
         say(f"{len(result.waiting)} sealed days are held back by the tier's delay")
     if json_:
@@ -68,7 +73,7 @@ def share(
     expires: Annotated[str, typer.Option(help="How long the links are good: 30m, 12h, 7d.")] = "7d",
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", help="JSON file to write [default: TIER.links.json].", show_default=False),
+        typer.Option("--output", "-o", help="JSON file to write \\[default: TIER.links.json].", show_default=False),
     ] = None,
     store: Store = None,
 ) -> None:
@@ -81,11 +86,12 @@ def share(
     shared = sign(open_store(settings.store, settings.s3), tier, release=release, expires=parse_duration(expires))
     written = output or Path(f"{tier}.links.json")
     written.write_bytes(shared.to_json())
-    plain = {".txt": shared.urls(), ".aria2": shared.downloads(), ".sha256": shared.checksums()}
+    plain = {".txt": shared.urls(), ".aria2": shared.downloads(), ".curl": shared.curl(), ".sha256": shared.checksums()}
     for suffix, text in plain.items():
         written.with_suffix(suffix).write_text(text)
     say(f"{len(shared.files)} links, good until {shared.expires_at:%Y-%m-%d %H:%M} UTC, in {written}")
-    say("beside it: .txt one link a line, .aria2 for `aria2c -i`, .sha256 for `sha256sum -c`")
+    say("beside it: .txt one link a line; .aria2 for `aria2c -i`, .curl for `curl --create-dirs -fK`, and")
+    say(".sha256 for `sha256sum -c`")
 
 
 def publish(

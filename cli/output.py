@@ -8,7 +8,7 @@ import typer
 Json = Annotated[bool, typer.Option("--json", help="End with one JSON object on the last line of standard output.")]
 Store = Annotated[
     str | None,
-    typer.Option(help="Directory or s3://bucket/prefix [default: PERTURB_STORE, else ./data].", show_default=False),
+    typer.Option(help="Directory or s3://bucket/prefix \\[default: PERTURB_STORE, else ./data].", show_default=False),
 ]
 
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 Source = Annotated[
     str | None,
     typer.Option(
-        help="sample, folder:DIR, pexels or hub:NAME [default: PERTURB_SOURCE, else sample].", show_default=False
+        help="sample, folder:DIR, pexels or hub:NAME \\[default: PERTURB_SOURCE, else sample].", show_default=False
     ),
 ]
 
@@ -140,7 +140,7 @@ def _export_lines(exported: "Exported") -> str:
     return (
         f"tier [bold]{exported.tier}[/]: {exported.records} records in {exported.path}\n"
         f"  read back: {readers}\n"
-        f"  record {proof.sample_id} recomputed from its bytes: L-inf {proof.linf_levels}/255, "
+        f"  sample {proof.sample_id} recomputed from its bytes: L-inf {proof.linf_levels}/255, "
         f"{proof.clean_label!r} -> {proof.perturbed_label!r}: {verdict}"
     )
 

@@ -20,7 +20,7 @@ def prove(
     path: Root = None,
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", help="File to write [default: RECORD_ID.proof.json].", show_default=False),
+        typer.Option("--output", "-o", help="File to write \\[default: RECORD_ID.proof.json].", show_default=False),
     ] = None,
 ) -> None:
     """Write a proof that a sealed record belongs to its day; `perturb audit --proof FILE` checks it offline."""
@@ -56,7 +56,13 @@ def check_proof_file(proof_file: Path, *, manifest: Path | None, on_chain: str |
     say(f"record {report.record_id} of {report.day}, root {report.merkle_root}, compared with {compared}")
     if json_:
         say_json(asdict(report))
-    if not report.holds:
+    if report.holds:
+        say(
+            "the proof holds"
+            if report.against
+            else "the path leads to its own root; that root is trusted by nothing yet"
+        )
+    else:
         raise AuditError(f"the proof does not hold: {'; '.join(report.faults)}")
 
 

@@ -33,7 +33,7 @@ def check(store: Store = None, json_: Json = False) -> None:
 def preview(
     name: Annotated[str, typer.Argument(help="A tier of the tier file.", show_default=False)],
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Contact sheet [default: NAME.png].", show_default=False)
+        Path | None, typer.Option("--output", "-o", help="Contact sheet \\[default: NAME.png].", show_default=False)
     ] = None,
     store: Store = None,
 ) -> None:

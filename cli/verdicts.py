@@ -20,7 +20,7 @@ def score(
     perturbed: Annotated[Path, typer.Argument(help="Your answer, PNG.", show_default=False)],
     label: Annotated[
         int | None,
-        typer.Option(help="The true label [default: what the classifier sees in CLEAN].", show_default=False),
+        typer.Option(help="The true label \\[default: what the classifier sees in CLEAN].", show_default=False),
     ] = None,
     response_ms: Annotated[float, typer.Option(min=0, help="How long your answer took, for the speed part.")] = 0.0,
     json_: Json = False,

@@ -31,6 +31,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import numpy as np
 import torch
+from rich.console import Console
+from rich.progress import track
 from torch import nn
 from torch.nn import functional
 
@@ -251,7 +253,7 @@ def harden(
     found: dict[str, list[tuple[np.ndarray, np.ndarray, np.ndarray]]] = {"clean": [], "perturbed": [], "pgd": []}
     before = Split(classifier, stages)
     features = features_of(before, pairs)
-    for fold in range(pairs.fold.max() + 1):
+    for fold in track(range(pairs.fold.max() + 1), "training and attacking", console=Console(stderr=True)):
         after = Split(classifier, stages)
         train(after, pairs, features, fold, epochs=epochs, rate=rate, seed=seed + fold)
         photos = np.flatnonzero(pairs.fold == fold)

@@ -64,7 +64,9 @@ def prove(corpus: Corpus, record_id: str) -> Proof:
     for manifest in reversed(corpus.manifests()):
         if _holds(corpus, manifest, record_id):
             return _prove_in(corpus, manifest, record_id)
-    raise CorpusError(f"record {record_id} is in no sealed day; seal its day first, or check the id")
+    raise CorpusError(
+        f"record {record_id} is in no sealed day; seal its day first, or check the id (an export's sample_id is none)"
+    )
 
 
 def _holds(corpus: Corpus, manifest: Manifest, record_id: str) -> bool:

@@ -59,6 +59,10 @@ class Share:
         """Input for `aria2c -i`: each link with its place and its digest, checked after the download."""
         return "".join(f"{file.url}\n out={file.path}\n checksum=sha-256={file.sha256}\n" for file in self.files)
 
+    def curl(self) -> str:
+        """Input for `curl --create-dirs -K`: each link with its place; curl's own name for it is not unique."""
+        return "".join(f'url = "{file.url}"\noutput = "{file.path}"\n' for file in self.files)
+
     def checksums(self) -> str:
         """Input for `sha256sum -c` in the download folder."""
         return "".join(f"{file.sha256}  {file.path}\n" for file in self.files)

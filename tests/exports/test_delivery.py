@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import sys
 import urllib.error
 import urllib.request
@@ -182,6 +183,7 @@ def test_lists_for_tools_and_refusals(local: Made, tmp_path: Path) -> None:
         digest, path = line.split("  ")
         assert hashlib.sha256((tmp_path / "corpus/exports" / path).read_bytes()).hexdigest() == digest
     assert shared.downloads().count("checksum=sha-256=") == len(shared.files)
+    assert len(set(re.findall(r'^output = "(.+)"$', shared.curl(), re.MULTILINE))) == len(shared.files)
     with pytest.raises(TierError, match="no export yet"):
         share(store, "sample")
     with pytest.raises(TierError, match="no release"):
