@@ -105,6 +105,15 @@ def test_a_split_network_is_the_network(harden: ModuleType, exported: str) -> No
     assert set(pairs.fold) == {0, 1}
 
 
+def test_a_blend_lies_between_two_networks(harden: ModuleType) -> None:
+    before, tuned = torch.nn.Linear(3, 2), torch.nn.Linear(3, 2)
+    middle = (before.weight + tuned.weight).detach() / 2
+    harden.blend(tuned, before, 0.5)
+    assert torch.allclose(tuned.weight, middle)
+    harden.blend(tuned, before, 0.0)
+    assert torch.equal(tuned.weight, before.weight)
+
+
 def test_fresh_pgd_stays_in_its_box(harden: ModuleType, exported: str) -> None:
     classifier = load_classifier(load_settings().classifier)
     pairs = harden.load_pairs(exported, folds=2)
