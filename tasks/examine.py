@@ -211,9 +211,10 @@ def _check_row(row: Mapping[str, Any], found: Examination, *, deep: bool) -> Non
     if accepted != (row["perturbed_shard"] is not None):
         state = "accepted without an image" if accepted else f"{row['outcome']}, yet it has an image"
         found.fault(f"the record is {state}", where=_at(found, row))
-    if not accepted and row["score"] > 0 and (row["outcome"] != Outcome.DUPLICATE or row["margin"] is None):
+    paid_in_its_round = row["outcome"] == Outcome.DUPLICATE and row["margin"] is not None
+    if not accepted and row["score"] != 0 and not paid_in_its_round:
         found.fault(f"the record is {row['outcome']}, yet it has a score of {row['score']:g}", where=_at(found, row))
-    if deep and not accepted:
+    elif not accepted and deep:
         for what in refusal_faults({**dict.fromkeys(Record.model_fields), **row}):
             found.fault(what, where=_at(found, row))
     if accepted and found.signed and row["miner_signature"] is None:

@@ -74,9 +74,15 @@ def reverify(
 
 
 def refusal_faults(row: Record | Mapping[str, Any]) -> list[str]:
-    """What doesn't fit together in the row of a refused answer, which has no image to prove it from."""
-    record = row if isinstance(row, Record) else _record(row)
-    return _refusal_faults(record, _task(record))
+    """What doesn't fit together in the row of a refused answer, which has no image to prove it from.
+
+    Never raises for what stands in the row: figures that make no sense are a fault.
+    """
+    try:
+        record = row if isinstance(row, Record) else _record(row)
+        return _refusal_faults(record, _task(record))
+    except (PerturbError, ValueError) as error:
+        return [f"{type(error).__name__}: {' '.join(str(error).split())}"]
 
 
 def reverify_samples(samples: Sequence[Sample], *, classifier: Classifier, settings: Settings) -> list[str | None]:

@@ -4,7 +4,7 @@ import json
 import re
 import shutil
 import tarfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -23,6 +23,7 @@ from tasks.audit import AuditReport, audit
 from tasks.commit import RoundSummary, commit_round
 from tasks.gc import collect_garbage
 from tasks.prove import check_proof, parse_proof, prove
+from tasks.sample import Sample
 from tasks.seal import SealResult, seal_day
 
 TODAY = DAY.date()
@@ -401,6 +402,21 @@ def test_a_refused_answer_that_was_paid_is_named(tmp_path: Path, sealed: bool) -
     if sealed:
         seal(corpus)
     assert [fault.what for fault in audit(corpus).faults] == ["the record is no_flip, yet it has a score of 0.9"]
+
+
+def test_a_deep_audit_names_figures_of_refused_answers_that_make_no_sense(tmp_path: Path) -> None:
+    made = small(1)
+    made.verdicts[-1] = made.verdicts[-1].model_copy(update={"rmse": -1.0, "l0_pixels": 5})
+    corpus = Corpus(open_store(str(tmp_path)))
+    commit(corpus, made)
+
+    def nothing_to_say(samples: Sequence[Sample]) -> list[str | None]:
+        return [None] * len(samples)
+
+    faults = [fault for fault in audit(corpus, reverify=nothing_to_say).faults if "no_flip" not in fault.what]
+    assert faults
+    assert all(made.challenge.round_id in fault.where for fault in faults)
+    assert any("psnr" in fault.what or "ValueError" in fault.what for fault in faults)
 
 
 def test_a_sealed_day_that_was_taken_out_is_named(clean_corpora: Path, tmp_path: Path) -> None:
