@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import threading
 from pathlib import Path
 
@@ -12,7 +13,8 @@ import skimage.data
 from schemas.errors import PerturbError
 from schemas.image import encode_png
 from schemas.png import PngRefused
-from tasks.decode import DecodePool
+from tasks.decode import DecodePool, _Worker
+from tasks.decode_worker import MOST_DETAIL, REPLY
 
 SIDE = 64
 PHOTO = np.ascontiguousarray(skimage.data.coffee()[50 : 50 + SIDE, 80 : 80 + SIDE])
@@ -32,6 +34,8 @@ def test_gives_pixels_and_reasons_in_order() -> None:
             results = pool.decode(mixed, height=SIDE, width=SIDE)
             assert all(np.array_equal(found, image) for found, image in zip(results[::2], images, strict=True))
             assert all(isinstance(found, PngRefused) for found in results[1::2])
+            # A traceback would hold every body of the call.
+            assert all(found.__traceback__ is None for found in results[1::2])  # type: ignore[union-attr]
         assert pool.decode([], height=SIDE, width=SIDE) == []
 
 
@@ -79,6 +83,25 @@ def test_a_call_that_was_interrupted_leaves_nothing_for_the_next(monkeypatch: py
 
 def interrupt(*_: object) -> None:
     raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize(
+    "lie",
+    [
+        REPLY.pack(2**32 - 1),
+        REPLY.pack(MOST_DETAIL + 1) + b"corrupt\n".ljust(MOST_DETAIL + 1, b"x"),
+        REPLY.pack(10) + b"accepted\nx",
+        b"x",
+    ],
+)
+def test_a_decoder_in_the_hands_of_its_image_is_not_believed(lie: bytes) -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        theirs.sendall(lie)
+        alive, refused = _Worker(None, ours).answer(0.2, height=SIDE, width=SIDE)  # type: ignore[arg-type]
+    assert not alive
+    assert isinstance(refused, PngRefused)
+    assert refused.outcome == "decoder_failed"
 
 
 def test_threads_share_a_pool() -> None:
