@@ -7,7 +7,7 @@ from prefect import flow, task
 
 from flows.artifacts import show_export
 from flows.retry import when_out_of_reach
-from flows.runner import task_runner
+from flows.runner import workers
 from schemas.settings import Settings, load_settings
 from sinks.corpus import Corpus
 from sinks.store import Store, open_store
@@ -58,19 +58,15 @@ def _export_day(tier: str, day: date, store: str | None) -> DayAdded:
     return export_day(corpus, get_tier(load_tiers(settings.tiers), tier), day, key=settings.pseudonym_key)
 
 
-@flow(name="export days")
-def _export_days(tier: str, days: list[date], store: str | None) -> list[DayAdded]:
-    pending = [_export_day.submit(tier, day, store) for day in days]
-    return [future.result() for future in pending]
-
-
 def _fan_out(tier: str, store: str | None, today: date, settings: Settings) -> tuple[DayAdded, ...]:
     corpus = Corpus(open_store(settings.store, settings.s3))
     grant = get_tier(load_tiers(settings.tiers), tier)
     days = days_to_export(corpus, grant, today=today, key=settings.pseudonym_key)
     if len(days) < _LEAST_DAYS:
         return ()
-    return in_order(_export_days.with_options(task_runner=task_runner(settings))(tier, days, store))
+    with workers(settings) as submit:
+        pending = [submit(_export_day, tier=tier, day=day, store=store) for day in days]
+        return in_order([future.result() for future in pending])
 
 
 @flow(name="export")

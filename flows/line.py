@@ -6,7 +6,7 @@ summary, so that nothing large ever crosses an orchestrator.
 
 import asyncio
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -21,6 +21,7 @@ from schemas.challenge import Challenge, Photo
 from schemas.outcome import Outcome
 from schemas.response import Response
 from schemas.settings import Settings
+from schemas.verdict import Verdict
 from sinks.corpus import Corpus
 from sinks.probe import check_writable
 from sinks.store import open_store
@@ -65,7 +66,8 @@ class BestPair:
 class Line:
     """One process' production line. Its stations are `draw`, `collect` and `finish`, in that order for a round.
 
-    `best` is the best pair of the round that was finished last, None where nothing in it was accepted.
+    `best` is the best pair of the round that was finished last, None where nothing in it was accepted. `spread` may
+    verify a round's answers elsewhere; it answers None where that is not worth the way.
     """
 
     settings: Settings
@@ -77,6 +79,7 @@ class Line:
     in_flight: dict[str, RoundInFlight] = field(default_factory=dict)
     best: BestPair | None = None
     abandoned: bool = False
+    spread: Callable[[Challenge, Sequence[Response]], list[Verdict] | None] = lambda _challenge, _responses: None
     _cancel: Callable[[], Any] = field(default=lambda: None, repr=False)
 
     def draw(self) -> str:
@@ -127,9 +130,11 @@ class Line:
     def finish(self, round_id: str) -> FinishedRound:
         """Verifies, scores and commits the round; calling it again after a failure writes the same bytes."""
         work = self.in_flight[round_id]
-        verdicts = verify(
-            work.challenge, work.responses, classifier=self.classifier, judge=self.judge, settings=self.settings
-        )
+        verdicts = self.spread(work.challenge, work.responses)
+        if verdicts is None:
+            verdicts = verify(
+                work.challenge, work.responses, classifier=self.classifier, judge=self.judge, settings=self.settings
+            )
         scores = [
             score(verdict, work.challenge.task, response.response_ms, policy=self.settings.policy)
             for verdict, response in zip(verdicts, work.responses, strict=True)
@@ -178,16 +183,22 @@ def open_line(settings: Settings) -> Line:
     )
 
 
-# Prefect tasks are given a line's id, not the line: their parameters are stored by its server.
-lines: dict[str, Line] = {}
+# Prefect tasks are given a line's id, not the line: their parameters are stored by its server. And they ask a function
+# for it: what a flow's code names is sent to a cluster's workers, a function of a module by its name, a dict as it is.
+_lines: dict[str, Line] = {}
+
+
+def line_of(line_id: str) -> Line:
+    """The open line of that id."""
+    return _lines[line_id]
 
 
 @contextmanager
 def opened_line(settings: Settings) -> Iterator[str]:
-    """A line that is found in `lines` under the yielded id for as long as the context lasts."""
+    """A line that `line_of` finds under the yielded id for as long as the context lasts."""
     line_id = uuid.uuid4().hex
-    lines[line_id] = open_line(settings)
+    _lines[line_id] = open_line(settings)
     try:
         yield line_id
     finally:
-        del lines[line_id]
+        del _lines[line_id]

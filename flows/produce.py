@@ -18,9 +18,10 @@ from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 from pydantic import BaseModel
 
 from flows.artifacts import show_round
-from flows.line import FinishedRound, lines, opened_line
+from flows.line import FinishedRound, line_of, opened_line
 from flows.progress import progress_bar
 from flows.retry import when_out_of_reach
+from flows.spread import spreading
 from flows.stop import Stop, stopped_by_signals
 from miner.local import start_local_miners
 from schemas.errors import PerturbError
@@ -62,18 +63,18 @@ class ProduceSummary(BaseModel):
 
 @task(name="draw")
 def _draw(line_id: str) -> str:
-    return lines[line_id].draw()
+    return line_of(line_id).draw()
 
 
 @task(name="collect")
 def _collect(line_id: str, round_id: str) -> bool:
-    return lines[line_id].collect(round_id)
+    return line_of(line_id).collect(round_id)
 
 
 # A retried commit writes the same bytes under the same names, so a hiccup of the store costs nothing.
 @task(name="verify and commit", retries=2, retry_delay_seconds=2, retry_condition_fn=when_out_of_reach)
 def _finish(line_id: str, round_id: str) -> FinishedRound:
-    return lines[line_id].finish(round_id)
+    return line_of(line_id).finish(round_id)
 
 
 _RUNNER: TaskRunner[Any] = ThreadPoolTaskRunner(max_workers=2)
@@ -101,12 +102,13 @@ def produce(
             miners = stack.enter_context(start_local_miners(local_miners, settings=settings))
             settings = settings.model_copy(update={"subnet": miners.subnet})
         line_id = stack.enter_context(opened_line(settings))
+        stack.enter_context(spreading(line_of(line_id)))
         advance = stack.enter_context(progress_bar("produce", total=total))
-        stop = stack.enter_context(stopped_by_signals(lines[line_id].abandon))
+        stop = stack.enter_context(stopped_by_signals(line_of(line_id).abandon))
         summary = ProduceSummary(store=settings.store)
         for finished in _rounds(line_id, total, stop, overlap=overlap):
             summary = summary.with_round(finished)
-            show_round(finished, lines[line_id].best)
+            show_round(finished, line_of(line_id).best)
             advance(f"{summary.accepted} accepted, {sum(summary.refused.values())} refused")
         return summary.model_copy(update={"stopped": stop.asked})
 

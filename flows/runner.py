@@ -5,8 +5,11 @@ so they need the same settings in their environment, and nothing large travels t
 """
 
 import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
+from prefect.futures import PrefectFuture
 from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 
 from schemas.errors import SettingsError
@@ -16,6 +19,20 @@ from schemas.settings import Settings
 def worker_count(settings: Settings) -> int:
     """Processes that work at once, as far as this side knows."""
     return settings.runner_workers or os.cpu_count() or 1
+
+
+Submit = Callable[..., PrefectFuture[Any]]
+"""`submit(task, **parameters)`: a run of the task on some worker, as a future."""
+
+
+@contextmanager
+def workers(settings: Settings) -> Iterator[Submit]:
+    """The workers of the runner that the settings name, for as long as the block lasts; for use in a flow or a task.
+
+    Without a flow of its own, which would end up to a second late (Prefect joins its heartbeat's thread).
+    """
+    with task_runner(settings) as runner:
+        yield lambda task, **parameters: runner.submit(task, parameters=parameters)
 
 
 def task_runner(settings: Settings) -> TaskRunner[Any]:
@@ -34,8 +51,12 @@ def task_runner(settings: Settings) -> TaskRunner[Any]:
 
 
 def _dask(settings: Settings, workers: int) -> TaskRunner[Any]:
+    import dask
     from prefect_dask.task_runners import DaskTaskRunner
 
+    # Dask has its workers give memory back so eagerly that verifying takes twice as long: glibc then maps every image
+    # anew. https://distributed.dask.org/en/stable/worker-memory.html#automatically-trim-memory
+    dask.config.set({"distributed.nanny.pre-spawn-environ.MALLOC_TRIM_THRESHOLD_": None})
     # One thread a process: torch and Arrow have threads of their own, and the models are one to a process.
     kwargs = {"n_workers": workers, "threads_per_worker": 1, "processes": True, "dashboard_address": None}
     chosen: dict[str, Any] = (

@@ -1,6 +1,7 @@
 """The `seal` flow: a finished day becomes immutable."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, date, datetime, timedelta
 from functools import partial
 from math import ceil
@@ -10,7 +11,7 @@ from pydantic import BaseModel
 
 from flows.artifacts import show_seal
 from flows.retry import when_not_ours, when_out_of_reach
-from flows.runner import task_runner, worker_count
+from flows.runner import worker_count, workers
 from models.classifier import load_classifier
 from schemas.settings import Settings, load_settings
 from sinks.corpus import Corpus
@@ -41,14 +42,6 @@ class SealSummary(BaseModel):
     extrinsic: str | None = None
 
 
-# What a killed or refused sealer wrote counts for nothing until its place in the log is won, so it may be tried again.
-@task(name="seal day", retries=2, retry_delay_seconds=10, retry_condition_fn=when_out_of_reach)
-def _seal(day: date, store: str | None, early: bool, wait: bool) -> SealSummary:
-    settings = load_settings(store=store)
-    reverify = partial(reverify_samples, classifier=load_classifier(settings.classifier), settings=settings)
-    return _seal_with(reverify, settings, day, early=early, wait=wait)
-
-
 @task(name="verify again", retries=2, retry_delay_seconds=5, retry_condition_fn=when_not_ours)
 def _verify_again(references: list[str], store: str | None) -> list[str | None]:
     """Runs wherever the task runner puts it; a lost worker's share is done by another."""
@@ -57,17 +50,32 @@ def _verify_again(references: list[str], store: str | None) -> list[str | None]:
     return reverify_references(corpus, references, classifier=load_classifier(settings.classifier), settings=settings)
 
 
-@flow(name="seal, fanned out")
-def _seal_fanned_out(day: date, store: str | None, early: bool, wait: bool) -> SealSummary:
+# What a killed or refused sealer wrote counts for nothing until its place in the log is won, so it may be tried again.
+@task(name="seal day", retries=2, retry_delay_seconds=10, retry_condition_fn=when_out_of_reach)
+def _seal(day: date, store: str | None, early: bool, wait: bool) -> SealSummary:
     settings = load_settings(store=store)
+    with _reverifier(settings) as reverify:
+        return _seal_with(reverify, settings, day, early=early, wait=wait)
 
-    def reverify(samples: Sequence[Sample]) -> list[str | None]:
-        size = max(_LEAST, ceil(len(samples) / worker_count(settings)))
-        shares = [samples[start : start + size] for start in range(0, len(samples), size)]
-        pending = [_verify_again.submit([reference(sample) for sample in share], store) for share in shares]
-        return [fault for future in pending for fault in future.result()]
 
-    return _seal_with(reverify, settings, day, early=early, wait=wait)
+@contextmanager
+def _reverifier(settings: Settings) -> Iterator[Reverify]:
+    """Verifies samples again here, or by reference on the workers of the runner that the settings name."""
+    if settings.runner == "threads":
+        yield partial(reverify_samples, classifier=load_classifier(settings.classifier), settings=settings)
+        return
+    with workers(settings) as submit:
+
+        def reverify(samples: Sequence[Sample]) -> Iterator[str | None]:
+            size = max(_LEAST, ceil(len(samples) / worker_count(settings)))
+            shares = [samples[start : start + size] for start in range(0, len(samples), size)]
+            pending = [
+                submit(_verify_again, references=[reference(sample) for sample in share], store=settings.store)
+                for share in shares
+            ]
+            return (fault for future in pending for fault in future.result())
+
+        yield reverify
 
 
 def _seal_with(reverify: Reverify, settings: Settings, day: date, *, early: bool, wait: bool) -> SealSummary:
@@ -116,10 +124,7 @@ def seal(day: date | None = None, store: str | None = None, early: bool = False,
     """
     chosen = day or datetime.now(UTC).date() - timedelta(days=1)
     settings = load_settings(store=store)
-    if settings.runner == "threads":
-        sealed = _seal(chosen, store, early, wait)
-    else:
-        sealed = _seal_fanned_out.with_options(task_runner=task_runner(settings))(chosen, store, early, wait)
+    sealed = _seal(chosen, store, early, wait)
     # Only the newest day: the root of an older one, sealed again, would stand in its place. Asked again for a day that
     # was sealed already, because a sealer may have died before this.
     newest = Corpus(open_store(settings.store, settings.s3)).seal_log()[-1]

@@ -7,6 +7,7 @@ from schemas.errors import SettingsError
 ROUNDS = "rounds/"
 SEALED = "sealed/"
 LOG = "sealed/log/"
+PENDING = "pending/"
 COMMIT = "metadata.parquet"
 MANIFEST = "manifest.json"
 _DAY = "date="
@@ -25,6 +26,11 @@ def round_folder(day: date, round_id: str) -> str:
 def commit_key(day: date, round_id: str) -> str:
     """The object that makes a round exist."""
     return round_folder(day, round_id) + COMMIT
+
+
+def pending_key(round_id: str, slice_number: int) -> str:
+    """Some answers of a round that is being verified elsewhere; gone when the round is."""
+    return f"{PENDING}{round_id}/{slice_number:04d}.arrow"
 
 
 def manifest_key(day: date) -> str:

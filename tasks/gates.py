@@ -154,7 +154,7 @@ class PixelGates:
                 )
 
     def complete(self, cases: Sequence[Case]) -> None:
-        """Computes SSIM for the accepted answers that passed its gate by the bound."""
+        """Computes SSIM for the answers that passed its gate by the bound."""
         self._measure_ssim([case for case in cases if "ssim" not in case.found])
 
     def _check_norms(self, case: Case) -> None:

@@ -66,6 +66,7 @@ def collect_garbage(
         elif not commit and _is_old(entries, now, grace) and not _committed_by_now(corpus.store, entries):
             report.orphans += entries
     report.orphans += _unclaimed_sealed(corpus, sealed, now, grace)
+    report.orphans += [entry for entry in corpus.store.entries(layout.PENDING) if _is_old([entry], now, grace)]
     report.unfinished += [entry for entry in corpus.store.unfinished() if _is_old([entry], now, grace)]
     if not dry_run:
         _remove(corpus.store, report)

@@ -11,6 +11,7 @@ answer have no image; what they say must still fit together.
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from math import isclose, log10, sqrt
 from typing import Any
 
@@ -25,7 +26,7 @@ from schemas.record import Record, record_id
 from schemas.response import Response
 from schemas.settings import Settings
 from schemas.verdict import Score, Verdict
-from tasks.meaning import predict
+from tasks.meaning import Prediction, predict
 from tasks.sample import Sample
 from tasks.score import score
 from tasks.verify import verify
@@ -202,8 +203,7 @@ def _identity_faults(record: Record, perturbed_png: bytes | None) -> list[str]:
 
 
 def _clean_faults(record: Record, clean_png: bytes, classifier: Classifier) -> list[str]:
-    clean = read_png(clean_png, height=record.height, width=record.width)
-    seen = predict(classifier.logits(clean[None])[0], true_label=record.true_label)
+    seen = _clean_prediction(clean_png, record.height, record.width, record.true_label, classifier)
     return [
         *_compare("true_label", record.true_label, seen.label),
         *_compare("true_label_name", record.true_label_name, classifier.label_name(record.true_label)),
@@ -212,6 +212,13 @@ def _clean_faults(record: Record, clean_png: bytes, classifier: Classifier) -> l
         *_compare("clean_margin", record.clean_margin, -seen.margin),
         *_compare("clean_confidence", record.clean_confidence, seen.confidence),
     ]
+
+
+# A round's answers come one after the other and share their clean image.
+@lru_cache(maxsize=4)
+def _clean_prediction(png: bytes, height: int, width: int, true_label: int, classifier: Classifier) -> Prediction:
+    clean = read_png(png, height=height, width=width)
+    return predict(classifier.logits(clean[None])[0], true_label=true_label)
 
 
 def _score_faults(record: Record, verdict: Verdict, task: Task) -> list[str]:

@@ -1,6 +1,6 @@
 """What sealing and the deep audit hand to whoever verifies records again."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from schemas.record import Record
@@ -15,5 +15,8 @@ class Sample:
     perturbed: bytes
 
 
-Reverify = Callable[[Sequence[Sample]], Sequence[str | None]]
-"""Verifies samples again: for each, in their order, None if every stored claim holds, else what does not."""
+Reverify = Callable[[Sequence[Sample]], Iterable[str | None]]
+"""Verifies samples again: for each, in their order, None if every stored claim holds, else what does not.
+
+The call may return before the work is done, which then is waited for where the answers are read.
+"""

@@ -4,7 +4,8 @@ import logging
 import random
 import secrets
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
@@ -23,6 +24,8 @@ from tasks.sample import Reverify, Sample
 
 log = logging.getLogger(__name__)
 _BATCH = 64
+# How many batches may be verified again elsewhere while the next rounds are read and written.
+_BATCHES_AHEAD = 8
 _ATTEMPTS = 5
 
 
@@ -140,9 +143,9 @@ def _build(
             writer.add(stored, memoryview(original), None if perturbed is None else memoryview(perturbed))
             sampler.look(stored, original, perturbed)
             claims.append(_claim(stored))
-        sampler.flush()
-    totals = writer.totals
-    return _manifest(day, attempt, totals, claims, sealed, sampler.result(), now).signed(signer)
+        # Inside the block: what does not verify again must not be published either.
+        reverified = sampler.result()
+    return _manifest(day, attempt, writer.totals, claims, sealed, reverified, now).signed(signer)
 
 
 _Loaded = tuple[StoredRound, bytes, bytes | None]
@@ -198,6 +201,7 @@ class _Sampler:
         self._fraction, self._reverify = fraction, reverify
         self._random = random.SystemRandom()
         self._batch: list[Sample] = []
+        self._pending: deque[tuple[list[str], Iterable[str | None]]] = deque()
         self._done = 0
 
     def look(self, stored: StoredRound, original: bytes, perturbed: bytes | None) -> None:
@@ -209,20 +213,27 @@ class _Sampler:
             record = Record.model_validate(row)
             self._batch.append(Sample(record, _slice(original, row, "original"), _slice(perturbed, row, "perturbed")))
             if len(self._batch) >= _BATCH:
-                self.flush()
+                self._start()
+        while len(self._pending) > _BATCHES_AHEAD:
+            self._settle()
 
-    def flush(self) -> None:
-        if self._reverify is None or not self._batch:
-            return
-        for sample, fault in zip(self._batch, self._reverify(self._batch), strict=True):
+    def _start(self) -> None:
+        if self._reverify is not None and self._batch:
+            names = [sample.record.record_id for sample in self._batch]
+            self._pending.append((names, self._reverify(self._batch)))
+            self._batch = []
+
+    def _settle(self) -> None:
+        names, faults = self._pending.popleft()
+        for name, fault in zip(names, faults, strict=True):
             if fault is not None:
-                raise CorpusError(
-                    f"record {sample.record.record_id} does not verify again: {fault}; nothing was sealed"
-                )
-        self._done += len(self._batch)
-        self._batch = []
+                raise CorpusError(f"record {name} does not verify again: {fault}; nothing was sealed")
+        self._done += len(names)
 
     def result(self) -> Reverified:
+        self._start()
+        while self._pending:
+            self._settle()
         return Reverified(fraction=self._fraction, records=self._done)
 
 

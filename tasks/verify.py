@@ -46,17 +46,17 @@ def verify(
     """
     task = challenge.task
     _check_classifier(task, classifier)
-    clean = _clean_pixels(challenge.png, task)
+    clean = clean_pixels(challenge.png, task)
     cases = [Case(response) for response in responses]
-    _decode([case for case in cases if case.open], task, pool or shared_pool())
+    decode([case for case in cases if case.open], task, pool or shared_pool())
     find_duplicates([case for case in cases if case.open], task_id=task.task_id)
     on_device = DeviceMetrics(clean, classifier.device) if classifier.device.type == "cuda" else None
     gates = PixelGates(clean, task.bounds, on_device=on_device)
     gates.apply([case for case in cases if case.open])
     decide_flips([case for case in cases if case.open], task=task, classifier=classifier, settings=settings.classifier)
+    gates.complete([case for case in cases if case.open])
     decide_mismatch([case for case in cases if case.open], task=task, classifier=classifier, judge=judge)
     accepted = [case for case in cases if case.open]
-    gates.complete(accepted)
     find_near_duplicates(accepted, clean, task_id=task.task_id)
     if settings.classifier.persistence:
         try_persistence(accepted, task=task, classifier=classifier, settings=settings.classifier)
@@ -150,7 +150,8 @@ def _check_classifier(task: Task, classifier: Classifier) -> None:
     classifier.check_label(task.true_label)
 
 
-def _clean_pixels(png: bytes, task: Task) -> Pixels:
+def clean_pixels(png: bytes, task: Task) -> Pixels:
+    """The clean image, uint8 (H, W, 3). Raises CorpusError when it is not what the task says."""
     try:
         clean = read_png(png, height=task.height, width=task.width)
     except PngRefused as refused:
@@ -164,7 +165,8 @@ def _clean_pixels(png: bytes, task: Task) -> Pixels:
     return clean
 
 
-def _decode(cases: Sequence[Case], task: Task, pool: DecodePool) -> None:
+def decode(cases: Sequence[Case], task: Task, pool: DecodePool) -> None:
+    """Gives each case its pixels and their identity, or refuses it."""
     decoded = pool.decode([case.response.body for case in cases], height=task.height, width=task.width)
     for case, result in zip(cases, decoded, strict=True):
         if isinstance(result, PngRefused):

@@ -130,6 +130,59 @@ def test_a_day_sealed_on_two_workers_is_the_same_bytes(
     assert {name: second[name] for name in data} == {name: first[name] for name in data}
 
 
+def test_a_round_verified_on_two_workers_has_the_same_verdicts(
+    prefect_server: None, cheap_line: Path, monkeypatch: pytest.MonkeyPatch, cluster: Any
+) -> None:
+    import flows.spread
+    from flows.produce import produce
+    from models.classifier import load_classifier
+    from models.judge import NoJudge
+    from tasks.audit import audit
+    from tasks.verify import verify
+
+    monkeypatch.setenv("PERTURB_CLASSIFIER__PERSISTENCE", "true")
+    monkeypatch.setattr(flows.spread, "_LEAST_ROUND", 2)
+    monkeypatch.setattr(flows.spread, "_LEAST_SLICE", 1)
+    on_dask(monkeypatch, cluster)
+    # A worker's own settings of how to decide count for nothing: its environment still says no persistence.
+    settled: list[tuple[Any, Any, Any]] = []
+    lost: list[int] = []
+
+    def settle(challenge: Any, responses: Any, *rest: Any, **more: Any) -> Any:
+        verdicts = plain_settle(challenge, responses, *rest, **more)
+        settled.append((challenge, responses, verdicts))
+        return verdicts
+
+    def stage(*part: Any, number: int) -> Any:
+        if number == 1 and not lost:
+            lost.append(next(iter(cluster.workers.values())).pid)
+            os.kill(lost[0], signal.SIGKILL)
+        return plain_stage(*part, number=number)
+
+    plain_settle, plain_stage = flows.spread.settle, flows.spread.stage
+    monkeypatch.setattr(flows.spread, "settle", settle)
+    monkeypatch.setattr(flows.spread, "stage", stage)
+    produced = produce(rounds=2, local_miners=3)
+
+    assert lost
+    assert len(settled) == 2
+    settings = load_settings()
+    for challenge, responses, verdicts in settled:
+        alone = verify(
+            challenge,
+            responses,
+            classifier=load_classifier(settings.classifier),
+            judge=NoJudge(),
+            settings=settings,
+        )
+        assert verdicts == alone
+    assert produced.accepted > 0
+    corpus = Corpus(open_store(str(cheap_line)))
+    assert not list(corpus.store.entries("pending/"))
+    report = audit(corpus)
+    assert (report.faults, report.records) == ([], 6)
+
+
 def test_a_runner_without_its_package_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
     import sys
 

@@ -75,7 +75,7 @@ def flipped() -> Pixels:
     return attack(want=3.0)
 
 
-def attack(*, want: float, levels: int = 1, seed: int = 0) -> Pixels:
+def attack(*, want: float, levels: int = 1, seed: int = 0, toward: int | None = None) -> Pixels:
     network, true = classifier(), label()
     start = torch.from_numpy(clean().copy()).permute(2, 0, 1)[None].float()
     generator = torch.Generator().manual_seed(seed)
@@ -83,7 +83,8 @@ def attack(*, want: float, levels: int = 1, seed: int = 0) -> Pixels:
     for _ in range(20):
         image = (start + delta).clamp(0, 255).requires_grad_(True)
         logits = network.module(image / 255)[0]
-        margin = torch.cat([logits[:true], logits[true + 1 :]]).max() - logits[true]
+        others = torch.cat([logits[:true], logits[true + 1 :]]).max()
+        margin = others - logits[true] if toward is None else 2 * logits[toward] - others - logits[true]
         if margin.item() > want:
             break
         margin.backward()

@@ -1,0 +1,81 @@
+"""Verification of large rounds on the workers of the task runner.
+
+The answers wait in the store; what travels are their keys, and verdicts come back. What depends on the round as a
+whole (copies, the judge) is settled in the process that drew it.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from math import ceil
+
+from prefect import task
+
+from flows.line import Line
+from flows.retry import when_not_ours
+from flows.runner import Submit, worker_count, workers
+from models.classifier import load_classifier
+from models.judge import NoJudge
+from schemas.challenge import Challenge
+from schemas.response import Response
+from schemas.settings import load_settings
+from schemas.verdict import Verdict
+from sinks.pending import Slice, read_staged, stage
+from sinks.store import open_store
+from tasks.settle import settle
+from tasks.verify import verify
+
+# Fewer answers are verified sooner than they are written, sent for and read.
+_LEAST_ROUND = 32
+_LEAST_SLICE = 8
+
+
+@task(name="verify slice", retries=2, retry_delay_seconds=2, retry_condition_fn=when_not_ours)
+def _verify_slice(key: str, sha256: str, store: str) -> list[Verdict]:
+    """Runs wherever the task runner puts it; a lost worker's slice is verified by another."""
+    settings = load_settings(store=store)
+    part = read_staged(open_store(settings.store, settings.s3), key, sha256=sha256)
+    # Where the weights lie and what they run on is the worker's own affair, what decides is the round's.
+    own = settings.classifier
+    decisive = part.classifier.model_copy(
+        update={"weights": own.weights, "device": own.device, "batch_size": own.batch_size}
+    )
+    return verify(
+        part.challenge,
+        part.responses,
+        classifier=load_classifier(decisive),
+        judge=NoJudge(),
+        settings=settings.model_copy(update={"classifier": decisive}),
+    )
+
+
+@contextmanager
+def spreading(line: Line) -> Iterator[None]:
+    """While it lasts, the line's large rounds are verified on the workers of the runner that its settings name."""
+    if line.settings.runner == "threads":
+        yield
+        return
+    with workers(line.settings) as submit:
+        line.spread = lambda challenge, responses: _spread(line, submit, challenge, responses)
+        yield
+
+
+def _spread(line: Line, submit: Submit, challenge: Challenge, responses: Sequence[Response]) -> list[Verdict] | None:
+    answered = [response for response in responses if response.failure is None]
+    if len(answered) < _LEAST_ROUND:
+        return None
+    # Two for each worker: one that meets the dear answers does not keep all the others waiting.
+    size = max(_LEAST_SLICE, ceil(len(answered) / (2 * worker_count(line.settings))))
+    store = line.corpus.store
+    staged: list[str] = []
+    try:
+        pending = []
+        for number, start in enumerate(range(0, len(answered), size)):
+            part = Slice(challenge, tuple(answered[start : start + size]), line.settings.classifier)
+            key, digest = stage(store, part, number=number)
+            staged.append(key)
+            pending.append(submit(_verify_slice, key=key, sha256=digest, store=line.settings.store))
+        apart = [verdict for future in pending for verdict in future.result()]
+    finally:
+        for key in staged:
+            store.delete(key)
+    return settle(challenge, responses, apart, classifier=line.classifier, judge=line.judge)

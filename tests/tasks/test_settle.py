@@ -1,0 +1,82 @@
+"""A round verified in slices, in any places, is the round verified as a whole."""
+
+import dataclasses
+from functools import cache
+from itertools import pairwise
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from verification_rounds import SETTINGS, answers, attack, challenge, classifier, clean, flipped
+
+from models.judge import Judgement, NoJudge
+from schemas.challenge import Challenge
+from schemas.image import encode_png
+from schemas.response import Response
+from schemas.verdict import Verdict
+from tasks.settle import settle
+from tasks.verify import verify
+
+WITH_EXTRAS = SETTINGS.model_copy(
+    update={
+        "classifier": SETTINGS.classifier.model_copy(
+            update={"persistence": True, "transfer": (SETTINGS.classifier.name,)}
+        )
+    }
+)
+
+
+JUG = 899  # "water jug": what the second attack steers to, and the judge holds for another cup of espresso
+
+
+class JugsAreCups:
+    """Holds one label for the same kind of thing as any other; says how sure it is, too."""
+
+    name, sha256 = "jugs", None
+
+    def belongs(self, pairs: list[tuple[int, str]]) -> list[Judgement]:
+        return [Judgement(None, True) for _ in pairs]
+
+    def same_kind(self, pairs: list[tuple[int, int]]) -> list[Judgement]:
+        return [Judgement(label / 1000, label == JUG) for _, label in pairs]
+
+
+@cache
+def everything() -> tuple[Challenge, list[Response], list[Verdict]]:
+    """A round with copies, near copies, flips to several labels, refusals of each kind; and its verdicts."""
+    good, other = flipped(), attack(want=2.0, levels=2, seed=5, toward=JUG)
+    near = good.copy()
+    near[0, 0] = clean()[0, 0] + 1
+    wild = np.random.default_rng(0).integers(0, 256, clean().shape, dtype=np.uint8)
+    pictures = [good, near, other, clean(), good, wild, other, near, attack(want=1.0, levels=2, seed=9), good]
+    bodies = [*(encode_png(picture) for picture in pictures), b"no picture", encode_png(good)[:-9]]
+    responses = [
+        dataclasses.replace(response, response_ms=(7 * place) % 5 * 10.0)
+        for place, response in enumerate(answers(bodies))
+    ]
+    responses.insert(3, Response(90, "miner-90", 20_000.0, failure="timeout", detail="no answer in 20 s"))
+    asked = challenge()
+    whole = verify(asked, responses, classifier=classifier(), judge=JugsAreCups(), settings=WITH_EXTRAS)
+    return asked, responses, whole
+
+
+def test_the_round_holds_what_can_go_wrong() -> None:
+    _, _, whole = everything()
+    outcomes = {verdict.outcome for verdict in whole}
+    assert outcomes >= {"accepted", "duplicate", "semantic_match", "unchanged", "linf_too_large", "corrupt", "timeout"}
+    assert any(verdict.near_duplicate_of for verdict in whole)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.lists(st.integers(0, 12), max_size=4).map(lambda cuts: sorted({0, 12, *cuts})))
+def test_slices_settle_to_what_the_whole_round_is(cuts: list[int]) -> None:
+    asked, responses, whole = everything()
+    answered = [response for response in responses if response.failure is None]
+    apart = [
+        verdict
+        for start, end in pairwise(cuts)
+        for verdict in verify(
+            asked, answered[start:end], classifier=classifier(), judge=NoJudge(), settings=WITH_EXTRAS
+        )
+    ]
+    assert settle(asked, responses, apart, classifier=classifier(), judge=JugsAreCups()) == whole
