@@ -1,6 +1,7 @@
 """Verified pairs a minute of production under Prefect, with rounds overlapped and one after the other.
 
-    python benchmarks/throughput.py [--rounds 24] [--miners 8] [--side 512] [--judge none] [--no-dask] [--folder DIR]
+    python benchmarks/throughput.py [--rounds 24] [--miners 8] [--side 512] [--judge none]
+                                    [--cluster dask|ray|none] [--folder DIR]
 
 Eight local miners, each a process of its own, answer over the real wire. One finds a flip for all of them at once; then
 they wait until they have taken as long as verification does (measured first). So, as with remote miners, their work
@@ -9,8 +10,8 @@ start of Prefect's server are left out; everything that happens each round is in
 because in the long run its cache answers nearly every question.
 
 Overhead is the time of the flow in which it neither draws, waits for miners, verifies nor commits: Prefect, artifacts,
-glue. Then all produced rounds are sealed (every record verified again) and eight synthetic days exported, on one Dask
-worker and on two, each with one thread for computing. The last line is a JSON object.
+glue. Then all produced rounds are sealed (every record verified again) and eight synthetic days exported, on one
+worker of a local Dask or Ray cluster and on two, each with one thread for computing. The last line is a JSON object.
 """
 
 import argparse
@@ -139,16 +140,33 @@ def production(rounds: int, miners: int, folder: Path) -> dict[str, dict[str, fl
         }
 
 
-def on_dask(workers: int, folder: Path, days: list[date]) -> float:
-    """Seconds to seal the produced rounds and to export synthetic days with that many worker processes."""
-    from distributed import LocalCluster
+@contextmanager
+def cluster(kind: str, workers: int) -> Iterator[None]:
+    """A local cluster of that many processes, which the task runner finds."""
+    os.environ["PERTURB_RUNNER"] = kind
+    if kind == "dask":
+        from distributed import LocalCluster
 
-    with LocalCluster(n_workers=workers, threads_per_worker=1, dashboard_address=None) as cluster:
-        os.environ["PERTURB_RUNNER_ADDRESS"] = cluster.scheduler_address
+        with LocalCluster(n_workers=workers, threads_per_worker=1, dashboard_address=None) as running:
+            os.environ["PERTURB_RUNNER_ADDRESS"] = running.scheduler_address
+            yield
+        return
+    import ray
+
+    ray.init(num_cpus=workers, include_dashboard=False, log_to_driver=False)
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def on_cluster(kind: str, workers: int, folder: Path, days: list[date]) -> float:
+    """Seconds to seal the produced rounds and to export synthetic days with that many worker processes."""
+    with cluster(kind, workers):
         # The first pass is for what each process does once: importing Prefect and torch, loading the classifier.
         for attempt in ("first", "second"):
-            seconds = seal_and_export(folder, folder / f"dask-{workers}-{attempt}", days)
-        print(f"{workers} workers: " + ", ".join(f"{name} {value:.1f} s" for name, value in seconds.items()))
+            seconds = seal_and_export(folder, folder / f"{kind}-{workers}-{attempt}", days)
+        print(f"{kind}, {workers} workers: " + ", ".join(f"{name} {value:.1f} s" for name, value in seconds.items()))
     return sum(seconds.values())
 
 
@@ -200,16 +218,16 @@ def commit_day(folder: Path, day: datetime, rounds: int) -> None:
         commit_round(corpus, *parts, netuid=26, block=None, validator_hotkey="5Validator")
 
 
-def dask_ratio(folder: Path) -> float:
+def cluster_ratio(kind: str, folder: Path) -> float:
     """How much faster two workers are than one."""
-    os.environ |= {"PERTURB_RUNNER": "dask", "PERTURB_SEAL__REVERIFY_FRACTION": "1", "OMP_NUM_THREADS": "1"}
+    os.environ |= {"PERTURB_SEAL__REVERIFY_FRACTION": "1", "OMP_NUM_THREADS": "1"}
     # As docs/operations.md has workers started: Dask's own setting makes glibc map every image anew.
     os.environ |= {"MALLOC_TRIM_THRESHOLD_": str(2**27), "MALLOC_MMAP_THRESHOLD_": str(2**25)}
     for produced in ("warm", "calm", "calmer", "serial", "overlapped"):
         shutil.copytree(folder / produced, folder / "rounds", dirs_exist_ok=True)
     days = make_days(folder / "days", days=8, rounds=80)
-    seconds = {workers: on_dask(workers, folder, days) for workers in (1, 2)}
-    print(f"seal and export: {seconds[1]:.1f} s on one Dask worker, {seconds[2]:.1f} s on two")
+    seconds = {workers: on_cluster(kind, workers, folder, days) for workers in (1, 2)}
+    print(f"seal and export: {seconds[1]:.1f} s on one worker, {seconds[2]:.1f} s on two")
     return seconds[1] / seconds[2]
 
 
@@ -219,7 +237,7 @@ def main() -> None:
     parser.add_argument("--miners", type=int, default=8)
     parser.add_argument("--judge", default="none")
     parser.add_argument("--side", type=int, default=0, help="of the images, pixels; 0 takes the classifier's own")
-    parser.add_argument("--dask", action=argparse.BooleanOptionalAction, default=True)
+    parser.add_argument("--cluster", choices=("dask", "ray", "none"), default="dask", help="what to seal and export on")
     parser.add_argument("--folder", type=Path, help="where stores and logs go; default: a temporary folder")
     options = parser.parse_args()
     os.environ["PERTURB_JUDGE__NAME"] = options.judge
@@ -235,7 +253,7 @@ def main() -> None:
         print(f"{'':22}" + "".join(f"{name:>18}" for name in next(iter(rows.values()))))
         for name, row in rows.items():
             print(f"{name:22}" + "".join(f"{value:18.3f}" for value in row.values()))
-        ratio = dask_ratio(folder) if options.dask else None
+        ratio = None if options.cluster == "none" else cluster_ratio(options.cluster, folder)
     serial, overlapped = rows["one after the other"], rows["overlapped"]
     print(
         json.dumps(
@@ -243,7 +261,7 @@ def main() -> None:
                 "pairs_per_minute": round(overlapped["pairs_per_minute"], 1),
                 "overlap_ratio": round(overlapped["pairs_per_minute"] / serial["pairs_per_minute"], 3),
                 "overhead_share": round(overlapped["overhead_share"], 4),
-                "dask_ratio": None if ratio is None else round(ratio, 3),
+                f"{options.cluster}_ratio": None if ratio is None else round(ratio, 3),
             }
         )
     )

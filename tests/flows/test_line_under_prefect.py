@@ -82,6 +82,34 @@ def test_production_stops_cleanly_and_what_it_made_holds(prefect_server: None, c
     assert not any(secret in str(artifact.data) for artifact in artifacts for secret in SECRETS)
 
 
+def test_a_disk_that_fills_up_in_mid_round_costs_that_round_only(
+    prefect_server: None, cheap_line: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from flows.line import Line
+    from flows.produce import produce
+    from schemas.errors import StoreError
+    from tests.full_disk import fill_the_disk
+
+    finish = Line.finish
+    corpus = Corpus(open_store(str(cheap_line)))
+
+    def finish_on_a_disk_that_fills_up(line: Line, round_id: str) -> object:
+        if corpus.live_rounds():
+            fill_the_disk(disk)
+        return finish(line, round_id)
+
+    with pytest.MonkeyPatch.context() as disk:
+        disk.setattr(Line, "finish", finish_on_a_disk_that_fills_up)
+        with pytest.raises(StoreError, match=r"disk is full.*free some space"):
+            produce(rounds=3, local_miners=2)
+    assert len(corpus.live_rounds()) == 1
+    assert not corpus.store.unfinished()
+
+    assert produce(rounds=1, local_miners=2).rounds == 1
+    report = audit(Corpus(open_store(str(cheap_line))))
+    assert (report.faults, report.records) == ([], 4)
+
+
 def test_task_parameters_are_references_and_small_values() -> None:
     """No image, model or secret can be handed to a task: its parameters have types that hold none."""
     import importlib

@@ -23,6 +23,7 @@ from tasks.audit import audit
 from tasks.commit import commit_round
 from tasks.gc import collect_garbage
 from tasks.seal import seal_day
+from tests.full_disk import fill_the_disk
 
 TODAY = DAY.date()
 LATER = datetime(2026, 2, 3, tzinfo=UTC)
@@ -98,20 +99,9 @@ def test_mistakes_of_the_operator(seaweed: Server, monkeypatch: pytest.MonkeyPat
 
 
 def test_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    full = Path("/dev/full")
-    if not full.exists():
-        pytest.skip("/dev/full is missing")
     corpus = Corpus(DirectoryStore(tmp_path))
     commit(corpus, 1)
-    opened = Path.open
-
-    def open_on_full_disk(self: Path, *arguments: object, **options: object):  # type: ignore[no-untyped-def]
-        if ".unfinished" in self.parts and "xb" in arguments:
-            opened(self, "xb").close()
-            return opened(full, "wb", buffering=0)
-        return opened(self, *arguments, **options)  # type: ignore[call-overload]
-
-    monkeypatch.setattr(Path, "open", open_on_full_disk)
+    fill_the_disk(monkeypatch)
     with pytest.raises(StoreError, match="disk is full"):
         commit(corpus, 2)
     with pytest.raises(StoreError, match="disk is full"):
