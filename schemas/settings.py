@@ -159,10 +159,12 @@ class Settings(BaseSettings):
     policy: str = Field("grid-1", description="scoring policy: grid-1 or public-1")
     tiers: Path = Field(Path("tiers.toml"), description="tier file")
     runner: Literal["threads", "dask", "ray"] = Field(
-        "threads", description="what sealing and exporting fan out over; dask and ray are extras"
+        "threads", description="what large rounds, seals and exports fan out over; dask and ray are extras"
     )
     runner_address: str | None = Field(None, description="of a running Dask or Ray cluster; without it one is started")
-    runner_workers: int = Field(0, ge=0, description="processes of a cluster that is started; 0 takes one a core")
+    runner_workers: int = Field(
+        0, ge=0, description="processes of a cluster that is started, shares for one that runs; 0 takes one a core"
+    )
     seed: int | None = Field(None, description="fixes the order in which photographs are drawn")
     pseudonym_key: SecretStr | None = Field(None, description="keys the pseudonyms of miners in exports")
 

@@ -183,6 +183,23 @@ def test_a_round_verified_on_two_workers_has_the_same_verdicts(
     assert (report.faults, report.records) == ([], 6)
 
 
+def test_a_worker_without_models_is_told_apart_from_a_lost_one(
+    prefect_server: None, cheap_line: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from flows.seal import seal
+    from schemas.errors import ModelError
+
+    distributed = pytest.importorskip("distributed", reason="pip install 'perturb[dask]'")
+    monkeypatch.setenv("PERTURB_SEAL__REVERIFY_FRACTION", "1")
+    commit_real_round(Corpus(open_store(str(cheap_line))), 0)
+    poor = {"PERTURB_CLASSIFIER__WEIGHTS": "/no/such/weights.safetensors"}
+    with distributed.LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=None, env=poor) as cluster:
+        on_dask(monkeypatch, cluster)
+        with pytest.raises(ModelError, match=r"/no/such/weights\.safetensors"):
+            seal(day=DAYS[0], store=str(cheap_line))
+    assert not Corpus(open_store(str(cheap_line))).sealed_days()
+
+
 def test_a_runner_without_its_package_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
     import sys
 
