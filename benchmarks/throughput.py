@@ -34,7 +34,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-_PATIENCE = "PERTURB_BENCHMARK_PATIENCE"
+_PATIENCE = "BENCHMARK_PATIENCE"
 _Spans = dict[str, list[tuple[float, float]]]
 
 

@@ -106,7 +106,7 @@ def audit(
     if json_:
         say_json(counts)
     if not report.holds:
-        raise AuditError(f"{len(report.faults)} faults in {settings.store}; each is named above")
+        raise AuditError(f"{settings.store} does not hold (faults: {len(report.faults)}); each is named above")
 
 
 def _reverifier(settings: Any) -> Any:

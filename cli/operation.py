@@ -86,7 +86,8 @@ def status_lines(found: "Status") -> list[str]:
     medians = ", ".join(f"{name} {value:.5g}" for name, value in found.medians if value is not None)
     known = "none asked" if found.judge_hit_rate is None else f"{found.judge_hit_rate:.0%} of {found.judged} known"
     lags = (
-        f"{lag.tier} {len(lag.behind)} days behind" if lag.behind else f"{lag.tier} up to date" for lag in found.exports
+        f"{lag.tier} lacks {len(lag.behind)} since {lag.behind[0]}" if lag.behind else f"{lag.tier} up to date"
+        for lag in found.exports
     )
     unsealed = ", ".join(map(str, found.unsealed_days)) or "none"
     rows = [

@@ -4,6 +4,8 @@ Nested settings use two underscores in the environment: `PERTURB_BOUNDS__EPSILON
 defaults: what the file or the environment says wins over it.
 """
 
+import difflib
+import os
 import tomllib
 from pathlib import Path
 from typing import Any, Literal
@@ -23,6 +25,9 @@ from schemas.errors import SettingsError
 
 Profile = Literal["embedded", "mainnet"]
 
+_PREFIX = "PERTURB_"
+# Where the project lies, for prefect.yaml.
+_NO_SETTINGS = {"PERTURB_HOME"}
 _SECRET_WORDS = ("key", "password", "uri", "pexels", "subnet")
 
 PROFILES: dict[str, dict[str, Any]] = {
@@ -145,7 +150,7 @@ class Settings(BaseSettings):
     """Everything that can be set. `perturb doctor` prints the effective values."""
 
     model_config = SettingsConfigDict(
-        env_prefix="PERTURB_",
+        env_prefix=_PREFIX,
         env_nested_delimiter="__",
         toml_file="perturb.toml",
         extra="forbid",
@@ -212,6 +217,7 @@ class _ProfileDefaults(InitSettingsSource):
 
 def load_settings(**overrides: Any) -> Settings:
     """The effective settings. Raises SettingsError that names the setting, its value and what is accepted."""
+    _check_names()
     try:
         return Settings(**{name: value for name, value in overrides.items() if value is not None})
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -222,9 +228,19 @@ def load_settings(**overrides: Any) -> Settings:
         raise SettingsError("; ".join(_sentence(issue) for issue in error.errors())) from error
 
 
+def _check_names() -> None:
+    """Sections refuse what they don't know; of the environment's other variables pydantic would say nothing."""
+    for variable in os.environ:
+        name = variable.removeprefix(_PREFIX).partition("__")[0].lower()
+        if variable.startswith(_PREFIX) and name not in Settings.model_fields and variable not in _NO_SETTINGS:
+            near = difflib.get_close_matches(name, Settings.model_fields, n=1)
+            hint = f"; near it: {_PREFIX}{near[0].upper()}" if near else ""
+            raise SettingsError(f"{variable} is not a setting{hint}; `perturb doctor` lists those that are")
+
+
 def _sentence(issue: Any) -> str:
     name = ".".join(str(part) for part in issue["loc"]) or "settings"
-    variable = "PERTURB_" + name.replace(".", "__").upper()
+    variable = _PREFIX + name.replace(".", "__").upper()
     if issue["type"] == "extra_forbidden":
         return f"{name} is not a setting; `perturb doctor` lists those that are"
     # A secret of the wrong type is refused before it has become a SecretStr.

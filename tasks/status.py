@@ -203,7 +203,7 @@ def _findings(status: Status, settings: Settings) -> list[Finding]:
     found += [
         Finding(
             part="export",
-            what=f"tier {lag.tier} lacks {len(lag.behind)} sealed days, the first is {lag.behind[0]}",
+            what=f"tier {lag.tier} lacks sealed days since {lag.behind[0]} ({len(lag.behind)} in all)",
             advice=f"run `perturb export --tier {lag.tier}`, or strike the tier from {settings.tiers}",
         )
         for lag in status.exports

@@ -46,6 +46,8 @@ def test_file_beats_profile_and_environment_beats_file(clean: Path, monkeypatch:
         ("PERTURB_BOUNDS__EPSILON", "0.001", "bounds exclude every answer"),
         ("PERTURB_BOUNDS__EPSILON", "8/0", "bounds.epsilon = '8/0'"),
         ("PERTURB_CHALLENGE__TIMEOUT", "5", "challenge.timeout is not a setting"),
+        ("PERTURB_STOER", "s3://bucket", "PERTURB_STOER is not a setting; near it: PERTURB_STORE"),
+        ("PERTURB_BOUNDS_EPSILON", "0.01", "PERTURB_BOUNDS_EPSILON is not a setting; near it: PERTURB_BOUNDS"),
     ],
 )
 def test_a_mistake_is_named(name: str, value: str, sentence: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,6 @@
 """Thousands of broken and hostile answers: each is refused with a reason, and the good ones beside them stand.
 
-`PERTURB_HOSTILE=20000 pytest tests/tasks/test_hostile.py` runs the long form.
+`HOSTILE_ANSWERS=20000 pytest tests/tasks/test_hostile.py` runs the long form.
 """
 
 import io
@@ -21,7 +21,7 @@ from schemas.outcome import Outcome
 from tasks.decode import DecodePool
 from tasks.verify import verify
 
-COUNT = int(os.environ.get("PERTURB_HOSTILE", "2000"))
+COUNT = int(os.environ.get("HOSTILE_ANSWERS", "2000"))
 ROUND = 250
 MOST_MEMORY = 512 * 2**20
 
