@@ -7,13 +7,10 @@ from typing import Annotated, Any
 import typer
 
 from cli.output import Json, Store, say, say_json, table
+from cli.root import Root, open_corpus
 
 Day = Annotated[
     str | None, typer.Option("--day", metavar="YYYY-MM-DD", help="A production day, UTC.", show_default=False)
-]
-Root = Annotated[
-    str | None,
-    typer.Argument(help="Directory or s3://bucket/prefix \\[default: PERTURB_STORE, else ./data].", show_default=False),
 ]
 
 
@@ -138,17 +135,3 @@ def show(
     say(f"{len(pairs)} pairs of {settings.store} drawn to {output}")
     if json_:
         say_json({"path": str(output), "pairs": len(pairs)})
-
-
-def open_corpus(path: str | None) -> tuple[Any, Any]:
-    """Settings and corpus at `path`. Raises CorpusError where nothing was ever committed."""
-    from schemas.errors import CorpusError
-    from schemas.settings import load_settings
-    from sinks.corpus import Corpus
-    from sinks.store import open_store
-
-    settings = load_settings(store=path)
-    corpus = Corpus(open_store(settings.store, settings.s3))
-    if not corpus.round_days() and not corpus.sealed_days():
-        raise CorpusError(f"{settings.store} holds no corpus; name a store where rounds were committed")
-    return settings, corpus

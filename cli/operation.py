@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cli.corpus import Root, open_corpus
 from cli.output import Json, say, say_json, table
+from cli.root import Root, open_corpus
 
 if TYPE_CHECKING:
     from schemas.status import Status

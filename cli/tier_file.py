@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
-from cli.corpus import open_corpus
 from cli.output import Json, Store, say, say_json, table
+from cli.root import open_corpus
 
 tiers = typer.Typer(help="Check the tier file, look at a tier, print its bucket policy.", no_args_is_help=True)
 

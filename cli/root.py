@@ -1,0 +1,24 @@
+"""The corpus that a command works on: its argument, and how it is opened."""
+
+from typing import Annotated, Any
+
+import typer
+
+Root = Annotated[
+    str | None,
+    typer.Argument(help="Directory or s3://bucket/prefix \\[default: PERTURB_STORE, else ./data].", show_default=False),
+]
+
+
+def open_corpus(path: str | None) -> tuple[Any, Any]:
+    """Settings and corpus at `path`. Raises CorpusError where nothing was ever committed."""
+    from schemas.errors import CorpusError
+    from schemas.settings import load_settings
+    from sinks.corpus import Corpus
+    from sinks.store import open_store
+
+    settings = load_settings(store=path)
+    corpus = Corpus(open_store(settings.store, settings.s3))
+    if not corpus.round_days() and not corpus.sealed_days():
+        raise CorpusError(f"{settings.store} holds no corpus; name a store where rounds were committed")
+    return settings, corpus
