@@ -18,6 +18,7 @@ from concurrent.futures import ProcessPoolExecutor
 from datetime import UTC, datetime, timedelta
 from datetime import time as clock_time
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -45,8 +46,8 @@ def commit_day(store: str, midnight: datetime, rounds: int) -> None:
         commit_round(corpus, *parts, netuid=26, block=None, validator_hotkey="5Validator")
 
 
-def make_corpus(store: str, *, days: int, rounds: int) -> int:
-    """Sealed days up to yesterday and a live today; the number of records."""
+def make_corpus(store: str, *, days: int, rounds: int) -> None:
+    """Sealed days up to yesterday and a live today."""
     today = datetime.combine(datetime.now(UTC).date(), clock_time(), UTC)
     made = [today - timedelta(days=back) for back in range(days, -1, -1)]
     with ProcessPoolExecutor() as processes:
@@ -54,10 +55,9 @@ def make_corpus(store: str, *, days: int, rounds: int) -> int:
     corpus = Corpus(open_store(store))
     for midnight in made[:-1]:
         seal_day(corpus, midnight.date(), settings=SealSettings(reverify_fraction=0), early=True)
-    return len(made) * rounds * _ANSWERS
 
 
-def ask(store: str) -> tuple[float, dict[str, object]]:
+def ask(store: str) -> tuple[float, dict[str, Any]]:
     """Seconds of one `perturb status --json`, and what it said."""
     command = [str(Path(sys.executable).with_name("perturb")), "status", "--json"]
     started = time.perf_counter()
@@ -77,13 +77,15 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="perturb-status-") as temporary:
         store = options.store or temporary
-        records = (options.days + 1) * options.rounds * _ANSWERS
         if not any(Path(store).glob("sealed")):
-            print(f"making {records} records", flush=True)
+            print(f"making {(options.days + 1) * options.rounds * _ANSWERS} records", flush=True)
             make_corpus(store, days=options.days, rounds=options.rounds)
         asked = [ask(store) for _ in range(options.repeats)]
     seconds = sorted(taken for taken, _ in asked)
     status = asked[-1][1]
+    if not status["responses"]:
+        raise SystemExit(f"{store} has no rounds of today; name a folder that doesn't exist, and it is made")
+    records = status["sealed_records"] + status["responses"]
     taken = ", ".join(f"{second:.2f}" for second in seconds)
     print(f"{status['sealed_records']} sealed and {status['responses']} live records: {taken} s")
     median, worst = round(statistics.median(seconds), 2), round(seconds[-1], 2)

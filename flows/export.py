@@ -65,7 +65,7 @@ def _fan_out(tier: str, store: str | None, today: date, settings: Settings) -> t
     if len(days) < _LEAST_DAYS:
         return ()
     with workers(settings) as submit:
-        pending = [submit(_export_day, tier=tier, day=day, store=store) for day in days]
+        pending = [submit(_export_day, tier=tier, day=day, store=settings.store_name) for day in days]
         return in_order([future.result() for future in pending])
 
 

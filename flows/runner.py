@@ -12,6 +12,7 @@ from typing import Any
 from prefect.futures import PrefectFuture
 from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 
+from flows.stop import deaf_to_interrupts
 from schemas.errors import SettingsError
 from schemas.settings import Settings
 
@@ -29,10 +30,24 @@ Submit = Callable[..., PrefectFuture[Any]]
 def workers(settings: Settings) -> Iterator[Submit]:
     """The workers of the runner that the settings name, for as long as the block lasts; for use in a flow or a task.
 
-    Without a flow of its own, which would end up to a second late (Prefect joins its heartbeat's thread).
+    Without a flow of its own, which would end up to a second late (Prefect joins its heartbeat's thread). Raises
+    SettingsError where the runner's package is missing or nobody answers at `runner_address`.
     """
     with task_runner(settings) as runner:
+        if settings.runner == "dask":
+            _connect(runner, settings.runner_address)
         yield lambda task, **parameters: runner.submit(task, parameters=parameters)
+
+
+def _connect(runner: Any, address: str | None) -> None:
+    """Now, not at the first submission; and a cluster of our own must finish what the first Ctrl-C finds it at."""
+    try:
+        deaf_to_interrupts(lambda: runner.client)
+    except OSError as error:
+        raise SettingsError(
+            f"no Dask scheduler answers at runner_address = {address!r} ({error}); start one with `dask scheduler`, or "
+            f"leave runner_address unset, and a cluster is started here"
+        ) from error
 
 
 def task_runner(settings: Settings) -> TaskRunner[Any]:

@@ -70,7 +70,7 @@ def _reverifier(settings: Settings) -> Iterator[Reverify]:
             size = max(_LEAST, ceil(len(samples) / worker_count(settings)))
             shares = [samples[start : start + size] for start in range(0, len(samples), size)]
             pending = [
-                submit(_verify_again, references=[reference(sample) for sample in share], store=settings.store)
+                submit(_verify_again, references=[reference(sample) for sample in share], store=settings.store_name)
                 for share in shares
             ]
             return (fault for future in pending for fault in future.result())

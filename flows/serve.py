@@ -125,7 +125,7 @@ def _environment(settings: Settings, port: int, home: Path) -> dict[str, str]:
         "PREFECT_SERVER_SERVICES_DB_VACUUM_RETENTION_PERIOD": str(7 * 86_400),
         "PREFECT_LOGGING_LEVEL": os.environ.get("PREFECT_LOGGING_LEVEL", "INFO").replace("CRITICAL", "INFO"),
         "PERTURB_HOME": str(Path.cwd()),
-        "PERTURB_STORE": settings.store if "://" in settings.store else str(Path(settings.store).absolute()),
+        "PERTURB_STORE": settings.store_name,
         "PYTHONPATH": os.pathsep.join([str(root), *filter(None, [os.environ.get("PYTHONPATH")])]),
         # The worker starts flows by the name `python`.
         "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]),

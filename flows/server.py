@@ -1,12 +1,11 @@
 """The Prefect server that a command's flow will use: the one that the environment names, or one of its own."""
 
-import signal
-import threading
 from urllib.error import URLError
 from urllib.request import urlopen
 
 from prefect.settings import PREFECT_API_URL, PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS
 
+from flows.stop import deaf_to_interrupts
 from schemas.errors import SettingsError
 
 
@@ -27,27 +26,14 @@ def check_server() -> None:
 
 
 def _start_own_server() -> None:
-    """Starts Prefect's temporary server so that a Ctrl-C does not reach it: it must outlive the flow that it serves.
+    """Starts Prefect's temporary server so that a Ctrl-C does not reach it: it must outlive the flow that it serves."""
+    from prefect.server.api.server import SubprocessASGIServer
 
-    A terminal sends the signal to everybody in the foreground. What a thread blocks, the processes that it starts
-    inherit as blocked; this thread of ours lives only for that, and the main thread goes on hearing signals.
-    """
-    failed: list[BaseException] = []
-
-    def start() -> None:
-        from prefect.server.api.server import SubprocessASGIServer
-
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-        try:
-            SubprocessASGIServer().start(timeout=PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS.value())
-        except RuntimeError as error:
-            failed.append(error)
-
-    thread = threading.Thread(target=start, name="prefect-server", daemon=True)
-    thread.start()
-    thread.join()
-    if failed:
+    timeout = PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS.value()
+    try:
+        deaf_to_interrupts(lambda: SubprocessASGIServer().start(timeout=timeout))
+    except RuntimeError as error:
         raise SettingsError(
-            f"Prefect's temporary server did not start ({failed[0]}); start one with `prefect server start` and set "
+            f"Prefect's temporary server did not start ({error}); start one with `prefect server start` and set "
             "PREFECT_API_URL"
-        ) from failed[0]
+        ) from error

@@ -4,6 +4,7 @@ The answers wait in the store; what travels are their keys, and verdicts come ba
 whole (copies, the judge) is settled in the process that drew it.
 """
 
+import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from math import ceil
@@ -16,6 +17,7 @@ from flows.runner import Submit, worker_count, workers
 from models.classifier import load_classifier
 from models.judge import NoJudge
 from schemas.challenge import Challenge
+from schemas.errors import PerturbError, StoreError
 from schemas.response import Response
 from schemas.settings import load_settings
 from schemas.verdict import Verdict
@@ -24,6 +26,7 @@ from sinks.store import open_store
 from tasks.settle import settle
 from tasks.verify import verify
 
+logger = logging.getLogger(__name__)
 # Fewer answers are verified sooner than they are written, sent for and read.
 _LEAST_ROUND = 32
 _LEAST_SLICE = 8
@@ -36,9 +39,7 @@ def _verify_slice(key: str, sha256: str, store: str) -> list[Verdict]:
     part = read_staged(open_store(settings.store, settings.s3), key, sha256=sha256)
     # Where the weights lie and what they run on is the worker's own affair, what decides is the round's.
     own = settings.classifier
-    decisive = part.classifier.model_copy(
-        update={"weights": own.weights, "device": own.device, "batch_size": own.batch_size}
-    )
+    decisive = part.classifier.model_copy(update={"weights": own.weights, "device": own.device})
     return verify(
         part.challenge,
         part.responses,
@@ -65,17 +66,30 @@ def _spread(line: Line, submit: Submit, challenge: Challenge, responses: Sequenc
         return None
     # Two for each worker: one that meets the dear answers does not keep all the others waiting.
     size = max(_LEAST_SLICE, ceil(len(answered) / (2 * worker_count(line.settings))))
-    store = line.corpus.store
-    staged: list[str] = []
+    slices = [
+        Slice(challenge, tuple(answered[start : start + size]), line.settings.classifier)
+        for start in range(0, len(answered), size)
+    ]
     try:
-        pending = []
-        for number, start in enumerate(range(0, len(answered), size)):
-            part = Slice(challenge, tuple(answered[start : start + size]), line.settings.classifier)
-            key, digest = stage(store, part, number=number)
-            staged.append(key)
-            pending.append(submit(_verify_slice, key=key, sha256=digest, store=line.settings.store))
-        apart = [verdict for future in pending for verdict in future.result()]
-    finally:
-        for key in staged:
-            store.delete(key)
+        apart = _verify_apart(line, submit, slices)
+    except PerturbError:
+        raise
+    except Exception:
+        # Whatever a cluster's end may raise: the answers are here, and so are the models.
+        logger.exception("round %s could not be verified on the %s workers", challenge.round_id, line.settings.runner)
+        return None
     return settle(challenge, responses, apart, classifier=line.classifier, judge=line.judge)
+
+
+def _verify_apart(line: Line, submit: Submit, slices: Sequence[Slice]) -> list[Verdict]:
+    """Verdicts of all slices. What was staged stays after a failure: a retry stages the same, else it is garbage."""
+    store = line.corpus.store
+    staged = [stage(store, part, number=number) for number, part in enumerate(slices)]
+    pending = [submit(_verify_slice, key=key, sha256=digest, store=line.settings.store_name) for key, digest in staged]
+    verdicts = [verdict for future in pending for verdict in future.result()]
+    for key, _ in staged:
+        try:
+            store.delete(key)
+        except StoreError as error:
+            logger.warning("%s is left to garbage collection: %s", key, error)
+    return verdicts

@@ -4,10 +4,14 @@ import logging
 import signal
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from multiprocessing import resource_tracker
 from types import FrameType
+from typing import TypeVar
 
 logger = logging.getLogger(__name__)
+T = TypeVar("T")
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -52,3 +56,21 @@ def stopped_by_signals(then: Callable[[], None]) -> Iterator[Stop]:
         yield stop
     finally:
         restore()
+
+
+def deaf_to_interrupts(start: Callable[[], T]) -> T:
+    """What `start` returns or raises; the processes and threads that it starts hear no Ctrl-C.
+
+    A terminal sends the signal to everybody in the foreground. What a thread blocks, whatever it starts inherits as
+    blocked; a thread of ours lives only for that, and the main thread goes on hearing signals.
+    """
+
+    # Started by the first process of `multiprocessing`, and then it would unblock what is blocked here.
+    resource_tracker.ensure_running()
+
+    def run() -> T:
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        return start()
+
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(run).result()

@@ -37,7 +37,7 @@ from schemas.settings import ClassifierSettings
 
 Logits = npt.NDArray[np.float32]
 # Batches gain nothing on a CPU; one image at a time, what a round says of an image is what it says of it alone, to
-# the last bit. On a GPU chunks are padded to one shape for the same reason. (A 512x512 image has 2**18 pixels.)
+# the last bit. Larger chunks are padded to one shape for the same reason. (A 512x512 image has 2**18 pixels.)
 _CUDA_CHUNK_PIXELS = 2**23
 
 
@@ -151,7 +151,7 @@ class Classifier:
         # (N, H, W, 3) seen as (N, 3, H, W) is channels-last already: no copy but the one to floats.
         images = torch.from_numpy(np.require(pixels, requirements=("C", "W"))).to(self.device).permute(0, 3, 1, 2)
         count = len(images)
-        if self.device.type == "cuda" and dtype == torch.float32:
+        if count < self.batch_size and dtype == torch.float32:
             images = nn.functional.pad(images, (0, 0, 0, 0, 0, 0, 0, self.batch_size - count))
             images = images.contiguous(memory_format=torch.channels_last)
         logits: npt.NDArray[Any] = module(images.to(dtype).div_(255))[:count].cpu().numpy()

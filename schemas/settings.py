@@ -190,6 +190,11 @@ class Settings(BaseSettings):
         """`cache_dir` with `~` resolved; created on first use by whoever writes there."""
         return self.cache_dir.expanduser()
 
+    @property
+    def store_name(self) -> str:
+        """The store as any process may be told of it, whatever folder it runs in."""
+        return self.store if "://" in self.store else str(Path(self.store).absolute())
+
     @classmethod
     def settings_customise_sources(
         cls,

@@ -224,7 +224,7 @@ class DirectoryStore(Store):
     def _scan(self, folder: str) -> list[tuple[str, bool]]:
         """Names in a folder in key order; a folder's name ends in `/`, because that is how its keys go on."""
         try:
-            with os.scandir(self.root / folder) as entries:
+            with os.scandir(f"{self.root}/{folder}") as entries:
                 found = [(entry.name + "/", True) if entry.is_dir() else (entry.name, False) for entry in entries]
         except (FileNotFoundError, NotADirectoryError):
             return []
@@ -237,7 +237,7 @@ class DirectoryStore(Store):
         return sorted(name.rstrip("/") for name in found)
 
     def _holds(self, folder: str) -> bool:
-        return next(self._walk(folder, folder, ""), None) is not None
+        return any(not is_folder or self._holds(folder + name) for name, is_folder in self._scan(folder))
 
     def delete(self, key: str) -> None:
         path = self._path(key)

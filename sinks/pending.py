@@ -61,7 +61,7 @@ def stage(store: Store, part: Slice, *, number: int) -> tuple[str, str]:
 
 def read_staged(store: Store, key: str, *, sha256: str) -> Slice:
     """A slice as it was staged. Raises ObjectMissing, and ObjectCorrupt for other bytes."""
-    with pa.ipc.open_file(pa.BufferReader(store.get(key, sha256=sha256))) as file:
+    with pa.ipc.open_stream(pa.BufferReader(store.get(key, sha256=sha256))) as file:
         table = file.read_all()
     found = table.schema.metadata
     challenge = Challenge(
@@ -89,6 +89,7 @@ def _encode(part: Slice) -> memoryview:
         [asdict(response) for response in part.responses], schema=_SCHEMA.with_metadata(header)
     )
     sink = pa.BufferOutputStream()
-    with pa.ipc.new_file(sink, table.schema) as writer:
+    # A stream: the format for files would hold the original twice, at the beginning and at the end.
+    with pa.ipc.new_stream(sink, table.schema) as writer:
         writer.write_table(table)
     return memoryview(sink.getvalue())

@@ -4,20 +4,22 @@ A large round is verified in slices, wherever there is room, each by `tasks.veri
 settled here, once and in one place, into what `verify` says of the whole round, to the last bit.
 """
 
+import logging
 from collections.abc import Sequence
 
 from models.classifier import Classifier
 from models.judge import Judge
 from schemas.challenge import Challenge
+from schemas.png import PngRefused
 from schemas.response import Response
 from schemas.verdict import Verdict
 from tasks.decode import DecodePool, shared_pool
 from tasks.gates import Case, find_duplicates, find_near_duplicates
 from tasks.meaning import decide_mismatch
-from tasks.verify import clean_pixels, decode
+from tasks.verify import clean_pixels
 
+logger = logging.getLogger(__name__)
 _SETTLED_HERE = {"outcome", "detail", "duplicate_of", "near_duplicate_of", "semantic_score", "semantic_mismatch"}
-_BEHIND_THE_JUDGE = ("persists", "transfer")
 
 
 def settle(
@@ -48,12 +50,12 @@ def settle(
         if case.open:
             _take_over(case, verdict)
     decide_mismatch([case for case in cases if case.open], task=task, classifier=classifier, judge=judge)
-    for case in cases:
+    for case, _ in answered:
         if not case.open:
-            _forget(case, _BEHIND_THE_JUDGE)
+            _forget_what_lies_behind(case)
     accepted = [case for case in cases if case.open]
-    decode(accepted, task, pool or shared_pool())
-    find_near_duplicates(accepted, clean_pixels(challenge.png, task), task_id=task.task_id)
+    decoded = _decode_again(accepted, challenge, pool or shared_pool())
+    find_near_duplicates(decoded, clean_pixels(challenge.png, task), task_id=task.task_id)
     return [case.verdict(task.bounds) for case in cases]
 
 
@@ -63,6 +65,19 @@ def _take_over(case: Case, verdict: Verdict) -> None:
         case.refuse(verdict.outcome, verdict.detail)
 
 
-def _forget(case: Case, names: Sequence[str]) -> None:
-    for name in names:
+def _forget_what_lies_behind(case: Case) -> None:
+    """A slice went on to what comes after the judge."""
+    for name in ("persists", "transfer"):
         case.found.pop(name, None)
+
+
+def _decode_again(cases: Sequence[Case], challenge: Challenge, pool: DecodePool) -> list[Case]:
+    """The cases that have their pixels now. A slice has decoded all of them: what fails here is this machine's own."""
+    task = challenge.task
+    decoded = pool.decode([case.response.body for case in cases], height=task.height, width=task.width)
+    for case, result in zip(cases, decoded, strict=True):
+        if isinstance(result, PngRefused):
+            logger.warning("miner %d is not looked at for near copies: %s", case.response.miner_uid, result.detail)
+        else:
+            case.pixels = result
+    return [case for case in cases if case.pixels is not None]

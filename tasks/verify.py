@@ -48,7 +48,7 @@ def verify(
     _check_classifier(task, classifier)
     clean = clean_pixels(challenge.png, task)
     cases = [Case(response) for response in responses]
-    decode([case for case in cases if case.open], task, pool or shared_pool())
+    _decode([case for case in cases if case.open], task, pool or shared_pool())
     find_duplicates([case for case in cases if case.open], task_id=task.task_id)
     on_device = DeviceMetrics(clean, classifier.device) if classifier.device.type == "cuda" else None
     gates = PixelGates(clean, task.bounds, on_device=on_device)
@@ -165,8 +165,7 @@ def clean_pixels(png: bytes, task: Task) -> Pixels:
     return clean
 
 
-def decode(cases: Sequence[Case], task: Task, pool: DecodePool) -> None:
-    """Gives each case its pixels and their identity, or refuses it."""
+def _decode(cases: Sequence[Case], task: Task, pool: DecodePool) -> None:
     decoded = pool.decode([case.response.body for case in cases], height=task.height, width=task.width)
     for case, result in zip(cases, decoded, strict=True):
         if isinstance(result, PngRefused):

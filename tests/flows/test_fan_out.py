@@ -4,6 +4,7 @@ import os
 import shutil
 import signal
 from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, date, datetime
 from itertools import islice
 from pathlib import Path
@@ -181,6 +182,39 @@ def test_a_round_verified_on_two_workers_has_the_same_verdicts(
     assert not list(corpus.store.entries("pending/"))
     report = audit(corpus)
     assert (report.faults, report.records) == ([], 6)
+
+
+def test_a_cluster_that_is_gone_costs_no_round(
+    prefect_server: None, cheap_line: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    import flows.spread
+    from flows.produce import produce
+
+    @contextmanager
+    def workers(_: Any) -> Iterator[Any]:
+        def submit(*_: Any, **__: Any) -> Any:
+            raise ConnectionError("the scheduler went away")
+
+        yield submit
+
+    monkeypatch.setattr(flows.spread, "workers", workers)
+    monkeypatch.setattr(flows.spread, "_LEAST_ROUND", 1)
+    monkeypatch.setenv("PERTURB_RUNNER", "dask")
+    assert produce(rounds=1, local_miners=2).accepted > 0
+    assert "the scheduler went away" in caplog.text
+
+
+def test_a_scheduler_that_does_not_answer_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    dask = pytest.importorskip("dask", reason="pip install 'perturb[dask]'")
+    from flows.runner import workers
+    from schemas.errors import SettingsError
+
+    with (
+        dask.config.set({"distributed.comm.timeouts.connect": "1s"}),
+        pytest.raises(SettingsError, match=r"tcp://127\.0\.0\.1:9.*dask scheduler"),
+        workers(load_settings(runner="dask", runner_address="tcp://127.0.0.1:9")),
+    ):
+        pass
 
 
 def test_a_worker_without_models_is_told_apart_from_a_lost_one(

@@ -1,4 +1,4 @@
-"""Staged answers come back as they were, whatever miners sent; a changed byte is refused; leftovers are garbage."""
+"""Staged answers come back as they were, any bytes and any text; a changed byte is refused; leftovers are garbage."""
 
 from datetime import UTC, datetime, timedelta
 from pathlib import Path

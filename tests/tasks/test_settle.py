@@ -9,21 +9,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from verification_rounds import SETTINGS, answers, attack, challenge, classifier, clean, flipped
 
+from models.classifier import load_classifier
 from models.judge import Judgement, NoJudge
 from schemas.challenge import Challenge
 from schemas.image import encode_png
 from schemas.response import Response
+from schemas.settings import Settings
 from schemas.verdict import Verdict
+from tasks.decode import DecodePool
 from tasks.settle import settle
 from tasks.verify import verify
 
-WITH_EXTRAS = SETTINGS.model_copy(
-    update={
-        "classifier": SETTINGS.classifier.model_copy(
-            update={"persistence": True, "transfer": (SETTINGS.classifier.name,)}
-        )
-    }
-)
+
+def with_extras(batch_size: int) -> Settings:
+    """Persistence and transfer are recorded; the network takes so many images at once (0: one on a CPU)."""
+    extras = {"persistence": True, "transfer": (SETTINGS.classifier.name,), "batch_size": batch_size}
+    return SETTINGS.model_copy(update={"classifier": SETTINGS.classifier.model_copy(update=extras)})
 
 
 JUG = 899  # "water jug": what the second attack steers to, and the judge holds for another cup of espresso
@@ -42,7 +43,7 @@ class JugsAreCups:
 
 
 @cache
-def everything() -> tuple[Challenge, list[Response], list[Verdict]]:
+def everything(batch_size: int = 0) -> tuple[Challenge, list[Response], list[Verdict]]:
     """A round with copies, near copies, flips to several labels, refusals of each kind; and its verdicts."""
     good, other = flipped(), attack(want=2.0, levels=2, seed=5, toward=JUG)
     near = good.copy()
@@ -55,9 +56,9 @@ def everything() -> tuple[Challenge, list[Response], list[Verdict]]:
         for place, response in enumerate(answers(bodies))
     ]
     responses.insert(3, Response(90, "miner-90", 20_000.0, failure="timeout", detail="no answer in 20 s"))
-    asked = challenge()
-    whole = verify(asked, responses, classifier=classifier(), judge=JugsAreCups(), settings=WITH_EXTRAS)
-    return asked, responses, whole
+    asked, settings = challenge(), with_extras(batch_size)
+    network = load_classifier(settings.classifier)
+    return asked, responses, verify(asked, responses, classifier=network, judge=JugsAreCups(), settings=settings)
 
 
 def test_the_round_holds_what_can_go_wrong() -> None:
@@ -67,16 +68,29 @@ def test_the_round_holds_what_can_go_wrong() -> None:
     assert any(verdict.near_duplicate_of for verdict in whole)
 
 
-@settings(max_examples=20, deadline=None)
-@given(st.lists(st.integers(0, 12), max_size=4).map(lambda cuts: sorted({0, 12, *cuts})))
-def test_slices_settle_to_what_the_whole_round_is(cuts: list[int]) -> None:
-    asked, responses, whole = everything()
+def in_slices(cuts: list[int], batch_size: int) -> list[Verdict]:
+    asked, responses, _ = everything(batch_size)
     answered = [response for response in responses if response.failure is None]
-    apart = [
+    wanted = with_extras(batch_size)
+    network = load_classifier(wanted.classifier)
+    return [
         verdict
         for start, end in pairwise(cuts)
-        for verdict in verify(
-            asked, answered[start:end], classifier=classifier(), judge=NoJudge(), settings=WITH_EXTRAS
-        )
+        for verdict in verify(asked, answered[start:end], classifier=network, judge=NoJudge(), settings=wanted)
     ]
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.lists(st.integers(0, 12), max_size=4).map(lambda cuts: sorted({0, 12, *cuts})), st.sampled_from([0, 5]))
+def test_slices_settle_to_what_the_whole_round_is(cuts: list[int], batch_size: int) -> None:
+    asked, responses, whole = everything(batch_size)
+    apart = in_slices(cuts, batch_size)
     assert settle(asked, responses, apart, classifier=classifier(), judge=JugsAreCups()) == whole
+
+
+def test_an_answer_that_cannot_be_decoded_again_keeps_its_verdict() -> None:
+    asked, responses, whole = everything()
+    apart = in_slices([0, 12], 0)
+    with DecodePool(seconds=0.0) as pool:
+        settled = settle(asked, responses, apart, classifier=classifier(), judge=JugsAreCups(), pool=pool)
+    assert settled == [verdict.model_copy(update={"near_duplicate_of": None}) for verdict in whole]
