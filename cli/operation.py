@@ -61,7 +61,7 @@ def status(
     from sinks.openmetrics import render_metrics, write_file
     from tasks.status import read_status
 
-    settings, corpus = open_corpus(path)
+    settings, corpus = open_corpus(path, may_be_empty=True)
     found = read_status(corpus, settings)
     typer.echo("\n".join(status_lines(found)))
     if metrics is not None:
@@ -108,13 +108,13 @@ def status_lines(found: "Status") -> list[str]:
 
 def cost(path: Root = None, json_: Json = False) -> None:
     """Estimate storage and requests per day from the corpus' own sizes; prices come from the settings (`cost.*`)."""
-    from sinks.status_page import amount
+    from sinks.status_page import age, amount
     from tasks.cost import estimate_cost
 
     settings, corpus = open_corpus(path)
     found = estimate_cost(corpus, settings)
     rows: list[tuple[Any, ...]] = [
-        ("rounds a day", f"{found.rounds_per_day:.4g} of {found.records_per_round:.3g} records"),
+        ("rounds a day", f"{found.rounds_per_day:.4g}, of {found.records_per_round:.3g} records each"),
         ("one round", amount(found.round_bytes)),
         ("a sealed day", amount(found.sealed_bytes_per_day)),
         *((f"a day of tier {tier}", amount(size)) for tier, size in found.export_bytes_per_day.items()),
@@ -122,10 +122,13 @@ def cost(path: Root = None, json_: Json = False) -> None:
         ("growth a day", amount(found.growth_bytes_per_day)),
         (f"rounds kept {found.keep_rounds_days} days", amount(found.superseded_bytes)),
         ("requests a day", f"{found.writes_per_day:.0f} writes, {found.reads_per_day:.0f} reads"),
-        ("requests a month", f"{found.requests_cost_per_month:.2f}"),
-        ("storage a month, now", f"{found.storage_cost_now_per_month:.2f}"),
-        ("storage a month, in a year", f"{found.storage_cost_in_a_year_per_month:.2f}"),
+        ("cost of a month's requests", f"{found.requests_cost_per_month:.2f}"),
+        ("cost of a month's storage, now", f"{found.storage_cost_now_per_month:.2f}"),
+        ("cost of a month's storage, in a year", f"{found.storage_cost_in_a_year_per_month:.2f}"),
     ]
-    say(table(f"{found.store}, from {found.days_observed:.3g} days of production", ["", ""], rows))
+    say(table(f"{found.store}, from {age(86_400 * found.days_observed)} of production", ["", ""], rows))
+    say("prices are the settings' (`cost.*`), by default those of AWS in USD")
+    if found.days_observed < 1:
+        say("less than a day was seen: take these figures for their order of magnitude")
     if json_:
         say_json(found.model_dump(mode="json"))

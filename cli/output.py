@@ -40,7 +40,7 @@ def table(title: str, columns: list[str], rows: list[tuple[Any, ...]]) -> Any:
     """A rich table; numbers are shown to four significant digits."""
     from rich.table import Table
 
-    drawn = Table(*columns, title=title, title_justify="left")
+    drawn = Table(*columns, title=title, title_justify="left", show_header=any(columns))
     for row in rows:
         drawn.add_row(
             *(f"{cell:.4g}" if isinstance(cell, float) else "" if cell is None else str(cell) for cell in row)

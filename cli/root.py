@@ -10,8 +10,8 @@ Root = Annotated[
 ]
 
 
-def open_corpus(path: str | None) -> tuple[Any, Any]:
-    """Settings and corpus at `path`. Raises CorpusError where nothing was ever committed."""
+def open_corpus(path: str | None, *, may_be_empty: bool = False) -> tuple[Any, Any]:
+    """Settings and corpus at `path`. Raises CorpusError where nothing was ever committed, unless it may be empty."""
     from schemas.errors import CorpusError
     from schemas.settings import load_settings
     from sinks.corpus import Corpus
@@ -19,6 +19,6 @@ def open_corpus(path: str | None) -> tuple[Any, Any]:
 
     settings = load_settings(store=path)
     corpus = Corpus(open_store(settings.store, settings.s3))
-    if not corpus.round_days() and not corpus.sealed_days():
+    if not may_be_empty and not corpus.round_days() and not corpus.sealed_days():
         raise CorpusError(f"{settings.store} holds no corpus; name a store where rounds were committed")
     return settings, corpus

@@ -66,10 +66,14 @@ def estimate_cost(corpus: Corpus, settings: Settings, *, now: datetime | None = 
     days, rounds = _pace(manifests, live, now)
     per_day = rounds / days
     round_bytes = sum(round_sizes.values()) / len(round_sizes)
-    sealed = _mean([sum(entry.size for entry in manifest.files) for manifest in manifests])
-    # Before the first seal: what the rounds hold now is what the sealed day will hold, give or take duplicates.
-    sealed_per_day = sealed if sealed is not None else round_bytes * per_day
-    exports = _exported_per_day(sizes)
+    sealed = sum(entry.size for manifest in manifests for entry in manifest.files)
+    claims = sum(len(manifest.rounds) for manifest in manifests)
+    # Before the first seal: what the rounds hold now is what the sealed day will hold, give or take duplicates. A day
+    # that was sealed early, or began late, counts for the rounds that it has.
+    sealed_per_day = per_day * (sealed / claims if claims else round_bytes)
+    exports = {
+        tier: size * per_day * len(manifests) / claims for tier, size in _exported_per_day(sizes).items() if claims
+    }
     growth = sealed_per_day + sum(exports.values())
     superseded = round_bytes * per_day * settings.seal.keep_rounds_days
     part = settings.seal.shard_bytes
@@ -137,7 +141,3 @@ def _exported_per_day(sizes: dict[str, int]) -> dict[str, float]:
             bytes_of[tier] = bytes_of.get(tier, 0) + size
             days.setdefault(tier, set()).add(rest.rpartition("/")[2][: len("2026-01-31")])
     return {tier: bytes_of[tier] / len(days[tier]) for tier in sorted(bytes_of)}
-
-
-def _mean(values: Sequence[int]) -> float | None:
-    return sum(values) / len(values) if values else None

@@ -176,6 +176,15 @@ def _due_at(manifest: Manifest, delay_days: int) -> datetime:
 
 def _findings(status: Status, settings: Settings) -> list[Finding]:
     limits, found = settings.status, []
+    if status.last_round is None:
+        found.append(
+            Finding(
+                part="production",
+                what=f"nothing was committed to {status.store} yet",
+                advice="a schedule's first run takes two to three minutes; otherwise run `perturb produce`, or name a "
+                "store where rounds were committed",
+            )
+        )
     age = status.last_commit_age_s
     if limits.commit_minutes and age is not None and age > limits.commit_minutes * 60:
         found.append(

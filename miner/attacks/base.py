@@ -59,7 +59,7 @@ class Problem:
         self._deadline = deadline
         self._step_seconds = 0.0
         self._step_began: float | None = None
-        self._levels = torch.from_numpy(self.clean[None]).to(classifier.device).permute(0, 3, 1, 2).float()
+        self._levels = torch.tensor(self.clean[None]).to(classifier.device).permute(0, 3, 1, 2).float()
         self._ssim = CleanSsim(self.clean)
         self._max_squares = max_squares(bounds.min_psnr, self.clean.size)
 

@@ -189,6 +189,12 @@ def test_the_cost_of_a_round_is_what_a_commit_asks_of_its_store(
     assert (writes, lists, reads) == (ROUND_WRITES, ROUND_LISTS, ROUND_READS)
 
 
+def test_a_store_without_a_round_needs_attention(settings: Settings, tmp_path: Path) -> None:
+    found = read_status(Corpus(open_store(str(tmp_path / "misspelt"))), settings)
+    assert not found.well
+    assert "misspelt" in found.findings[0].what
+
+
 def test_cost_grows_with_what_is_kept(made: Made, settings: Settings) -> None:
     store = made.corpus.store
     now = datetime(2026, 3, 3, tzinfo=UTC)
