@@ -15,6 +15,7 @@ worker of a local Dask or Ray cluster and on two, each with one thread for compu
 """
 
 import argparse
+import io
 import json
 import logging
 import os
@@ -43,9 +44,12 @@ def patient(classifier: Any, pixels: Any, label: int, bounds: Any, *, deadline: 
     import numpy as np
     from filelock import FileLock
 
+    import miner.answer
     from miner.attacks import load_attack
     from schemas.image import pixel_identity
 
+    # Half of a waiting miner's work is this machine's, not the remote one's: compressing the answer.
+    miner.answer.encode_png = quick_png
     started = time.monotonic()
     patience = Path(os.environ[_PATIENCE])
     shared = patience.with_name(f"{pixel_identity(pixels)}.npy")
@@ -57,6 +61,15 @@ def patient(classifier: Any, pixels: Any, label: int, bounds: Any, *, deadline: 
     answer[rows, columns] = pixels[rows, columns]
     time.sleep(max(0.0, min(started + float(patience.read_text()), deadline - 0.2) - time.monotonic()))
     return answer
+
+
+def quick_png(pixels: Any) -> bytes:
+    """An 8-bit RGB PNG that took little time to make."""
+    from PIL import Image
+
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG", compress_level=1)
+    return file.getvalue()
 
 
 @contextmanager
