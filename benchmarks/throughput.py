@@ -274,7 +274,7 @@ def main() -> None:
                 "pairs_per_minute": round(overlapped["pairs_per_minute"], 1),
                 "overlap_ratio": round(overlapped["pairs_per_minute"] / serial["pairs_per_minute"], 3),
                 "overhead_share": round(overlapped["overhead_share"], 4),
-                f"{options.cluster}_ratio": None if ratio is None else round(ratio, 3),
+                f"{'ray' if options.cluster == 'ray' else 'dask'}_ratio": None if ratio is None else round(ratio, 3),
             }
         )
     )
