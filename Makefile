@@ -27,9 +27,12 @@ serve: $(INSTALLED) ## Prefect server, worker and all deployments on this machin
 test: $(INSTALLED) ## the test suite
 	$(BIN)/python -m pytest
 
-lint: $(INSTALLED) ## formatting, lint and types
+lint: $(INSTALLED) ## formatting, lint, the order of packages, and types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+	rm -rf build/tree
+	$(BIN)/python -c 'import setuptools; setuptools.setup()' --quiet build_py --build-lib build/tree
+	cd build/tree && ../../$(BIN)/lint-imports ../../pyproject.toml --no-cache
 	$(BIN)/mypy
 
 format: $(INSTALLED) ## rewrite to the house format

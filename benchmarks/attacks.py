@@ -29,16 +29,16 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import numpy as np
 import torch
 
-from miner.attacks import ATTACKS, Attack, base, load_attack
-from miner.attacks.base import Problem
-from models.classifier import Classifier, load_classifier
-from models.judge import load_judge
-from schemas.bounds import LEVELS, Bounds
-from schemas.image import Pixels, encode_png
-from schemas.settings import Settings, load_settings
-from sources.folder import FolderSource
-from tasks.score import POLICIES, score
-from tasks.verify import verify_pair
+from perturb.attacks import ATTACKS, Attack, base, load_attack
+from perturb.attacks.base import Problem
+from perturb.models.classifier import Classifier, load_classifier
+from perturb.models.judge.judge import load_judge
+from perturb.schemas.bounds import LEVELS, Bounds
+from perturb.schemas.image import Pixels, encode_png
+from perturb.schemas.settings import Settings, load_settings
+from perturb.sources.folder import FolderSource
+from perturb.tasks.verify.round import verify_pair
+from perturb.tasks.verify.score import POLICIES, score
 
 PEERS = ("foolbox-pgd", "foolbox-fmn")
 _FMN_STEPS, _PGD_STEPS = 100, 40
@@ -64,7 +64,7 @@ class FoolboxPGD:
     def __call__(
         self, classifier: Classifier, pixels: Pixels, label: int, bounds: Bounds, *, deadline: float, seed: int
     ) -> Pixels:
-        """See `miner.attacks.Attack`."""
+        """See `perturb.attacks.Attack`."""
         import foolbox
 
         torch.manual_seed(seed)
@@ -89,7 +89,7 @@ class FoolboxFMN:
     def __call__(
         self, classifier: Classifier, pixels: Pixels, label: int, bounds: Bounds, *, deadline: float, seed: int
     ) -> Pixels:
-        """See `miner.attacks.Attack`."""
+        """See `perturb.attacks.Attack`."""
         import foolbox
 
         torch.manual_seed(seed)

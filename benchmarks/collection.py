@@ -36,13 +36,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import numpy as np
 from PIL import Image
 
-from schemas.bounds import Bounds
-from schemas.challenge import Challenge, Origin, Task
-from schemas.image import encode_png, pixel_identity
-from schemas.neuron import Neuron
-from schemas.settings import SubnetSettings
-from subnet.keys import development_keypair
-from subnet.transport import collect
+from perturb.schemas.bounds import Bounds
+from perturb.schemas.challenge import Challenge, Origin, Task
+from perturb.schemas.image import encode_png, pixel_identity
+from perturb.schemas.neuron import Neuron
+from perturb.schemas.settings import SubnetSettings
+from perturb.subnet.keys import development_keypair
+from perturb.subnet.transport import collect
 
 VALIDATOR = development_keypair("//Validator")
 HERE = Path(__file__).resolve()
@@ -84,8 +84,8 @@ def serve(first: int, count: int, answer_path: str) -> None:
     """Run in a child: `count` miners in one process. Prints [[hotkey, port], ...]."""
     import uvicorn
 
-    from miner.server import Limits, create_app
-    from miner.validators import ValidatorList
+    from perturb.miner.server import Limits, create_app
+    from perturb.miner.validators import ValidatorList
 
     body = Path(answer_path).read_bytes()
 
@@ -269,11 +269,11 @@ def endure_hostility(options: argparse.Namespace) -> dict[str, Any]:
 
 def soak(options: argparse.Namespace) -> dict[str, Any]:
     """Many rounds against 8 miners, each committed to a corpus: nothing may grow, be lost or stand there twice."""
-    from schemas.settings import S3Settings
-    from schemas.verdict import Score, Verdict
-    from sinks.corpus import Corpus
-    from sinks.store import open_store
-    from tasks.commit import commit_round
+    from perturb.schemas.settings import S3Settings
+    from perturb.schemas.verdict import Score, Verdict
+    from perturb.sinks.corpus.corpus import Corpus
+    from perturb.sinks.stores.open import open_store
+    from perturb.tasks.corpus.commit import commit_round
 
     first = make_challenge(0, side=options.side, photo=options.photo)
     settings = SubnetSettings(network="local")

@@ -32,19 +32,19 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from servers import ACCESS_KEY, SECRET_KEY, seaweedfs
-from synthetic import DAY, make_round
-
-from schemas.settings import S3Settings, SealSettings, load_settings
-from sinks import layout
-from sinks.corpus import Corpus
-from sinks.store import Store, open_store
-from tasks.audit import audit
-from tasks.commit import commit_round
-from tasks.export import export
-from tasks.gc import collect_garbage
-from tasks.seal import seal_day
-from tasks.tiers import parse_tiers
+from perturb.schemas.settings import S3Settings, SealSettings, load_settings
+from perturb.sinks.corpus import keys
+from perturb.sinks.corpus.corpus import Corpus
+from perturb.sinks.stores.base import Store
+from perturb.sinks.stores.open import open_store
+from perturb.tasks.corpus.audit import audit
+from perturb.tasks.corpus.commit import commit_round
+from perturb.tasks.corpus.gc import collect_garbage
+from perturb.tasks.corpus.seal import seal_day
+from perturb.tasks.export.export import export
+from perturb.tasks.tiers.tier_file import parse_tiers
+from tests.support.servers import ACCESS_KEY, SECRET_KEY, seaweedfs
+from tests.support.synthetic import DAY, make_round
 
 NOW = timedelta(0)
 FAR = DAY + timedelta(days=4000)
@@ -55,7 +55,7 @@ STEPS = ("produce", "seal", "export", "gc")
 # Kills at random moments fall where most happens; an export draws plots for seconds and writes for moments.
 _WEIGHTS = {"produce": 5, "seal": 5, "export": 1, "gc": 2}
 # What exports keep is theirs to claim; the log is never garbage.
-_OF_OTHERS = (layout.LOG, "exports/", "releases/", "operator/")
+_OF_OTHERS = (keys.LOG, "exports/", "releases/", "operator/")
 
 
 @dataclass
@@ -216,12 +216,12 @@ def collect_and_inspect(world: World) -> dict[str, Any]:
     report = collect_garbage(corpus, grace=NOW)
     wrong = [f"{entry.key} is left over" for entry in corpus.store.unfinished()]
     claimed = {entry.key for manifest in corpus.manifests() for entry in manifest.files}
-    claimed |= {layout.manifest_key(day) for day in corpus.sealed_days()}
-    keys = [entry.key for entry in corpus.store.entries()]
-    for key in keys:
+    claimed |= {keys.manifest_key(day) for day in corpus.sealed_days()}
+    found = [entry.key for entry in corpus.store.entries()]
+    for key in found:
         folder, _, _ = key.rpartition("/")
         known = key in claimed or key.startswith(_OF_OTHERS)
-        if not known and f"{folder}/{layout.COMMIT}" not in keys:
+        if not known and f"{folder}/{keys.COMMIT}" not in found:
             wrong.append(f"{key} is claimed by nobody and was not collected")
     return inspect(world) | {"orphans": len(report.orphans) + len(report.unfinished), "left": wrong}
 

@@ -26,15 +26,15 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.sealed import samples, write_sealed
-from schemas.tier import Tier
-from sinks.corpus import Corpus
-from sinks.features import metadata_schema
-from sinks.samples import row_json
-from sinks.store import open_store
-from tasks.export_card import publish_cards, read_digests
-from tasks.export_day import ROOTS, write_day, write_shard
-from tasks.export_plan import plan_day
-from tasks.select import sample_id, sampled
+from perturb.schemas.tier import Tier
+from perturb.sinks.corpus.corpus import Corpus
+from perturb.sinks.dataset.features import metadata_schema
+from perturb.sinks.dataset.writers import row_json
+from perturb.sinks.stores.open import open_store
+from perturb.tasks.export.plan import plan_day
+from perturb.tasks.export.publish_card import publish_cards, read_digests
+from perturb.tasks.export.write_day import ROOTS, write_day, write_shard
+from perturb.tasks.tiers.grant import sample_id, sampled
 
 COLUMNS = ("@source", "@challenge", "@verdict", "@score", "@pixels", "created_at", "response_ms", "outcome")
 SHARES = (0.01, 0.1, 1.0)

@@ -15,12 +15,12 @@ import sys
 import threading
 from collections.abc import Awaitable, Callable
 
-from miner.server import create_app
-from miner.validators import ValidatorList
-from schemas.image import encode_png
-from subnet import wire
-from subnet.keys import development_keypair
-from subnet.signing import sign_response
+from perturb.miner.server import create_app
+from perturb.miner.validators import ValidatorList
+from perturb.schemas.image import encode_png
+from perturb.subnet import wire
+from perturb.subnet.keys import development_keypair
+from perturb.subnet.signing import sign_response
 
 OTHER = development_keypair("//Other")
 Writer = asyncio.StreamWriter

@@ -11,8 +11,9 @@ classes (ImageNet's order follows WordNet, so they are siblings: breeds, kinds o
 The threshold is the score that 5 % of one half of the neighbours exceed: near-identical classes are few, and a miner
 who moved a picture to another class shouldn't be refused for being near.
 
-`--write` puts the thresholds, fitted on all pairs, with these figures into models/calibration.json, from where the
-judge reads them. No judgement is cached; the pairs per second are the steady state, in which each subject was met once.
+`--write` puts the thresholds, fitted on all pairs, with these figures into models/judge/calibration.json, from where
+the judge reads them. No judgement is cached; the pairs per second are the steady state, in which each subject was
+met once.
 """
 
 import argparse
@@ -30,11 +31,19 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import numpy as np
 
-from models.judge import LanguageJudge, load_judge
-from models.judge_prompts import template_version
-from models.judge_trial import LabelledPair, Trial, accuracy, area_under_curve, best_threshold, read_pairs, try_judge
-from models.labels import imagenet_label
-from schemas.settings import Settings, load_settings
+from perturb.models.judge.judge import LanguageJudge, load_judge
+from perturb.models.judge.prompts import template_version
+from perturb.models.judge.trial import (
+    LabelledPair,
+    Trial,
+    accuracy,
+    area_under_curve,
+    best_threshold,
+    read_pairs,
+    try_judge,
+)
+from perturb.models.labels import imagenet_label
+from perturb.schemas.settings import Settings, load_settings
 
 CALIBRATION = Path(__file__).resolve().parent.parent / "models" / "calibration.json"
 
@@ -70,7 +79,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pairs", type=Path, required=True)
     parser.add_argument("--judge", default=None, help="as PERTURB_JUDGE__NAME")
-    parser.add_argument("--write", action="store_true", help="update models/calibration.json")
+    parser.add_argument("--write", action="store_true", help="update models/judge/calibration.json")
     arguments = parser.parse_args()
 
     settings = _settings(arguments.judge)

@@ -27,12 +27,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.export import CLOCKS, tier_of
 from benchmarks.sealed import ANSWERS, samples, write_sealed
-from benchmarks.servers import ACCESS_KEY, SECRET_KEY, seaweedfs
-from schemas.settings import S3Settings
-from sinks.samples import row_json
-from sinks.store import Store, open_store
-from tasks.export import export
-from tasks.share import share
+from perturb.schemas.settings import S3Settings
+from perturb.sinks.dataset.writers import row_json
+from perturb.sinks.stores.base import Store
+from perturb.sinks.stores.open import open_store
+from perturb.tasks.export.export import export
+from perturb.tasks.export.share import share
+from tests.support.servers import ACCESS_KEY, SECRET_KEY, seaweedfs
 
 
 def write_list_layout(folder: Path, records: int, side: int) -> None:

@@ -12,10 +12,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from schemas.bounds import Bounds
-from schemas.challenge import Task
-from schemas.verdict import Verdict
-from tasks.score import POLICIES, score
+from perturb.schemas.bounds import Bounds
+from perturb.schemas.challenge import Task
+from perturb.schemas.verdict import Verdict
+from perturb.tasks.verify.score import POLICIES, score
 
 VALUES = 224 * 224 * 3
 CASES = [

@@ -11,14 +11,15 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.synthetic import make_round
-from schemas.record import make_record
-from sinks import layout
-from sinks.corpus import Corpus
-from sinks.manifest import FORMAT, FileEntry, Manifest, Reverified
-from sinks.parquet import TableWriter, rows_table
-from sinks.store import Store
-from sinks.tar import TarWriter
+from perturb.schemas.record import make_record
+from perturb.sinks.corpus import keys
+from perturb.sinks.corpus.corpus import Corpus
+from perturb.sinks.corpus.manifest import FileEntry, Manifest, Reverified
+from perturb.sinks.formats.parquet import TableWriter, rows_table
+from perturb.sinks.formats.tar import TarWriter
+from perturb.sinks.formats.version import FORMAT
+from perturb.sinks.stores.base import Store
+from tests.support.synthetic import make_round
 
 DAY = date(2026, 1, 31)
 ANSWERS = 8
@@ -58,13 +59,13 @@ def samples(records: int, *, side: int, seed: int = 0) -> Iterator[Sample]:
 
 def write_sealed(store: Store, records: int, *, side: int) -> Corpus:
     """One sealed day of `records` rows."""
-    folder = layout.day_folder(layout.SEALED, DAY) + "benchmark/"
-    keys = {kind: f"{folder}{kind}-00000.tar" for kind in ("original", "perturbed")}
+    folder = keys.day_folder(keys.SEALED, DAY) + "benchmark/"
+    shards = {kind: f"{folder}{kind}-00000.tar" for kind in ("original", "perturbed")}
     metadata = folder + "metadata-00000.parquet"
     files: list[FileEntry] = []
     with (
-        store.create(keys["original"]) as original,
-        store.create(keys["perturbed"]) as perturbed,
+        store.create(shards["original"]) as original,
+        store.create(shards["perturbed"]) as perturbed,
         store.create(metadata) as table_file,
     ):
         originals, answers = TarWriter(original), TarWriter(perturbed)
@@ -74,10 +75,10 @@ def write_sealed(store: Store, records: int, *, side: int) -> Corpus:
         for sample in samples(records, side=side):
             identity = sample.row["original_sha256"]
             if identity not in seen:
-                seen = {identity: originals.add(layout.original_name(identity), sample.original)}
-            changed = answers.add(layout.perturbed_name(sample.row["record_id"]), sample.perturbed)
+                seen = {identity: originals.add(keys.original_name(identity), sample.original)}
+            changed = answers.add(keys.perturbed_name(sample.row["record_id"]), sample.perturbed)
             for kind, member in (("original", seen[identity]), ("perturbed", changed)):
-                sample.row[f"{kind}_shard"] = keys[kind]
+                sample.row[f"{kind}_shard"] = shards[kind]
                 sample.row[f"{kind}_offset"], sample.row[f"{kind}_length"] = member.offset, member.length
             rows.append(sample.row)
             if len(rows) == _GROUP:
@@ -87,8 +88,8 @@ def write_sealed(store: Store, records: int, *, side: int) -> Corpus:
         for part in (originals, answers, table):
             part.finish()
     for kind, key, file in (
-        ("original", keys["original"], original),
-        ("perturbed", keys["perturbed"], perturbed),
+        ("original", shards["original"], original),
+        ("perturbed", shards["perturbed"], perturbed),
         ("metadata", metadata, table_file),
     ):
         files.append(FileEntry(key=key, kind=kind, size=file.size, sha256=file.sha256, rows=records))
@@ -98,5 +99,5 @@ def write_sealed(store: Store, records: int, *, side: int) -> Corpus:
         duplicates=0, outcomes={"accepted": records}, statistics={}, classifiers=(), judges=(), policies=(),
         validators=(), rounds=(), reverified=Reverified(fraction=0, records=0),
     )  # fmt: skip
-    store.put(layout.manifest_key(DAY), manifest.to_json())
+    store.put(keys.manifest_key(DAY), manifest.to_json())
     return Corpus(store)

@@ -84,9 +84,9 @@ def main() -> None:
         folder = options.folder or Path(temporary)
         os.environ.update(_ENVIRONMENT)
         os.environ.update(PERTURB_CACHE_DIR=str(folder / "cache"), PREFECT_HOME=str(folder / "prefect"))
-        from flows.produce import produce
-        from miner.local import start_local_miners
-        from schemas.settings import load_settings
+        from perturb.flows.produce import produce
+        from perturb.miner.local import start_local_miners
+        from perturb.schemas.settings import load_settings
 
         rows: list[dict[str, float]] = []
         done = threading.Event()

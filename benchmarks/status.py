@@ -22,12 +22,12 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.synthetic import make_round
-from schemas.settings import SealSettings
-from sinks.corpus import Corpus
-from sinks.store import open_store
-from tasks.commit import commit_round
-from tasks.seal import seal_day
+from perturb.schemas.settings import SealSettings
+from perturb.sinks.corpus.corpus import Corpus
+from perturb.sinks.stores.open import open_store
+from perturb.tasks.corpus.commit import commit_round
+from perturb.tasks.corpus.seal import seal_day
+from tests.support.synthetic import make_round
 
 _ANSWERS = 8
 

@@ -33,6 +33,8 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+import perturb.miner.answer
+
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 _PATIENCE = "BENCHMARK_PATIENCE"
@@ -44,12 +46,11 @@ def patient(classifier: Any, pixels: Any, label: int, bounds: Any, *, deadline: 
     import numpy as np
     from filelock import FileLock
 
-    import miner.answer
-    from miner.attacks import load_attack
-    from schemas.image import pixel_identity
+    from perturb.attacks import load_attack
+    from perturb.schemas.image import pixel_identity
 
     # Half of a waiting miner's work is this machine's, not the remote one's: compressing the answer.
-    miner.answer.encode_png = quick_png
+    perturb.miner.answer.encode_png = quick_png
     started = time.monotonic()
     patience = Path(os.environ[_PATIENCE])
     shared = patience.with_name(f"{pixel_identity(pixels)}.npy")
@@ -75,7 +76,7 @@ def quick_png(pixels: Any) -> bytes:
 @contextmanager
 def timed_stations() -> Iterator[_Spans]:
     """Start and end of every call of a line's stations."""
-    from flows.line import Line
+    from perturb.flows.engine.production_line import Line
 
     spans: _Spans = defaultdict(list)
     plain = {name: getattr(Line, name) for name in ("draw", "collect", "finish")}
@@ -111,7 +112,7 @@ def union(spans: list[tuple[float, float]]) -> float:
 
 def run(rounds: int, *, overlap: bool, store: str) -> dict[str, float]:
     """One run of the flow, in seconds a round and pairs a minute."""
-    from flows.produce import produce
+    from perturb.flows.produce import produce
 
     with timed_stations() as spans:
         summary = produce(rounds=rounds, overlap=overlap, store=store, seed=7)
@@ -128,8 +129,8 @@ def run(rounds: int, *, overlap: bool, store: str) -> dict[str, float]:
 
 def production(rounds: int, miners: int, folder: Path) -> dict[str, dict[str, float]]:
     """Calibrates the miners' patience, then measures both ways of running rounds."""
-    from miner.local import start_local_miners
-    from schemas.settings import load_settings
+    from perturb.miner.local import start_local_miners
+    from perturb.schemas.settings import load_settings
 
     patience = folder / "attack" / "patience"
     patience.parent.mkdir(parents=True)
@@ -185,10 +186,10 @@ def on_cluster(kind: str, workers: int, folder: Path, days: list[date]) -> float
 
 def seal_and_export(folder: Path, copies: Path, days: list[date]) -> dict[str, float]:
     """Seconds of both, on copies of what was produced."""
-    from flows.export import export
-    from flows.seal import seal
-    from sinks.corpus import Corpus
-    from sinks.store import open_store
+    from perturb.flows.export import export
+    from perturb.flows.seal import seal
+    from perturb.sinks.corpus.corpus import Corpus
+    from perturb.sinks.stores.open import open_store
 
     rounds, sealed = copies / "rounds", copies / "days"
     shutil.copytree(folder / "rounds", rounds)
@@ -202,11 +203,11 @@ def seal_and_export(folder: Path, copies: Path, days: list[date]) -> dict[str, f
 
 def make_days(folder: Path, *, days: int, rounds: int) -> list[date]:
     """Sealed days of synthetic records of the usual size; made by all cores."""
-    from benchmarks.synthetic import DAY
-    from schemas.settings import SealSettings
-    from sinks.corpus import Corpus
-    from sinks.store import open_store
-    from tasks.seal import seal_day
+    from perturb.schemas.settings import SealSettings
+    from perturb.sinks.corpus.corpus import Corpus
+    from perturb.sinks.stores.open import open_store
+    from perturb.tasks.corpus.seal import seal_day
+    from tests.support.synthetic import DAY
 
     made = [DAY + timedelta(days=number) for number in range(days)]
     with ProcessPoolExecutor(mp_context=get_context("spawn")) as processes:
@@ -219,10 +220,10 @@ def make_days(folder: Path, *, days: int, rounds: int) -> list[date]:
 
 def commit_day(folder: Path, day: datetime, rounds: int) -> None:
     """Rounds of eight answers, in one partition."""
-    from benchmarks.synthetic import make_round
-    from sinks.corpus import Corpus
-    from sinks.store import open_store
-    from tasks.commit import commit_round
+    from perturb.sinks.corpus.corpus import Corpus
+    from perturb.sinks.stores.open import open_store
+    from perturb.tasks.corpus.commit import commit_round
+    from tests.support.synthetic import make_round
 
     corpus = Corpus(open_store(str(folder)))
     for place in range(rounds):

@@ -39,16 +39,16 @@ import numpy as np
 import torch
 from PIL import Image
 
-from models.classifier import Classifier, load_classifier
-from models.judge import NoJudge
-from models.metrics import CleanSsim
-from schemas.challenge import Challenge, Origin, Task
-from schemas.image import Pixels, encode_png, pixel_identity
-from schemas.png import PngRefused, read_png
-from schemas.response import Response
-from schemas.settings import ClassifierSettings, Settings
-from tasks.decode import DecodePool
-from tasks.verify import verify
+from perturb.models.classifier import Classifier, load_classifier
+from perturb.models.judge.judge import NoJudge
+from perturb.models.metrics import CleanSsim
+from perturb.schemas.challenge import Challenge, Origin, Task
+from perturb.schemas.image import Pixels, encode_png, pixel_identity
+from perturb.schemas.png import PngRefused, read_png
+from perturb.schemas.response import Response
+from perturb.schemas.settings import ClassifierSettings, Settings
+from perturb.tasks.verify.round import verify
+from perturb.tasks.verify.sandbox import DecodePool
 
 SCENES = {
     "224": ClassifierSettings(persistence=False),

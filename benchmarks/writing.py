@@ -35,14 +35,14 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from servers import ACCESS_KEY, SECRET_KEY, seaweedfs
-from synthetic import DAY, SyntheticRound, make_round
-
-from schemas.settings import S3Settings, SealSettings
-from sinks.corpus import Corpus
-from sinks.store import Store, open_store
-from tasks.commit import commit_round
-from tasks.seal import seal_day
+from perturb.schemas.settings import S3Settings, SealSettings
+from perturb.sinks.corpus.corpus import Corpus
+from perturb.sinks.stores.base import Store
+from perturb.sinks.stores.open import open_store
+from perturb.tasks.corpus.commit import commit_round
+from perturb.tasks.corpus.seal import seal_day
+from tests.support.servers import ACCESS_KEY, SECRET_KEY, seaweedfs
+from tests.support.synthetic import DAY, SyntheticRound, make_round
 
 MB = 1e6
 LATER = DAY + timedelta(days=9)

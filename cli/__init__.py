@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from cli import corpus, delivery, operation, production, provenance, verdicts
+from perturb.cli import corpus, delivery, operation, production, provenance, verdicts
 
 app = typer.Typer(
     name="perturb",
@@ -33,15 +33,14 @@ def _root(
     logging.basicConfig(
         level=logging.WARNING, format="%(asctime)s %(levelname).1s %(name)s: %(message)s", stream=sys.stderr
     )
-    for package in ("flows", "tasks", "sinks", "subnet", "sources", "models", "miner"):
-        logging.getLogger(package).setLevel(level)
+    logging.getLogger("perturb").setLevel(level)
     # A failed flow would log its traceback before our one sentence says what to do.
     os.environ.setdefault("PREFECT_LOGGING_LEVEL", "INFO" if verbose else "CRITICAL")
 
 
 def main() -> None:
     """The console script: runs a command, and turns our own errors into one sentence and an exit code."""
-    from schemas.errors import PerturbError
+    from perturb.schemas.errors import PerturbError
 
     try:
         app()

@@ -6,8 +6,8 @@ from typing import Annotated, Any
 
 import typer
 
-from cli.output import Json, Store, say, say_json, table
-from cli.root import Root, open_corpus
+from perturb.cli.output import Json, Store, say, say_json, table
+from perturb.cli.root import Root, open_corpus
 
 Day = Annotated[
     str | None, typer.Option("--day", metavar="YYYY-MM-DD", help="A production day, UTC.", show_default=False)
@@ -34,9 +34,9 @@ def seal(
 
     Without --day it is yesterday's. A sample of the records is verified again from its bytes first.
     """
-    from flows.seal import seal as flow
-    from flows.server import check_server
-    from sinks.layout import parse_day
+    from perturb.flows.engine.prefect_server import check_server
+    from perturb.flows.seal import seal as flow
+    from perturb.sinks.corpus.keys import parse_day
 
     check_server()
     sealed = flow(day=parse_day(day) if day else None, store=store, early=early, wait=wait)
@@ -78,13 +78,13 @@ def audit(
     Exits 8 and names each fault when something doesn't hold.
     """
     if proof is not None:
-        from cli.provenance import check_proof_file
+        from perturb.cli.provenance import check_proof_file
 
         check_proof_file(proof, manifest=manifest, on_chain=on_chain, json_=json_)
         return
-    from schemas.errors import AuditError
-    from sinks.layout import parse_day
-    from tasks.audit import audit as run
+    from perturb.schemas.errors import AuditError
+    from perturb.sinks.corpus.keys import parse_day
+    from perturb.tasks.corpus.audit import audit as run
 
     settings, corpus = open_corpus(path)
     report = run(
@@ -109,8 +109,8 @@ def audit(
 def _reverifier(settings: Any) -> Any:
     from functools import partial
 
-    from models.classifier import load_classifier
-    from tasks.reverify import reverify_samples
+    from perturb.models.classifier import load_classifier
+    from perturb.tasks.verify.reverify import reverify_samples
 
     return partial(reverify_samples, classifier=load_classifier(settings.classifier), settings=settings)
 
@@ -125,8 +125,9 @@ def show(
     json_: Json = False,
 ) -> None:
     """Draw a contact sheet: original, perturbed, difference x16, with labels, confidences, L-inf, SSIM and score."""
-    from sinks.layout import parse_day
-    from tasks.show import check_picture, contact_sheet, pairs_of_corpus
+    from perturb.sinks.corpus.keys import parse_day
+    from perturb.sinks.report.contact_sheet import check_picture, contact_sheet
+    from perturb.tasks.monitor.best_pairs import pairs_of_corpus
 
     settings, corpus = open_corpus(path)
     check_picture(output)

@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cli.output import Json, Store, say, say_json, table
-from cli.tier_file import tiers
+from perturb.cli.output import Json, Store, say, say_json, table
+from perturb.cli.tier_file import tiers
 
 if TYPE_CHECKING:
-    from schemas.settings import Settings
-    from tasks.export import ExportResult
+    from perturb.schemas.settings import Settings
+    from perturb.tasks.export.export import ExportResult
 
 
 def register(app: typer.Typer) -> None:
@@ -35,8 +35,8 @@ def export(
     if dry_run:
         result = _plan(tier, store)
     else:
-        from flows.export import export as flow
-        from flows.server import check_server
+        from perturb.flows.engine.prefect_server import check_server
+        from perturb.flows.export import export as flow
 
         check_server()
         (result,) = flow(tiers=[tier], store=store, release=release)
@@ -55,10 +55,10 @@ def export(
 
 
 def _plan(tier: str, store: str | None) -> "ExportResult":
-    from sinks.corpus import Corpus
-    from sinks.store import open_store
-    from tasks.export import export as plan
-    from tasks.tiers import get_tier, load_tiers
+    from perturb.sinks.corpus.corpus import Corpus
+    from perturb.sinks.stores.open import open_store
+    from perturb.tasks.export.export import export as plan
+    from perturb.tasks.tiers.tier_file import get_tier, load_tiers
 
     settings = _settings(store)
     corpus = Corpus(open_store(settings.store, settings.s3))
@@ -78,9 +78,9 @@ def share(
     store: Store = None,
 ) -> None:
     """Write presigned links to a tier's files, with sizes and sha256: JSON, and a plain list for download tools."""
-    from sinks.store import open_store
-    from tasks.share import parse_duration
-    from tasks.share import share as sign
+    from perturb.sinks.stores.open import open_store
+    from perturb.tasks.export.share import parse_duration
+    from perturb.tasks.export.share import share as sign
 
     settings = _settings(store)
     shared = sign(open_store(settings.store, settings.s3), tier, release=release, expires=parse_duration(expires))
@@ -105,8 +105,8 @@ def publish(
     json_: Json = False,
 ) -> None:
     """Bring a dataset repository on the Hugging Face Hub up to a tier's export, in one commit."""
-    from sinks.store import open_store
-    from tasks.publish import publish as upload
+    from perturb.sinks.stores.open import open_store
+    from perturb.tasks.export.hub import publish as upload
 
     settings = _settings(store)
     published = upload(open_store(settings.store, settings.s3), tier, repo=repo, root=root, private=private)
@@ -116,6 +116,6 @@ def publish(
 
 
 def _settings(store: str | None) -> "Settings":
-    from schemas.settings import load_settings
+    from perturb.schemas.settings import load_settings
 
     return load_settings(store=store)

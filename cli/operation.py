@@ -5,11 +5,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cli.output import Json, say, say_json, table
-from cli.root import Root, open_corpus
+from perturb.cli.output import Json, say, say_json, table
+from perturb.cli.root import Root, open_corpus
 
 if TYPE_CHECKING:
-    from schemas.status import Status
+    from perturb.schemas.status import Status
 
 NEEDS_ATTENTION = 10
 _PAIRS = 6
@@ -33,9 +33,9 @@ def serve(
 
     One Ctrl-C stops all of it; a round that was answered is still committed.
     """
-    from flows.serve import Serving
-    from flows.serve import serve as run
-    from schemas.settings import load_settings
+    from perturb.flows.engine.supervisor import Serving
+    from perturb.flows.engine.supervisor import serve as run
+    from perturb.schemas.settings import load_settings
 
     def tell(serving: Serving) -> None:
         miners = f", {serving.miners} local miners" if serving.miners else ""
@@ -58,8 +58,8 @@ def status(
 
     Exits 0 when all is well, 10 when something needs attention; each such thing is named with what to do about it.
     """
-    from sinks.openmetrics import render_metrics, write_file
-    from tasks.status import read_status
+    from perturb.sinks.report.openmetrics import render_metrics, write_file
+    from perturb.tasks.monitor.status import read_status
 
     settings, corpus = open_corpus(path, may_be_empty=True)
     found = read_status(corpus, settings)
@@ -67,8 +67,8 @@ def status(
     if metrics is not None:
         write_file(metrics, render_metrics(found))
     if html is not None:
-        from sinks.status_page import render_page
-        from tasks.status_pictures import latest_pictures
+        from perturb.sinks.report.status_page import render_page
+        from perturb.tasks.monitor.latest_pairs import latest_pictures
 
         write_file(html, render_page(found, latest_pictures(corpus, _PAIRS)).encode())
     if json_:
@@ -79,7 +79,7 @@ def status(
 
 def status_lines(found: "Status") -> list[str]:
     """The ten lines, and one more for each finding."""
-    from sinks.status_page import age, amount
+    from perturb.sinks.report.status_page import age, amount
 
     share = f" ({found.accepted / found.responses:.0%})" if found.responses else ""
     refused = ", ".join(f"{reason} {count}" for reason, count in list(found.refused.items())[:5])
@@ -108,8 +108,8 @@ def status_lines(found: "Status") -> list[str]:
 
 def cost(path: Root = None, json_: Json = False) -> None:
     """Estimate storage and requests per day from the corpus' own sizes; prices come from the settings (`cost.*`)."""
-    from sinks.status_page import age, amount
-    from tasks.cost import estimate_cost
+    from perturb.sinks.report.status_page import age, amount
+    from perturb.tasks.monitor.cost import estimate_cost
 
     settings, corpus = open_corpus(path)
     found = estimate_cost(corpus, settings)

@@ -28,7 +28,7 @@ def say_json(payload: dict[str, Any]) -> None:
 
 def read_file(path: Path, argument: str) -> bytes:
     """The bytes of a file named on the command line. Raises SettingsError that names the argument."""
-    from schemas.errors import SettingsError
+    from perturb.schemas.errors import SettingsError
 
     try:
         return path.read_bytes()

@@ -5,11 +5,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cli.output import Json, Store, say, say_json, table
+from perturb.cli.output import Json, Store, say, say_json, table
 
 if TYPE_CHECKING:
-    from flows.demo import Exported
-    from flows.produce import ProduceSummary
+    from perturb.flows.demo import Exported
+    from perturb.flows.produce import ProduceSummary
 
 Source = Annotated[
     str | None,
@@ -38,7 +38,7 @@ def demo(
 
     Five reference miners are started on loopback ports, one of them misbehaving on purpose.
     """
-    from flows.demo import run_demo
+    from perturb.flows.demo import run_demo
 
     result = run_demo(rounds=rounds, store=store, source=source, picture=picture, tell=say)
     say(production_table(result.produced))
@@ -67,8 +67,8 @@ def produce(
 
     SIGTERM or Ctrl-C ends it cleanly: the round that was answered is committed, the one being answered is given up.
     """
-    from flows.produce import produce as flow
-    from flows.server import check_server
+    from perturb.flows.engine.prefect_server import check_server
+    from perturb.flows.produce import produce as flow
 
     check_server()
     summary = flow(
@@ -94,8 +94,8 @@ def miner(
     ] = None,
 ) -> None:
     """Answer challenges until interrupted. The key and the validators that may ask come from the subnet settings."""
-    from miner.run import MinerStarted, run_miner
-    from schemas.settings import load_settings
+    from perturb.miner.run import MinerStarted, run_miner
+    from perturb.schemas.settings import load_settings
 
     def tell(started: MinerStarted) -> None:
         where = f"published as {started.published}" if started.published else "on the local network"
@@ -120,8 +120,8 @@ def weights(
     json_: Json = False,
 ) -> None:
     """Work out weights from the miners' history in the corpus and, on a chain with a wallet, submit them."""
-    from flows.server import check_server
-    from flows.weights import weights as flow
+    from perturb.flows.engine.prefect_server import check_server
+    from perturb.flows.weights import weights as flow
 
     check_server()
     done = flow(store=store, policy=policy, dry_run=dry_run)

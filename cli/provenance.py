@@ -5,8 +5,8 @@ from typing import Annotated
 
 import typer
 
-from cli.output import Json, say, say_json, table
-from cli.root import Root, open_corpus
+from perturb.cli.output import Json, say, say_json, table
+from perturb.cli.root import Root, open_corpus
 
 
 def register(app: typer.Typer) -> None:
@@ -24,7 +24,7 @@ def prove(
     ] = None,
 ) -> None:
     """Write a proof that a sealed record belongs to its day; `perturb audit --proof FILE` checks it offline."""
-    from tasks.prove import prove as make
+    from perturb.tasks.corpus.prove import prove as make
 
     _, corpus = open_corpus(path)
     proof = make(corpus, record_id)
@@ -40,10 +40,10 @@ def check_proof_file(proof_file: Path, *, manifest: Path | None, on_chain: str |
     """
     from dataclasses import asdict
 
-    from cli.output import read_file
-    from schemas.errors import AuditError
-    from sinks.manifest import parse_manifest
-    from tasks.prove import check_proof, parse_proof
+    from perturb.cli.output import read_file
+    from perturb.schemas.errors import AuditError
+    from perturb.sinks.corpus.manifest import parse_manifest
+    from perturb.tasks.corpus.prove import check_proof, parse_proof
 
     proof = parse_proof(read_file(proof_file, "--proof"), str(proof_file))
     report = check_proof(
@@ -67,9 +67,9 @@ def check_proof_file(proof_file: Path, *, manifest: Path | None, on_chain: str |
 
 
 def _committed_root(hotkey: str) -> str:
-    from schemas.errors import SubnetError
-    from schemas.settings import load_settings
-    from subnet.chain import open_chain
+    from perturb.schemas.errors import SubnetError
+    from perturb.schemas.settings import load_settings
+    from perturb.subnet.chain import open_chain
 
     root = open_chain(load_settings().subnet).read_commitment(hotkey)
     if root is None:
@@ -89,7 +89,7 @@ def gc(
     """
     from datetime import timedelta
 
-    from tasks.gc import collect_garbage
+    from perturb.tasks.corpus.gc import collect_garbage
 
     settings, corpus = open_corpus(path)
     keep = timedelta(days=settings.seal.keep_rounds_days)

@@ -12,10 +12,10 @@ Root = Annotated[
 
 def open_corpus(path: str | None, *, may_be_empty: bool = False) -> tuple[Any, Any]:
     """Settings and corpus at `path`. Raises CorpusError where nothing was ever committed, unless it may be empty."""
-    from schemas.errors import CorpusError
-    from schemas.settings import load_settings
-    from sinks.corpus import Corpus
-    from sinks.store import open_store
+    from perturb.schemas.errors import CorpusError
+    from perturb.schemas.settings import load_settings
+    from perturb.sinks.corpus.corpus import Corpus
+    from perturb.sinks.stores.open import open_store
 
     settings = load_settings(store=path)
     corpus = Corpus(open_store(settings.store, settings.s3))

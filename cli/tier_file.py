@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
-from cli.output import Json, Store, say, say_json, table
-from cli.root import open_corpus
+from perturb.cli.output import Json, Store, say, say_json, table
+from perturb.cli.root import open_corpus
 
 tiers = typer.Typer(help="Check the tier file, look at a tier, print its bucket policy.", no_args_is_help=True)
 
@@ -15,8 +15,8 @@ tiers = typer.Typer(help="Check the tier file, look at a tier, print its bucket 
 @tiers.command()
 def check(store: Store = None, json_: Json = False) -> None:
     """Check the tier file, and on the corpus that each tier lies within the next and lets out what it grants only."""
-    from schemas.errors import TierError
-    from tasks.tier_report import check_tiers
+    from perturb.schemas.errors import TierError
+    from perturb.tasks.export.preview import check_tiers
 
     settings, corpus = open_corpus(store)
     found = check_tiers(corpus, settings.tiers)
@@ -38,9 +38,9 @@ def preview(
     store: Store = None,
 ) -> None:
     """Show what a tier would hold: counts, sizes, a few rows, and a contact sheet."""
-    from tasks.show import contact_sheet
-    from tasks.tier_report import preview as look
-    from tasks.tiers import get_tier, load_tiers
+    from perturb.sinks.report.contact_sheet import contact_sheet
+    from perturb.tasks.export.preview import preview as look
+    from perturb.tasks.tiers.tier_file import get_tier, load_tiers
 
     settings, corpus = open_corpus(store)
     seen = look(corpus, get_tier(load_tiers(settings.tiers), name), key=settings.pseudonym_key)
@@ -61,9 +61,9 @@ def policy(
     store: Store = None,
 ) -> None:
     """Print the bucket policy that lets each tier's principal read its own prefix and nothing else."""
-    from schemas.settings import load_settings
-    from tasks.policy import bucket_policy
-    from tasks.tiers import load_tiers
+    from perturb.schemas.settings import load_settings
+    from perturb.tasks.export.bucket_policy import bucket_policy
+    from perturb.tasks.tiers.tier_file import load_tiers
 
     settings = load_settings(store=store)
     typer.echo(bucket_policy(settings.store, list(load_tiers(settings.tiers)), account=account).decode())

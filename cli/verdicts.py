@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from cli.output import Json, read_file, say, say_json, table
+from perturb.cli.output import Json, read_file, say, say_json, table
 
 
 def register(app: typer.Typer) -> None:
@@ -28,10 +28,10 @@ def score(
     """Give a pair the validator's own verdict and score, and say what to change where it is refused."""
     from dataclasses import asdict
 
-    from models.classifier import load_classifier
-    from models.judge import load_judge
-    from schemas.settings import load_settings
-    from tasks.verify import verify_pair
+    from perturb.models.classifier import load_classifier
+    from perturb.models.judge.judge import load_judge
+    from perturb.schemas.settings import load_settings
+    from perturb.tasks.verify.round import verify_pair
 
     settings = load_settings()
     pair = verify_pair(
@@ -62,9 +62,9 @@ def judge(
     """Measure the judge on labelled pairs: accuracy, AUC, pairs per second, and the worst cases."""
     from dataclasses import asdict
 
-    from models.judge import load_judge
-    from models.judge_trial import read_pairs, try_judge
-    from schemas.settings import load_settings
+    from perturb.models.judge.judge import load_judge
+    from perturb.models.judge.trial import read_pairs, try_judge
+    from perturb.schemas.settings import load_settings
 
     settings = load_settings()
     trial = try_judge(read_pairs(pairs), load_judge(settings.judge, cache=settings.cache))
@@ -79,8 +79,8 @@ def judge(
 
 def doctor(json_: Json = False) -> None:
     """Print the effective settings (secrets masked), then check each part and say what to do where one isn't ready."""
-    from schemas.settings import load_settings
-    from tasks.doctor import check_all
+    from perturb.schemas.settings import load_settings
+    from perturb.tasks.monitor.doctor import check_all
 
     settings = load_settings()
     say(_settings_table(settings.model_dump(mode="json")))

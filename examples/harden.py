@@ -37,9 +37,9 @@ from rich.progress import track
 from torch import nn
 from torch.nn import functional
 
-from models.classifier import Classifier, load_classifier
-from schemas.image import Pixels, pixel_identity
-from schemas.settings import load_settings
+from perturb.models.classifier import Classifier, load_classifier
+from perturb.schemas.image import Pixels, pixel_identity
+from perturb.schemas.settings import load_settings
 
 _BATCH = 32
 _RESAMPLES = 2000

@@ -5,14 +5,14 @@ from functools import partial
 from prefect import flow, task
 from pydantic import BaseModel
 
-from flows.artifacts import show_table
-from models.classifier import load_classifier
-from schemas.errors import AuditError
-from schemas.settings import load_settings
-from sinks.corpus import Corpus
-from sinks.store import open_store
-from tasks.audit import audit as audit_corpus
-from tasks.reverify import reverify_samples
+from perturb.flows.engine.artifacts import show_table
+from perturb.models.classifier import load_classifier
+from perturb.schemas.errors import AuditError
+from perturb.schemas.settings import load_settings
+from perturb.sinks.corpus.corpus import Corpus
+from perturb.sinks.stores.open import open_store
+from perturb.tasks.corpus.audit import audit as audit_corpus
+from perturb.tasks.verify.reverify import reverify_samples
 
 
 class AuditSummary(BaseModel):

@@ -8,19 +8,20 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from flows.export import export
-from flows.produce import ProduceSummary, produce
-from flows.seal import SealSummary, seal
-from models.classifier import load_classifier
-from schemas.errors import AuditError
-from schemas.settings import load_settings
-from sinks.corpus import Corpus
-from sinks.store import open_store
-from tasks.audit import audit
-from tasks.readback import ReadBack, read_back
-from tasks.reverify import reverify_samples
-from tasks.show import check_picture, contact_sheet, pairs_of_corpus
-from tasks.tiers import load_tiers
+from perturb.flows.export import export
+from perturb.flows.produce import ProduceSummary, produce
+from perturb.flows.seal import SealSummary, seal
+from perturb.models.classifier import load_classifier
+from perturb.schemas.errors import AuditError
+from perturb.schemas.settings import load_settings
+from perturb.sinks.corpus.corpus import Corpus
+from perturb.sinks.report.contact_sheet import check_picture, contact_sheet
+from perturb.sinks.stores.open import open_store
+from perturb.tasks.corpus.audit import audit
+from perturb.tasks.export.readback import ReadBack, read_back
+from perturb.tasks.monitor.best_pairs import pairs_of_corpus
+from perturb.tasks.tiers.tier_file import load_tiers
+from perturb.tasks.verify.reverify import reverify_samples
 
 TIERS = ("sample", "research")
 LOCAL_MINERS = 5

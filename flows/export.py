@@ -5,17 +5,18 @@ from datetime import UTC, date, datetime
 
 from prefect import flow, task
 
-from flows.artifacts import show_export
-from flows.retry import when_out_of_reach
-from flows.runner import workers
-from schemas.settings import Settings, load_settings
-from sinks.corpus import Corpus
-from sinks.store import Store, open_store
-from tasks.export import DayAdded, ExportResult
-from tasks.export import export as export_tier
-from tasks.export_fan_out import days_to_export, export_day, in_order
-from tasks.export_state import tier_folder
-from tasks.tiers import get_tier, load_tiers
+from perturb.flows.engine.artifacts import show_export
+from perturb.flows.engine.retry import when_out_of_reach
+from perturb.flows.engine.runner import workers
+from perturb.schemas.settings import Settings, load_settings
+from perturb.sinks.corpus.corpus import Corpus
+from perturb.sinks.stores.base import Store
+from perturb.sinks.stores.open import open_store
+from perturb.tasks.export.export import DayAdded, ExportResult
+from perturb.tasks.export.export import export as export_tier
+from perturb.tasks.export.fan_out import days_to_export, export_day, in_order
+from perturb.tasks.export.operator_state import tier_folder
+from perturb.tasks.tiers.tier_file import get_tier, load_tiers
 
 # Starting a cluster takes longer than exporting a single day.
 _LEAST_DAYS = 2

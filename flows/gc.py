@@ -5,11 +5,11 @@ from datetime import timedelta
 from prefect import flow, task
 from pydantic import BaseModel
 
-from flows.retry import when_out_of_reach
-from schemas.settings import load_settings
-from sinks.corpus import Corpus
-from sinks.store import open_store
-from tasks.gc import collect_garbage
+from perturb.flows.engine.retry import when_out_of_reach
+from perturb.schemas.settings import load_settings
+from perturb.sinks.corpus.corpus import Corpus
+from perturb.sinks.stores.open import open_store
+from perturb.tasks.corpus.gc import collect_garbage
 
 
 class GarbageSummary(BaseModel):

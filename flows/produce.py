@@ -17,15 +17,15 @@ from prefect import flow, task
 from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 from pydantic import BaseModel
 
-from flows.artifacts import show_round
-from flows.line import FinishedRound, line_of, opened_line
-from flows.progress import progress_bar
-from flows.retry import when_out_of_reach
-from flows.spread import spreading
-from flows.stop import Stop, stopped_by_signals
-from miner.local import start_local_miners
-from schemas.errors import PerturbError
-from schemas.settings import load_settings
+from perturb.flows.engine.artifacts import show_round
+from perturb.flows.engine.distributed_verification import spreading
+from perturb.flows.engine.production_line import FinishedRound, line_of, opened_line
+from perturb.flows.engine.progress import progress_bar
+from perturb.flows.engine.retry import when_out_of_reach
+from perturb.flows.engine.signals import Stop, stopped_by_signals
+from perturb.miner.local import start_local_miners
+from perturb.schemas.errors import PerturbError
+from perturb.schemas.settings import load_settings
 
 # A run without end must not remember every round that it ever made.
 _REMEMBERED = 100

@@ -9,19 +9,19 @@ from math import ceil
 from prefect import flow, task
 from pydantic import BaseModel
 
-from flows.artifacts import show_seal
-from flows.retry import when_not_ours, when_out_of_reach
-from flows.runner import worker_count, workers
-from models.classifier import load_classifier
-from schemas.settings import Settings, load_settings
-from sinks.corpus import Corpus
-from sinks.store import open_store
-from subnet.chain import open_chain
-from subnet.keys import LOCAL_NETWORK, load_keypair
-from tasks.reverify import reverify_samples
-from tasks.reverify_refs import reference, reverify_references
-from tasks.sample import Reverify, Sample
-from tasks.seal import seal_day
+from perturb.flows.engine.artifacts import show_seal
+from perturb.flows.engine.retry import when_not_ours, when_out_of_reach
+from perturb.flows.engine.runner import worker_count, workers
+from perturb.models.classifier import load_classifier
+from perturb.schemas.settings import Settings, load_settings
+from perturb.sinks.corpus.corpus import Corpus
+from perturb.sinks.stores.open import open_store
+from perturb.subnet.chain import open_chain
+from perturb.subnet.keys import LOCAL_NETWORK, load_keypair
+from perturb.tasks.corpus.seal import seal_day
+from perturb.tasks.verify.reverify import reverify_samples
+from perturb.tasks.verify.reverify_by_reference import reference, reverify_references
+from perturb.tasks.verify.stored_pair import Reverify, Sample
 
 # A share of fewer records is not worth its way to a worker.
 _LEAST = 8

@@ -6,17 +6,24 @@ from typing import Any
 from prefect import flow, task
 from pydantic import BaseModel
 
-from flows.artifacts import show_table
-from flows.retry import when_out_of_reach
-from schemas.neuron import Neuron
-from schemas.settings import Settings, load_settings
-from sinks.corpus import Corpus
-from sinks.store import open_store
-from subnet.chain import open_chain
-from subnet.keys import LOCAL_NETWORK, load_keypair
-from subnet.neurons import local_roster, metagraph_cache
-from tasks.history import COLUMNS
-from tasks.weights import DEFAULT_POLICY, WeightRow, WeightsPlan, WeightsSubmitted, plan_weights, submit_weights
+from perturb.flows.engine.artifacts import show_table
+from perturb.flows.engine.retry import when_out_of_reach
+from perturb.schemas.neuron import Neuron
+from perturb.schemas.settings import Settings, load_settings
+from perturb.sinks.corpus.corpus import Corpus
+from perturb.sinks.stores.open import open_store
+from perturb.subnet.chain import open_chain
+from perturb.subnet.keys import LOCAL_NETWORK, load_keypair
+from perturb.subnet.neurons import local_roster, metagraph_cache
+from perturb.tasks.weights.emission import (
+    DEFAULT_POLICY,
+    WeightRow,
+    WeightsPlan,
+    WeightsSubmitted,
+    plan_weights,
+    submit_weights,
+)
+from perturb.tasks.weights.history import COLUMNS
 
 logger = logging.getLogger(__name__)
 

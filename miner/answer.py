@@ -4,12 +4,12 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, cast
 
-from schemas.challenge import Task
-from schemas.image import Pixels, encode_png
-from schemas.settings import ClassifierSettings
+from perturb.schemas.challenge import Task
+from perturb.schemas.image import Pixels, encode_png
+from perturb.schemas.settings import ClassifierSettings
 
 if TYPE_CHECKING:
-    from models.classifier import Classifier
+    from perturb.models.classifier import Classifier
 
 # (task, clean uint8 (height, width, 3), deadline on time.monotonic) -> the body to send.
 Answer = Callable[[Task, Pixels, float], bytes]
@@ -28,9 +28,9 @@ def attack_answer(name: str, classifier_settings: ClassifierSettings, *, budget_
     The attack has `budget_seconds`, or 70 % of the challenge's time where that is less. Raises SettingsError for an
     unknown attack, ModelError for a classifier that can't be loaded.
     """
-    from miner.attacks import load_attack
-    from miner.merged import MergedClassifier
-    from models.classifier import load_classifier
+    from perturb.attacks import load_attack
+    from perturb.miner.masked_classifier import MergedClassifier
+    from perturb.models.classifier import load_classifier
 
     attack = load_attack(name)
     classifier = load_classifier(classifier_settings)

@@ -4,7 +4,7 @@
         settings = settings.model_copy(update={"subnet": miners.subnet})
 
 The processes end with the context, and also when this process is killed outright: each of them watches a pipe that
-only this process holds open, and its parent's id (see `miner.nursery`).
+only this process holds open, and its parent's id (see `perturb.miner.local_fork`).
 """
 
 import json
@@ -20,12 +20,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import schemas.errors
-from schemas.errors import PerturbError, SettingsError, SubnetError
-from schemas.neuron import Neuron
-from schemas.settings import Settings, SubnetSettings
-from subnet.keys import LOCAL_NETWORK, load_keypair
-from subnet.roster import write_roster
+import perturb.schemas.errors
+from perturb.schemas.errors import PerturbError, SettingsError, SubnetError
+from perturb.schemas.import_root import import_root
+from perturb.schemas.neuron import Neuron
+from perturb.schemas.settings import Settings, SubnetSettings
+from perturb.subnet.keys import LOCAL_NETWORK, load_keypair
+from perturb.subnet.roster import write_roster
 
 log = logging.getLogger(__name__)
 
@@ -59,7 +60,7 @@ def start_local_miners(
 ) -> Iterator[LocalMiners]:
     """Start miners, wait until all of them answer, yield them, and end them.
 
-    `attacks` are names of `miner.attacks` or "bad", or a number: that many of `LOCAL_ATTACKS`. Without `ports` the
+    `attacks` are names of `perturb.attacks` or "bad", or a number: that many of `LOCAL_ATTACKS`. Without `ports` the
     system chooses free ones. `folder` keeps roster and log; without it they are removed at the end. The miners obey
     the validator that `settings` describe, and attack its classifier on the CPU.
 
@@ -115,11 +116,11 @@ def _chosen(attacks: int | Sequence[str]) -> tuple[str, ...]:
 
 def _spawn(plan: dict[str, Any], log_file: Path) -> "subprocess.Popen[bytes]":
     # The packages are found where they were found here, wherever this process was started.
-    roots = [str(Path(__file__).resolve().parent.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+    roots = [import_root(), *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(roots)}
     with log_file.open("ab") as log_stream:
         process = subprocess.Popen(
-            [sys.executable, "-m", "miner.nursery"],
+            [sys.executable, "-m", "perturb.miner.local_fork"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=log_stream,
@@ -143,7 +144,7 @@ def _await_birth(nursery: "subprocess.Popen[bytes]", log_file: Path) -> list[dic
         raise SubnetError(f"local miners did not start; their last words: {tail[0][:300]}; start fewer of them")
     said = json.loads(line)
     if "error" in said:
-        kind = getattr(schemas.errors, said["kind"], PerturbError)
+        kind = getattr(perturb.schemas.errors, said["kind"], PerturbError)
         raise kind(said["error"])
     miners: list[dict[str, Any]] = said["miners"]
     return miners

@@ -5,15 +5,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
-from miner.answer import attack_answer
-from miner.misbehave import bad_answer
-from miner.validators import ValidatorList
-from schemas.errors import SettingsError
-from schemas.settings import Settings
-from subnet.addresses import AddressRefused, parse_endpoint
-from subnet.chain import Chain, open_chain
-from subnet.keys import LOCAL_NETWORK, load_keypair
-from subnet.neurons import find_validators
+from perturb.miner.answer import attack_answer
+from perturb.miner.faulty_answers import bad_answer
+from perturb.miner.validators import ValidatorList
+from perturb.schemas.errors import SettingsError
+from perturb.schemas.settings import Settings
+from perturb.subnet.addresses import AddressRefused, parse_endpoint
+from perturb.subnet.chain import Chain, open_chain
+from perturb.subnet.keys import LOCAL_NETWORK, load_keypair
+from perturb.subnet.neurons import find_validators
 
 log = logging.getLogger(__name__)
 
@@ -41,14 +41,14 @@ def run_miner(
     chain: Chain | None = None,
     tell: Callable[[MinerStarted], None] = lambda _: None,
 ) -> None:
-    """Serve until SIGINT or SIGTERM. `attack` is a name of `miner.attacks`, `module:function`, or "bad".
+    """Serve until SIGINT or SIGTERM. `attack` is a name of `perturb.attacks`, `module:function`, or "bad".
 
     Validators that may ask are those of `settings.subnet`: the roster's, or the holders of a permit. With a chain
     network `external_ip` (by default `host`) and the port are published there. `tell` is called when the miner listens.
     Raises SettingsError for an unknown attack, a port in use or an address that can't be published; SubnetError where
     the roster or chain is unusable; ModelError where the classifier can't be loaded.
     """
-    from miner.server import Limits, bind, create_app, serve
+    from perturb.miner.server import Limits, bind, create_app, serve
 
     if budget_seconds <= 0:
         raise SettingsError(f"--budget-seconds {budget_seconds:g} leaves no time; give seconds above 0, such as 3")

@@ -20,15 +20,15 @@ from bittensor import http_auth
 from fastapi import FastAPI, Request, Response
 from starlette.requests import ClientDisconnect
 
-from miner.answer import Answer, Unanswerable
-from miner.validators import ValidatorList
-from schemas.challenge import Task
-from schemas.errors import SettingsError
-from schemas.image import Pixels, pixel_identity
-from schemas.png import PngRefused, read_png
-from subnet import wire
-from subnet.keys import SS58_LENGTH, Keypair
-from subnet.signing import sign_response
+from perturb.miner.answer import Answer, Unanswerable
+from perturb.miner.validators import ValidatorList
+from perturb.schemas.challenge import Task
+from perturb.schemas.errors import SettingsError
+from perturb.schemas.image import Pixels, pixel_identity
+from perturb.schemas.png import PngRefused, read_png
+from perturb.subnet import wire
+from perturb.subnet.keys import SS58_LENGTH, Keypair
+from perturb.subnet.signing import sign_response
 
 log = logging.getLogger(__name__)
 

@@ -4,7 +4,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 
-from schemas.errors import PerturbError
+from perturb.schemas.errors import PerturbError
 
 log = logging.getLogger(__name__)
 

@@ -23,17 +23,17 @@ import torch
 from PIL import Image
 from torch import nn
 
-import models._torchvision  # noqa: F401  # isort: skip
+import perturb.models._torchvision  # noqa: F401  # isort: skip
 import timm
 from timm.data.config import resolve_data_config
 from timm.data.transforms_factory import create_transform
 
-from models.fold import folded
-from models.labels import NUM_CLASSES, imagenet_label
-from models.weights import ACCEPTED, file_digest, load_file, random_seed, state_digest, weights_file
-from schemas.errors import ModelError
-from schemas.image import Pixels
-from schemas.settings import ClassifierSettings
+from perturb.models.batchnorm_folding import folded
+from perturb.models.labels import NUM_CLASSES, imagenet_label
+from perturb.models.weights import ACCEPTED, file_digest, load_file, random_seed, state_digest, weights_file
+from perturb.schemas.errors import ModelError
+from perturb.schemas.image import Pixels
+from perturb.schemas.settings import ClassifierSettings
 
 Logits = npt.NDArray[np.float32]
 # Batches gain nothing on a CPU; one image at a time, what a round says of an image is what it says of it alone, to
@@ -62,7 +62,7 @@ class Normalised(nn.Module):
 @dataclass(frozen=True, eq=False)
 class Classifier:
     """A loaded network. `sha256` is that of the weights file's bytes; for `hub` and `random:SEED`, where there is
-    no file of ours, that of the canonical state dict (`models.weights.state_digest`)."""
+    no file of ours, that of the canonical state dict (`perturb.models.weights.state_digest`)."""
 
     name: str
     sha256: str

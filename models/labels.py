@@ -28,7 +28,7 @@ class Label:
 @cache
 def imagenet_labels() -> tuple[Label, ...]:
     """All 1000 classes in index order."""
-    import models._torchvision  # noqa: F401, I001
+    import perturb.models._torchvision  # noqa: F401, I001
     from timm.data.imagenet_info import ImageNetInfo
 
     info: Any = ImageNetInfo("imagenet-1k")

@@ -24,7 +24,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from schemas.image import Pixels
+from perturb.schemas.image import Pixels
 
 SSIM_DEFINITION = "wang2004-gaussian1.5-window11-rgb"
 SSIM_DECIMALS = 9

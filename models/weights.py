@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from schemas.errors import ModelError
+from perturb.schemas.errors import ModelError
 
 # timm name -> (importable package, its class, what to install)
 _PACKAGES = {

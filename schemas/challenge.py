@@ -7,8 +7,8 @@ from functools import cached_property
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
-from schemas.bounds import Bounds
-from schemas.image import Pixels
+from perturb.schemas.bounds import Bounds
+from perturb.schemas.image import Pixels
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,8 @@ Accepted is an 8-bit RGB PNG (PNG specification, third edition) of the challenge
 IHDR, IDAT and IEND alone, with right checksums, nothing after its end and nothing after the end of its zlib stream.
 So an accepted file carries pixels and nothing else, and its decoded size is known before a byte is inflated.
 
-Imports nothing heavier than Pillow and NumPy: the sandboxed decoders (`tasks.decode`) live on this module.
+Imports nothing heavier than Pillow and NumPy: the sandboxed decoders
+(`perturb.tasks.verify.sandbox`) live on this module.
 """
 
 import io
@@ -14,8 +15,8 @@ import zlib
 import numpy as np
 from PIL import Image
 
-from schemas.image import Pixels
-from schemas.outcome import Outcome
+from perturb.schemas.image import Pixels
+from perturb.schemas.outcome import Outcome
 
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _ACCEPTED = "send an 8-bit RGB PNG of the challenge's size with IHDR, IDAT and IEND chunks only"

@@ -13,9 +13,9 @@ from typing import Any, get_args, get_origin
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, Field
 
-from schemas.challenge import Challenge
-from schemas.response import Response
-from schemas.verdict import Persistence, Score, Transfer, Verdict
+from perturb.schemas.challenge import Challenge
+from perturb.schemas.response import Response
+from perturb.schemas.verdict import Persistence, Score, Transfer, Verdict
 
 
 def _column(description: str) -> Any:

@@ -9,7 +9,7 @@ class Response:
 
     `body` is the PNG byte for byte as it was sent; empty where `failure` names what went wrong on the wire
     (an `Outcome`). `response_ms` runs on a monotonic clock from sending to the last byte. `signature` is the
-    miner's sr25519 signature (hex) over `subnet.signing.response_message`.
+    miner's sr25519 signature (hex) over `perturb.subnet.signing.response_message`.
     """
 
     miner_uid: int

@@ -20,8 +20,8 @@ from pydantic_settings import (
 )
 from pydantic_settings import SettingsError as SourceParseError
 
-from schemas.bounds import Bounds
-from schemas.errors import SettingsError
+from perturb.schemas.bounds import Bounds
+from perturb.schemas.errors import SettingsError
 
 Profile = Literal["embedded", "mainnet"]
 

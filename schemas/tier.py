@@ -5,7 +5,7 @@ from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from schemas.record import record_schema
+from perturb.schemas.record import record_schema
 
 Identity = Literal["none", "pseudonym", "hotkey"]
 IDENTITIES: tuple[Identity, ...] = ("none", "pseudonym", "hotkey")

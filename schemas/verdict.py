@@ -2,7 +2,7 @@
 
 from pydantic import BaseModel, ConfigDict
 
-from schemas.outcome import Outcome
+from perturb.schemas.outcome import Outcome
 
 
 class Persistence(BaseModel):

@@ -1,8 +1,8 @@
 """Where clean photographs come from: `open_source(settings)` gives the one that `settings.source` names."""
 
-from schemas.errors import SourceError
-from schemas.settings import Settings
-from sources.base import Source
+from perturb.schemas.errors import SourceError
+from perturb.schemas.settings import Settings
+from perturb.sources.base import Source
 
 ACCEPTED = "sample, folder:DIR, pexels, or hub:NAME"
 
@@ -17,19 +17,19 @@ def open_source(settings: Settings) -> Source:
     kind, colon, place = settings.source.partition(":")
     match kind, bool(colon), place.strip():
         case "sample", False, _:
-            from sources.sample import SampleSource
+            from perturb.sources.sample import SampleSource
 
             return SampleSource()
         case "folder", True, directory if directory:
-            from sources.folder import FolderSource
+            from perturb.sources.folder import FolderSource
 
             return FolderSource(directory)
         case "pexels", False, _:
-            from sources.pexels import PexelsSource
+            from perturb.sources.pexels import PexelsSource
 
             return PexelsSource(settings.pexels)
         case "hub", True, name if name:
-            from sources.hub import HubSource
+            from perturb.sources.hub import HubSource
 
             return HubSource(name, settings.hub)
     raise SourceError(

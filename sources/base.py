@@ -3,13 +3,14 @@
 from collections.abc import Iterator
 from typing import Protocol
 
-from schemas.challenge import Photo
+from perturb.schemas.challenge import Photo
 
 
 class Source(Protocol):
     """A place that photographs come from.
 
-    To add one: write a class with these three members in a module of its own, and a line in `sources.open_source`.
+    To add one: write a class with these three members in a module of its own, and a line in
+    `perturb.sources.open_source`.
     """
 
     @property

@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
-from schemas.errors import SourceError
-from schemas.image import Pixels
+from perturb.schemas.errors import SourceError
+from perturb.schemas.image import Pixels
 
 logger = logging.getLogger(__name__)
 

@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from schemas.challenge import Photo
-from schemas.errors import SourceError
-from sources.decode import FORMATS, UnusableImage, read_photo
-from sources.imagenet import NUM_CLASSES, class_names, class_of_synset
+from perturb.schemas.challenge import Photo
+from perturb.schemas.errors import SourceError
+from perturb.sources.decode import FORMATS, UnusableImage, read_photo
+from perturb.sources.imagenet import NUM_CLASSES, class_names, class_of_synset
 
 logger = logging.getLogger(__name__)
 

@@ -6,12 +6,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from schemas.challenge import Photo
-from schemas.errors import SourceError
-from schemas.image import Pixels
-from schemas.settings import HubSettings
-from sources.decode import MAX_BYTES, UnusableImage, decode_photo
-from sources.imagenet import NUM_CLASSES, class_names
+from perturb.schemas.challenge import Photo
+from perturb.schemas.errors import SourceError
+from perturb.schemas.image import Pixels
+from perturb.schemas.settings import HubSettings
+from perturb.sources.decode import MAX_BYTES, UnusableImage, decode_photo
+from perturb.sources.imagenet import NUM_CLASSES, class_names
 
 logger = logging.getLogger(__name__)
 

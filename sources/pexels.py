@@ -10,12 +10,12 @@ from itertools import islice
 
 from pydantic import BaseModel, ValidationError
 
-from schemas.challenge import Photo
-from schemas.errors import SourceError
-from schemas.settings import PexelsSettings
-from sources.decode import MAX_BYTES, UnusableImage, decode_photo
-from sources.imagenet import class_names
-from sources.web import Downloader, Refused
+from perturb.schemas.challenge import Photo
+from perturb.schemas.errors import SourceError
+from perturb.schemas.settings import PexelsSettings
+from perturb.sources.decode import MAX_BYTES, UnusableImage, decode_photo
+from perturb.sources.imagenet import class_names
+from perturb.sources.web import Downloader, Refused
 
 logger = logging.getLogger(__name__)
 

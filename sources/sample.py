@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from schemas.challenge import Photo
-from schemas.image import Pixels
+from perturb.schemas.challenge import Photo
+from perturb.schemas.image import Pixels
 
 _CC0 = "CC0-1.0"
 # Crops smaller than this are blurred by enlarging, larger than the photograph there are none.

@@ -6,7 +6,7 @@ from urllib.parse import urlsplit
 
 import urllib3
 
-from schemas.errors import SourceError
+from perturb.schemas.errors import SourceError
 
 _CONNECT_SECONDS = 10.0
 _READ_SECONDS = 20.0

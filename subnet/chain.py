@@ -10,10 +10,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from schemas.errors import SubnetError
-from schemas.neuron import Neuron
-from schemas.settings import SubnetSettings
-from subnet.keys import LOCAL_NETWORK, Keypair
+from perturb.schemas.errors import SubnetError
+from perturb.schemas.neuron import Neuron
+from perturb.schemas.settings import SubnetSettings
+from perturb.subnet.keys import LOCAL_NETWORK, Keypair
 
 if TYPE_CHECKING:
     import bittensor

@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import Protocol
 
-from schemas.errors import SettingsError, SubnetError
-from schemas.settings import SubnetSettings
+from perturb.schemas.errors import SettingsError, SubnetError
+from perturb.schemas.settings import SubnetSettings
 
 LOCAL_NETWORK = "local"
 SS58_LENGTH = 48

@@ -7,13 +7,13 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from schemas.errors import SettingsError, SubnetError
-from schemas.neuron import Neuron
-from schemas.settings import SubnetSettings
-from subnet.addresses import AddressRefused, parse_endpoint
-from subnet.chain import Chain, Metagraph, open_chain
-from subnet.keys import LOCAL_NETWORK, is_hotkey
-from subnet.roster import Roster, Skipped, read_roster
+from perturb.schemas.errors import SettingsError, SubnetError
+from perturb.schemas.neuron import Neuron
+from perturb.schemas.settings import SubnetSettings
+from perturb.subnet.addresses import AddressRefused, parse_endpoint
+from perturb.subnet.chain import Chain, Metagraph, open_chain
+from perturb.subnet.keys import LOCAL_NETWORK, is_hotkey
+from perturb.subnet.roster import Roster, Skipped, read_roster
 
 log = logging.getLogger(__name__)
 

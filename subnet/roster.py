@@ -16,9 +16,9 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from schemas.errors import SubnetError
-from schemas.neuron import Neuron
-from subnet.keys import is_hotkey
+from perturb.schemas.errors import SubnetError
+from perturb.schemas.neuron import Neuron
+from perturb.subnet.keys import is_hotkey
 
 
 @dataclass(frozen=True)

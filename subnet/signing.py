@@ -9,7 +9,7 @@ them, offline.
 import hashlib
 import time
 
-from subnet.keys import Keypair
+from perturb.subnet.keys import Keypair
 
 VERSION = "perturb-response/1"
 SIGNATURE_BYTES = 64

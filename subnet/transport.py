@@ -14,16 +14,16 @@ from dataclasses import dataclass
 
 import aiohttp
 
-from schemas.challenge import Challenge
-from schemas.neuron import Neuron
-from schemas.outcome import Outcome, http_outcome
-from schemas.response import Response
-from schemas.settings import SubnetSettings
-from subnet import wire
-from subnet.addresses import AddressRefused, parse_endpoint
-from subnet.http import open_session
-from subnet.keys import LOCAL_NETWORK, Keypair
-from subnet.signing import sign_request, verify_response_signature
+from perturb.schemas.challenge import Challenge
+from perturb.schemas.neuron import Neuron
+from perturb.schemas.outcome import Outcome, http_outcome
+from perturb.schemas.response import Response
+from perturb.schemas.settings import SubnetSettings
+from perturb.subnet import wire
+from perturb.subnet.addresses import AddressRefused, parse_endpoint
+from perturb.subnet.http import open_session
+from perturb.subnet.keys import LOCAL_NETWORK, Keypair
+from perturb.subnet.signing import sign_request, verify_response_signature
 
 log = logging.getLogger(__name__)
 

@@ -9,8 +9,8 @@ import struct
 
 from pydantic import ValidationError
 
-from schemas.challenge import Challenge, Task
-from schemas.png import max_png_bytes
+from perturb.schemas.challenge import Challenge, Task
+from perturb.schemas.png import max_png_bytes
 
 CHALLENGE_PATH = "/v1/challenge"
 REQUEST_TYPE = "application/octet-stream"

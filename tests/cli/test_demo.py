@@ -8,7 +8,7 @@ import pytest
 from datasets import load_dataset
 from PIL import Image
 
-from tests.commands import perturb
+from tests.support.commands import perturb
 
 pytestmark = pytest.mark.timeout(600)
 ROUNDS = 3
@@ -56,8 +56,8 @@ def test_the_picture_is_a_contact_sheet(demo: tuple[Path, dict]) -> None:
 
 def test_a_miner_gets_the_validators_own_verdict(demo: tuple[Path, dict]) -> None:
     home, _ = demo
-    from sinks.corpus import Corpus
-    from sinks.store import open_store
+    from perturb.sinks.corpus.corpus import Corpus
+    from perturb.sinks.stores.open import open_store
 
     corpus = Corpus(open_store(str(home / "data")))
     row = next(row for row in corpus.table().to_pylist() if row["outcome"] == "accepted")

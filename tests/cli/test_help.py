@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.commands import perturb
+from tests.support.commands import perturb
 
 HEAVY = {
     "torch",

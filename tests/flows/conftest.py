@@ -11,7 +11,7 @@ def prefect_server() -> Iterator[None]:
     from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
     from prefect.testing.utilities import prefect_test_harness
 
-    import flows  # noqa: F401  (its environment must stand before Prefect is imported)
+    import perturb.flows  # noqa: F401  (its environment must stand before Prefect is imported)
 
     with (
         prefect_test_harness(server_startup_timeout=180),

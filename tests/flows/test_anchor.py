@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from flows import seal as flow
-from sinks.corpus import Corpus
-from sinks.store import open_store
-from tests.exports.corpora import make_corpus
+from perturb.flows import seal as flow
+from perturb.sinks.corpus.corpus import Corpus
+from perturb.sinks.stores.open import open_store
+from tests.support.corpora import make_corpus
 
 
 def test_the_newest_day_is_anchored_again_and_older_ones_are_not(

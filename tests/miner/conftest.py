@@ -10,13 +10,13 @@ import pytest
 import uvicorn
 from skimage import data
 
-from miner.answer import Answer
-from miner.server import Limits, create_app
-from miner.validators import ValidatorList
-from schemas.bounds import Bounds
-from schemas.challenge import Task
-from schemas.image import Pixels, encode_png, pixel_identity
-from subnet.keys import Keypair, development_keypair
+from perturb.miner.answer import Answer
+from perturb.miner.server import Limits, create_app
+from perturb.miner.validators import ValidatorList
+from perturb.schemas.bounds import Bounds
+from perturb.schemas.challenge import Task
+from perturb.schemas.image import Pixels, encode_png, pixel_identity
+from perturb.subnet.keys import Keypair, development_keypair
 
 VALIDATOR, MINER, STRANGER = (development_keypair(uri) for uri in ("//Validator", "//Miner", "//Stranger"))
 LIMITS = Limits()

@@ -12,14 +12,14 @@ from pathlib import Path
 
 import pytest
 
-from miner.local import start_local_miners
-from schemas.challenge import Challenge, Origin, Task
-from schemas.errors import SettingsError
-from schemas.image import Pixels, encode_png
-from schemas.settings import Settings
-from subnet.keys import load_keypair
-from subnet.neurons import find_neurons
-from subnet.transport import collect
+from perturb.miner.local import start_local_miners
+from perturb.schemas.challenge import Challenge, Origin, Task
+from perturb.schemas.errors import SettingsError
+from perturb.schemas.image import Pixels, encode_png
+from perturb.schemas.settings import Settings
+from perturb.subnet.keys import load_keypair
+from perturb.subnet.neurons import find_neurons
+from perturb.subnet.transport import collect
 
 ROOT = Path(__file__).parents[2]
 

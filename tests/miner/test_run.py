@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from miner.run import run_miner
-from schemas.errors import SettingsError, SubnetError
-from schemas.settings import Settings, SubnetSettings
-from subnet.keys import development_keypair
-from subnet.roster import write_roster
+from perturb.miner.run import run_miner
+from perturb.schemas.errors import SettingsError, SubnetError
+from perturb.schemas.settings import Settings, SubnetSettings
+from perturb.subnet.keys import development_keypair
+from perturb.subnet.roster import write_roster
 
 ROOT = Path(__file__).parents[2]
 VALIDATOR = development_keypair("//Validator").ss58_address
@@ -71,7 +71,7 @@ def on_chain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
     from bittensor import Wallet
 
     Wallet("miner", "default", path=str(tmp_path)).create_new_hotkey(use_password=False, suppress=True)
-    monkeypatch.setattr("miner.run.find_validators", lambda settings: frozenset({VALIDATOR}))
+    monkeypatch.setattr("perturb.miner.run.find_validators", lambda settings: frozenset({VALIDATOR}))
     subnet = SubnetSettings(network="finney", wallet_name="miner", wallet_path=tmp_path)
     return Settings().model_copy(update={"subnet": subnet})
 

@@ -13,13 +13,13 @@ from types import SimpleNamespace
 import pytest
 from bittensor import http_auth
 
-from miner.server import Limits
-from schemas.challenge import Challenge, Origin, Task
-from schemas.image import Pixels, encode_png
-from schemas.png import read_png
-from subnet import wire
-from subnet.keys import Keypair, development_keypair
-from subnet.signing import verify_response_signature
+from perturb.miner.server import Limits
+from perturb.schemas.challenge import Challenge, Origin, Task
+from perturb.schemas.image import Pixels, encode_png
+from perturb.schemas.png import read_png
+from perturb.subnet import wire
+from perturb.subnet.keys import Keypair, development_keypair
+from perturb.subnet.signing import verify_response_signature
 
 VALIDATOR, MINER, STRANGER = (development_keypair(uri) for uri in ("//Validator", "//Miner", "//Stranger"))
 

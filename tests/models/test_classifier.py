@@ -8,11 +8,11 @@ import skimage.data
 import torch
 from PIL import Image
 
-from models.classifier import Classifier, load_classifier
-from models.labels import imagenet_label, imagenet_labels
-from models.weights import file_digest, weights_file
-from schemas.errors import ModelError
-from schemas.settings import ClassifierSettings
+from perturb.models.classifier import Classifier, load_classifier
+from perturb.models.labels import imagenet_label, imagenet_labels
+from perturb.models.weights import file_digest, weights_file
+from perturb.schemas.errors import ModelError
+from perturb.schemas.settings import ClassifierSettings
 
 LITE0 = ClassifierSettings(device="cpu")
 
@@ -49,7 +49,7 @@ def test_float32_is_near_float64(lite0: Classifier) -> None:
     single, double = lite0.logits(pixels), lite0.exact_logits(pixels)
     assert single.dtype == np.float32
     assert double.dtype == np.float64
-    # `tasks.meaning.SETTLE` rests on this.
+    # `perturb.tasks.verify.gates.model.SETTLE` rests on this.
     assert np.abs(single - double).max() < 2e-4
 
 

@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
-from models.device_metrics import DeviceMetrics
-from models.metrics import CleanSsim, distances, max_squares, ssim_is_surely_above
-from schemas.image import Pixels
+from perturb.models.metrics import CleanSsim, distances, max_squares, ssim_is_surely_above
+from perturb.models.metrics_gpu import DeviceMetrics
+from perturb.schemas.image import Pixels
 
 PHOTOS = [skimage.data.astronaut(), skimage.data.coffee(), skimage.data.chelsea()]
 CROPS = [np.ascontiguousarray(photo[20:200, 30:250]) for photo in PHOTOS]

@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, PngImagePlugin
 
-from schemas.image import encode_png
-from schemas.png import PngRefused, max_png_bytes, read_png
+from perturb.schemas.image import encode_png
+from perturb.schemas.png import PngRefused, max_png_bytes, read_png
 
 SIDE = 48
 PHOTO = np.ascontiguousarray(skimage.data.astronaut()[100 : 100 + SIDE, 200 : 200 + SIDE])

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from schemas.errors import SettingsError
-from schemas.settings import load_settings
+from perturb.schemas.errors import SettingsError
+from perturb.schemas.settings import load_settings
 
 
 @pytest.fixture(autouse=True)

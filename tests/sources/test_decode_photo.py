@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from PIL import Image, ImageCms
 from skimage import data
 
-from schemas.image import Pixels
-from sources.decode import MAX_PIXELS, UnusableImage, decode_photo, read_photo
+from perturb.schemas.image import Pixels
+from perturb.sources.decode import MAX_PIXELS, UnusableImage, decode_photo, read_photo
 
 CAT = data.chelsea()[:120, :160]
 

@@ -9,11 +9,11 @@ import pytest
 from PIL import Image
 from skimage import data
 
-from schemas.errors import SourceError
-from schemas.settings import Settings
-from sources import open_source
-from sources.folder import FolderSource
-from sources.sample import SampleSource
+from perturb.schemas.errors import SourceError
+from perturb.schemas.settings import Settings
+from perturb.sources import open_source
+from perturb.sources.folder import FolderSource
+from perturb.sources.sample import SampleSource
 
 CAT, CUP = data.chelsea(), data.coffee()
 

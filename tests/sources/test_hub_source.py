@@ -12,9 +12,9 @@ from datasets import Image as ImageFeature
 from PIL import Image
 from skimage import data
 
-from schemas.errors import SourceError
-from schemas.settings import HubSettings
-from sources.hub import HubSource
+from perturb.schemas.errors import SourceError
+from perturb.schemas.settings import HubSettings
+from perturb.sources.hub import HubSource
 
 CAT, CUP = data.chelsea(), data.coffee()
 

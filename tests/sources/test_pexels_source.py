@@ -17,10 +17,10 @@ from PIL import Image
 from pydantic import SecretStr
 from skimage import data
 
-from schemas.errors import SourceError
-from schemas.settings import PexelsSettings
-from sources import web
-from sources.pexels import PexelsSource
+from perturb.schemas.errors import SourceError
+from perturb.schemas.settings import PexelsSettings
+from perturb.sources import web
+from perturb.sources.pexels import PexelsSource
 
 KEY = "k3y-that-nobody-may-see"
 CAT = data.chelsea()
@@ -156,7 +156,7 @@ def test_redirects_are_not_followed(server: Server, caplog: pytest.LogCaptureFix
 def test_overlong_and_broken_photos_are_skipped(
     server: Server, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sources.pexels.MAX_BYTES", 200_000)
+    monkeypatch.setattr("perturb.sources.pexels.MAX_BYTES", 200_000)
     bodies = {"/good.jpg": jpeg(CAT[:100, :100]), "/long.jpg": bytes(300_000), "/html.jpg": b"<html>"}
     server.answers = lambda path, query: (
         page(*(hit(i, server.origin + name) for i, name in enumerate(bodies))) if path == "/v1/search"

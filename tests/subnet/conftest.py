@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from skimage import data
 
-from schemas.bounds import Bounds
-from schemas.challenge import Challenge, Origin, Task
-from schemas.image import encode_png, pixel_identity
-from subnet.keys import Keypair, development_keypair
+from perturb.schemas.bounds import Bounds
+from perturb.schemas.challenge import Challenge, Origin, Task
+from perturb.schemas.image import encode_png, pixel_identity
+from perturb.subnet.keys import Keypair, development_keypair
 
 MakeChallenge = Callable[..., Challenge]
 

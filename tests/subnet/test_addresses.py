@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from subnet.addresses import AddressRefused, parse_endpoint
+from perturb.subnet.addresses import AddressRefused, parse_endpoint
 
 PUBLIC = ["8.8.8.8:80", "[2606:4700:4700::1111]:65535", "[::ffff:8.8.8.8]:1"]
 INNER = [

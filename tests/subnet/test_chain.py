@@ -10,11 +10,11 @@ import pytest
 from bittensor.balance import Balance
 from bittensor.result import ChainError, ExtrinsicResult
 
-from schemas.errors import SettingsError, SubnetError
-from schemas.settings import SubnetSettings
-from subnet.chain import BittensorChain, open_chain
-from subnet.keys import development_keypair
-from subnet.neurons import MetagraphCache, find_neurons, find_validators
+from perturb.schemas.errors import SettingsError, SubnetError
+from perturb.schemas.settings import SubnetSettings
+from perturb.subnet.chain import BittensorChain, open_chain
+from perturb.subnet.keys import development_keypair
+from perturb.subnet.neurons import MetagraphCache, find_neurons, find_validators
 
 ALICE, BOB, CAROL = (development_keypair(f"//{name}") for name in ("Alice", "Bob", "Carol"))
 NETUID = 26
@@ -243,7 +243,7 @@ def test_the_neurons_outlive_a_chain_that_is_away(
     chain: BittensorChain, fake: FakeSubstrate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = [0.0]
-    monkeypatch.setattr("subnet.neurons.time", type("Clock", (), {"monotonic": staticmethod(lambda: now[0])}))
+    monkeypatch.setattr("perturb.subnet.neurons.time", type("Clock", (), {"monotonic": staticmethod(lambda: now[0])}))
     cache = MetagraphCache(chain, refresh_blocks=25)
 
     def blocks() -> int:
@@ -267,7 +267,7 @@ def test_the_neurons_outlive_a_chain_that_is_away(
 
 
 def test_a_chain_needs_a_wallet() -> None:
-    from subnet.keys import load_keypair
+    from perturb.subnet.keys import load_keypair
 
     with pytest.raises(SettingsError, match=r"subnet\.wallet_name is not set"):
         load_keypair(SubnetSettings(network="finney"))

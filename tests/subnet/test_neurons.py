@@ -9,12 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import SecretStr
 
-from schemas.errors import SettingsError, SubnetError
-from schemas.neuron import Neuron
-from schemas.settings import SubnetSettings
-from subnet.keys import development_keypair, is_hotkey, load_keypair
-from subnet.neurons import find_neurons, find_validators, merge_shared
-from subnet.roster import read_roster, write_roster
+from perturb.schemas.errors import SettingsError, SubnetError
+from perturb.schemas.neuron import Neuron
+from perturb.schemas.settings import SubnetSettings
+from perturb.subnet.keys import development_keypair, is_hotkey, load_keypair
+from perturb.subnet.neurons import find_neurons, find_validators, merge_shared
+from perturb.subnet.roster import read_roster, write_roster
 
 ALICE, BOB, CAROL = (development_keypair(f"//{name}").ss58_address for name in ("Alice", "Bob", "Carol"))
 

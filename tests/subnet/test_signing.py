@@ -5,8 +5,8 @@ import hashlib
 import pytest
 from bittensor import http_auth
 
-from subnet.keys import development_keypair
-from subnet.signing import response_message, sign_request, sign_response, verify_response_signature
+from perturb.subnet.keys import development_keypair
+from perturb.subnet.signing import response_message, sign_request, sign_response, verify_response_signature
 
 ALICE, BOB, VALIDATOR = (development_keypair(uri) for uri in ("//Alice", "//Bob", "//Validator"))
 BODY = b"the bytes as they were sent"

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from schemas.neuron import Neuron
-from schemas.settings import SubnetSettings
-from subnet.keys import Keypair
-from subnet.signing import verify_response_signature
-from subnet.transport import collect
+from perturb.schemas.neuron import Neuron
+from perturb.schemas.settings import SubnetSettings
+from perturb.subnet.keys import Keypair
+from perturb.subnet.signing import verify_response_signature
+from perturb.subnet.transport import collect
 
 ROOT = Path(__file__).parents[2]
 HOSTILE = ROOT / "benchmarks" / "hostile_miners.py"

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schemas.bounds import Bounds
-from schemas.challenge import Challenge, Origin, Task
-from subnet.wire import MAX_BODY_BYTES, WireError, pack_request, response_limit, unpack_request
+from perturb.schemas.bounds import Bounds
+from perturb.schemas.challenge import Challenge, Origin, Task
+from perturb.subnet.wire import MAX_BODY_BYTES, WireError, pack_request, response_limit, unpack_request
 
 PNG = b"\x89PNG\r\n\x1a\nrest"
 

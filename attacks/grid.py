@@ -1,0 +1,145 @@
+"""An attack on the uint8 grid itself: as few channel values as possible, each moved by one level.
+
+To a first order a step of one level in channel value i adds |g_i| to the margin, g being its gradient. So the
+cheapest change moves the values with the largest |g_i|, as many as it takes. Two things make that work where a
+single gradient fails:
+
+- g turns as values move. The ranking follows the mean of the gradients at all points visited, which is what
+  hard-thresholded gradient ascent (Blumensath and Davies 2009, "Iterative hard thresholding") needs to settle.
+- How many values it takes is predicted from the gradient at the current point, and the prediction is corrected by
+  how much the last ones were wrong.
+
+Minimal-norm attacks in real numbers lose their flip when rounded (Bonnet, Furon and Bas 2020, "What if adversarial
+samples were digital images?"); here every point visited is an image, and its margin is the one that counts.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from perturb.attacks.base import Problem
+from perturb.models.classifier import Classifier
+from perturb.schemas.bounds import Bounds
+from perturb.schemas.image import Pixels
+
+# Gradients for one level. On EfficientNet-Lite0 more of them cost more time than the values they save are worth.
+_ROUNDS = 8
+# Values of the first try, as a multiple of what the clean image's gradient promises.
+_FIRST = 1.2
+# How far the number of values moves in one round.
+_SHRINK, _GROW = 0.75, 1.3
+# Logits by which predictions are too high at first, and the most that is believed.
+_BIAS, _MAX_BIAS = 0.15, 0.6
+# Numbers of values tried at once in the end, as multiples of the last prediction; and where none of them held, or
+# time ran out before predictions could be trusted.
+_FINISH = (0.97, 1.0, 1.04, 1.08, 1.13)
+_WIDE_FINISH = (1.2, 1.5, 2.0, 3.0, 6.0)
+# What a finish may cost, in gradients.
+_FINISH_STEPS = 3.0
+
+
+def attack(classifier: Classifier, pixels: Pixels, label: int, bounds: Bounds, *, deadline: float, seed: int) -> Pixels:
+    """See `perturb.attacks.base.Attack`. Deterministic: `seed` changes nothing."""
+    problem = Problem(classifier, pixels, label, bounds, deadline)
+    for levels in range(1, bounds.max_levels + 1):
+        _Search(problem, levels).run()
+        if problem.solved or not problem.time_left():
+            break
+    return problem.answer
+
+
+@dataclass(frozen=True)
+class _Ranking:
+    """Values from the most to the least promising: their places, and the move of each place; float32 (3HW,)."""
+
+    order: torch.Tensor
+    moves: torch.Tensor
+
+
+class _Search:
+    """The smallest set of values that flips when each of them moves by `levels`."""
+
+    def __init__(self, problem: Problem, levels: int):
+        self._problem = problem
+        self._shape = problem.room(levels)[0].shape
+        self._low, self._high = (side.flatten() for side in problem.room(levels))
+        # Where the bounds ask for more than this level, one value has to reach what they ask for.
+        self._far_low, self._far_high = (side.flatten() for side in problem.room(problem.bounds.min_levels))
+        self._change = torch.zeros_like(self._low)
+        self._mean = self._gradient = torch.zeros_like(self._low)
+        self._margin = 0.0
+        self._visited = 0
+        self._bias = _BIAS
+        self._fewest = self._low.numel()
+
+    def run(self) -> None:
+        """Offers the problem every set that holds."""
+        if not self._problem.time_left():
+            return
+        self._visit(self._change)
+        ranking, gains = self._rank(self._low.numel())
+        count = round(_FIRST * self._enough(gains, self._problem.goal - self._margin))
+        for _ in range(_ROUNDS - 1):
+            steps = self._problem.steps_left()
+            if steps < _FINISH_STEPS + 1:
+                break
+            count = min(max(count, 1), self._low.numel())
+            expected = self._margin + float(gains[count - 1])
+            self._visit(self._moved(ranking, count))
+            if self._visited > 2:
+                self._bias = min(max((self._bias + expected - self._margin) / 2, 0.0), _MAX_BIAS)
+            # No later try takes more than this; sorting all values would cost a fifth of a gradient.
+            ranking, gains = self._rank(2 * count)
+            count = self._next_count(gains, count)
+        else:
+            self._finish(ranking, count, _FINISH)
+        if not self._problem.solved:
+            self._finish(self._rank(self._low.numel())[0], count, _WIDE_FINISH)
+
+    def _visit(self, change: torch.Tensor) -> None:
+        """Takes margin and gradient at the clean image plus `change`, and offers it as an answer."""
+        problem = self._problem
+        gradient, logits = problem.gradient(change.view(self._shape))
+        self._margin = problem.margin_of(logits)
+        self._change, self._gradient = change, gradient.flatten()
+        self._visited += 1
+        self._mean = self._mean + (self._gradient - self._mean) / self._visited
+        if self._visited > 1 and problem.offer(problem.rounded(change.view(self._shape)), self._margin):
+            self._fewest = min(self._fewest, int(change.count_nonzero()))
+
+    def _rank(self, length: int) -> tuple[_Ranking, torch.Tensor]:
+        """The ranking by the mean gradient, and what its first 1, 2, 3, … values add to the current margin."""
+        moves = torch.where(self._mean > 0, self._high, self._low)
+        order = (self._mean * moves).topk(min(length, self._low.numel())).indices
+        gains = (self._gradient * moves)[order].cumsum(0) - torch.dot(self._gradient, self._change)
+        return _Ranking(order, moves), gains
+
+    def _enough(self, gains: torch.Tensor, wanted: float) -> int:
+        return int((gains < wanted).sum()) + 1
+
+    def _next_count(self, gains: torch.Tensor, count: int) -> int:
+        predicted = self._enough(gains, self._problem.goal + self._bias - self._margin)
+        return min(max(predicted, int(_SHRINK * count)), int(_GROW * count) + 1, max(1, int(0.99 * self._fewest)))
+
+    def _moved(self, ranking: _Ranking, count: int) -> torch.Tensor:
+        change = torch.zeros_like(self._low)
+        chosen = ranking.order[:count]
+        change[chosen] = ranking.moves[chosen]
+        far = torch.where(ranking.moves > 0, self._far_high, self._far_low)
+        if change.abs().max() < self._problem.bounds.min_levels:
+            reach = (far[ranking.order].abs() >= self._problem.bounds.min_levels).int().argmax()
+            change[ranking.order[reach]] = far[ranking.order[reach]]
+        return change
+
+    def _finish(self, ranking: _Ranking, count: int, shares: tuple[float, ...]) -> None:
+        """Tries several numbers of values in one batch."""
+        counts = {min(max(1, round(count * share)), self._fewest) for share in shares}
+        if self._problem.solved:
+            counts.discard(self._fewest)
+        if not counts or self._problem.steps_left() < 1:
+            return
+        changes = [self._moved(ranking, number) for number in sorted(counts)]
+        candidates = np.stack([self._problem.rounded(change.view(self._shape)) for change in changes])
+        for candidate, margin in zip(candidates, self._problem.margins(candidates), strict=True):
+            self._problem.offer(candidate, float(margin))

@@ -1,0 +1,235 @@
+"""Prefect server, work pool, worker and deployments on one machine, as one program that ends as one.
+
+For trying the whole operation; docs/operations.md shows the same parts under a supervisor.
+"""
+
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.error import URLError
+from urllib.request import urlopen
+
+import psutil
+
+from perturb.flows.engine.signals import Stop, stopped_by_signals
+from perturb.miner.local import start_local_miners
+from perturb.schemas.errors import SettingsError
+from perturb.schemas.import_root import import_root
+from perturb.schemas.settings import Settings
+from perturb.subnet.keys import LOCAL_NETWORK
+
+logger = logging.getLogger(__name__)
+HOST = "127.0.0.1"
+POOL = "perturb"
+_START_SECONDS = 180.0
+# A flow that is asked to stop still verifies and commits the round whose answers are there.
+_FLOW_SECONDS = 60.0
+_STOP_SECONDS = 15.0
+_PAUSE_SECONDS = 0.5
+_STARTS_A_MINUTE = 4
+_DEPLOYMENTS = Path("prefect.yaml")
+
+
+@dataclass(frozen=True)
+class Serving:
+    """What runs: the server's address and where its database and logs lie."""
+
+    url: str
+    home: Path
+    miners: int
+
+
+def serve(
+    settings: Settings, *, port: int, home: Path, local_miners: int, tell: Callable[[Serving], None] = lambda _: None
+) -> None:
+    """Run until SIGTERM or Ctrl-C, then stop everything that was started, the flow runs first.
+
+    On the local network without a roster, `local_miners` reference miners are started for the flows to ask. Raises
+    SettingsError where the port is taken, where there are no deployments here, and when a part keeps dying; one that
+    dies now and then is started again.
+    """
+    _check_ready(port)
+    home = home.absolute()
+    home.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as stack:
+        environment = _environment(settings, port, home)
+        if settings.subnet.network == LOCAL_NETWORK and settings.subnet.roster is None and local_miners:
+            miners = stack.enter_context(start_local_miners(local_miners, settings=settings, folder=home / "miners"))
+            environment |= {"PERTURB_SUBNET__NETWORK": LOCAL_NETWORK, "PERTURB_SUBNET__ROSTER": str(miners.roster)}
+        else:
+            local_miners = 0
+        stop = stack.enter_context(stopped_by_signals(lambda: None))
+
+        def start(name: str, *arguments: str) -> _Part:
+            part = _Part(name, list(arguments), environment, home)
+            stack.callback(part.stop)
+            return part
+
+        server = start("server", "server", "start", "--host", HOST, "--port", str(port))
+        _await_server(server, port, stop, home)
+        if stop.asked:
+            return
+        _register(environment, home)
+        worker = start("worker", "worker", "start", "--pool", POOL, "--name", "here")
+        tell(Serving(f"http://{HOST}:{port}", home, local_miners))
+        while not stop.asked:
+            if server.watch():
+                # Its database may be gone as well; what is registered already stays as it is.
+                _await_server(server, port, stop, home)
+                _register(environment, home)
+            worker.watch()
+            time.sleep(_PAUSE_SECONDS)
+
+
+def _register(environment: dict[str, str], home: Path) -> None:
+    _run(["work-pool", "create", POOL, "--type", "process", "--overwrite"], environment, home)
+    _run(["--no-prompt", "deploy", "--all"], environment, home)
+
+
+def _await_server(server: "_Part", port: int, stop: Stop, home: Path) -> None:
+    deadline = time.monotonic() + _START_SECONDS
+    while not stop.asked and not _healthy(port):
+        server.watch()
+        if time.monotonic() > deadline:
+            raise SettingsError(
+                f"Prefect's server did not answer within {_START_SECONDS:g} s; see {home / 'server.log'}"
+            )
+        time.sleep(_PAUSE_SECONDS)
+
+
+def _check_ready(port: int) -> None:
+    if not _DEPLOYMENTS.exists():
+        raise SettingsError(f"there is no {_DEPLOYMENTS} in {Path.cwd()}; run this in the project's own folder")
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((HOST, port))
+        except OSError as error:
+            raise SettingsError(f"port {port} is taken ({error.strerror}); choose another with --port") from error
+
+
+def _environment(settings: Settings, port: int, home: Path) -> dict[str, str]:
+    return {
+        **os.environ,
+        "PREFECT_API_URL": f"http://{HOST}:{port}/api",
+        "PREFECT_HOME": str(home),
+        "PREFECT_SERVER_SERVICES_DB_VACUUM_ENABLED": "events,flow_runs",
+        "PREFECT_SERVER_SERVICES_DB_VACUUM_RETENTION_PERIOD": str(7 * 86_400),
+        "PREFECT_LOGGING_LEVEL": os.environ.get("PREFECT_LOGGING_LEVEL", "INFO").replace("CRITICAL", "INFO"),
+        "PERTURB_HOME": str(Path.cwd()),
+        "PERTURB_STORE": settings.store_name,
+        "PYTHONPATH": os.pathsep.join([import_root(), *filter(None, [os.environ.get("PYTHONPATH")])]),
+        # The worker starts flows by the name `python`.
+        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]),
+    }
+
+
+def _command(arguments: list[str]) -> list[str]:
+    return [sys.executable, "-m", "prefect", *arguments]
+
+
+def _run(arguments: list[str], environment: dict[str, str], home: Path) -> None:
+    done = subprocess.run(_command(arguments), env=environment, capture_output=True, text=True, start_new_session=True)
+    with (home / "setup.log").open("a") as log:
+        log.write(done.stdout + done.stderr)
+    if done.returncode:
+        said = (done.stderr or done.stdout).strip().splitlines()[-1:] or ["nothing"]
+        raise SettingsError(f"`prefect {' '.join(arguments)}` failed: {said[0][:300]}; see {home / 'setup.log'}")
+
+
+class _Part:
+    """One program of the operation, kept alive: when it dies, its orphans are ended and it is started again."""
+
+    def __init__(self, name: str, arguments: list[str], environment: dict[str, str], home: Path):
+        self._name, self._arguments, self._environment = name, arguments, environment
+        self._log = home / f"{name}.log"
+        self._children: list[psutil.Process] = []
+        self._starts: list[float] = []
+        self._start()
+
+    def _start(self) -> None:
+        self._starts = [moment for moment in self._starts if moment > time.monotonic() - 60] + [time.monotonic()]
+        if len(self._starts) > _STARTS_A_MINUTE:
+            raise SettingsError(
+                f"the {self._name} ended {_STARTS_A_MINUTE} times within a minute; {self._log} says why"
+            )
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(
+                _command(self._arguments),
+                env=self._environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                # A session of its own: a Ctrl-C at the terminal is ours to hand on, in the right order.
+                start_new_session=True,
+            )
+
+    def watch(self) -> bool:
+        """Whether it had died and was started again. Raises SettingsError for a part that keeps dying."""
+        if self._process.poll() is None:
+            self._remember_children()
+            return False
+        logger.warning("the %s ended with %s; starting it again", self._name, self._process.returncode)
+        self._end_children()
+        self._start()
+        return True
+
+    def stop(self) -> None:
+        """Children first and with time to commit, then the part itself; what stays after that is killed."""
+        if self._process.poll() is None:
+            self._remember_children()
+        self._end_children()
+        self._process.terminate()
+        try:
+            self._process.wait(_STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+    def _remember_children(self) -> None:
+        # A dying part has no children any more, so those that were seen before are kept for as long as they live.
+        living = {child for child in self._children if _lives(child)}
+        self._children = [*(living | set(psutil.Process(self._process.pid).children()))]
+
+    def _end_children(self) -> None:
+        # Their own children end with them: a flow ends its decoders and local miners.
+        for child in self._children:
+            _signal(child, signal.SIGTERM)
+        deadline = time.monotonic() + _FLOW_SECONDS
+        while (left := [child for child in self._children if _lives(child)]) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        for survivor in left:
+            logger.warning("process %d did not end and was killed", survivor.pid)
+            _signal(survivor, signal.SIGKILL)
+        self._children = []
+
+
+def _lives(process: psutil.Process) -> bool:
+    """Whether it runs. An orphan that ended stays listed where nobody reaps it, as in many a container."""
+    try:
+        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
+
+
+def _signal(process: psutil.Process, number: signal.Signals) -> None:
+    try:
+        process.send_signal(number)
+    except psutil.NoSuchProcess:
+        return
+
+
+def _healthy(port: int) -> bool:
+    try:
+        with urlopen(f"http://{HOST}:{port}/api/health", timeout=5) as reply:
+            return bool(reply.status == 200)
+    except (URLError, OSError):
+        return False

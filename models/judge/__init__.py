@@ -1,0 +1,1 @@
+"""The judge: whether a label still names what a photograph shows."""

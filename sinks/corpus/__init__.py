@@ -1,0 +1,1 @@
+"""Committed rounds and sealed days on a store."""

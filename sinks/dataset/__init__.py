@@ -1,0 +1,1 @@
+"""The datasets that are sold: their files, cards and statistics."""

@@ -1,0 +1,81 @@
+"""What a subscriber's tools are told about an export: its columns as Arrow schema and as `datasets.Features`.
+
+The Hugging Face schema metadata is what makes `datasets` show the two image columns as images; their struct must be
+exactly `{bytes: binary, path: string}`.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from perturb.schemas.record import Record, record_schema
+from perturb.schemas.tier import Tier
+
+if TYPE_CHECKING:
+    import datasets
+
+IMAGES = ("original", "perturbed")
+_ADDED = {
+    "sample_id": "first half of sha256(original_sha256 + '|' + perturbed_sha256): the same pair has the same id in "
+    "every tier; also the key in tar shards",
+    "miner_pseudonym": "who answered, under a name that holds within this tier only",
+    "original": "the clean image, PNG, 8-bit RGB, as it was sent to the miners",
+    "perturbed": "the perturbed image, PNG, 8-bit RGB, byte for byte as the miner sent it",
+}
+
+
+def metadata_schema(tier: Tier) -> pa.Schema:
+    """Every column of an export but the images: ids, the granted record columns, one boolean for each view."""
+    record = record_schema()
+    fields = [pa.field("sample_id", pa.string())]
+    if tier.miner == "pseudonym":
+        fields.append(pa.field("miner_pseudonym", pa.string()))
+    fields += [record.field(name) for name in tier.granted]
+    fields += [pa.field(view, pa.bool_()) for view in tier.views]
+    return pa.schema(fields)
+
+
+def describe(tier: Tier) -> dict[str, str]:
+    """One line on each column of the `parquet/` root, in its order."""
+    record = {name: info.description or "" for name, info in Record.model_fields.items()}
+    record["near_duplicate_of"] = (
+        f"{'record_id' if 'record_id' in tier.granted else 'sample_id'} of a faster answer with nearly the same "
+        "perturbation; null also where that answer is not part of this tier"
+    )
+    views = {view: f"whether {sql}" for view, sql in tier.views.items()}
+    known = {**record, **_ADDED, **views}
+    return {name: known[name] for name in parquet_features(tier)}
+
+
+def parquet_features(tier: Tier) -> "datasets.Features":
+    """Features of the `parquet/` root: `sample_id`, `original`, `perturbed`, then the metadata."""
+    import datasets
+
+    columns = {field.name: _feature(field.type, as_json=False) for field in metadata_schema(tier)}
+    images = {name: datasets.Image() for name in IMAGES}
+    return datasets.Features({"sample_id": columns.pop("sample_id"), **images, **columns})
+
+
+def wds_features(tier: Tier) -> "datasets.Features":
+    """Features of the `wds/` root as `datasets` names them: `original.png`, `perturbed.png`, `json`, key and url.
+
+    Times are ISO 8601 strings in UTC there, because JSON has no better.
+    """
+    import datasets
+
+    row = {field.name: _feature(field.type, as_json=True) for field in metadata_schema(tier)}
+    images = {f"{name}.png": datasets.Image() for name in IMAGES}
+    text = datasets.Value("string")
+    return datasets.Features({**images, "json": row, "__key__": text, "__url__": text})
+
+
+def _feature(kind: pa.DataType, *, as_json: bool) -> Any:
+    import datasets
+
+    if pa.types.is_struct(kind):
+        return {field.name: _feature(field.type, as_json=as_json) for field in kind}
+    if pa.types.is_list(kind):
+        return datasets.List(_feature(kind.value_type, as_json=as_json))
+    if pa.types.is_timestamp(kind):
+        return datasets.Value("string" if as_json else str(kind))
+    return datasets.Value({pa.float64(): "float64"}.get(kind, str(kind)))

@@ -1,0 +1,179 @@
+"""The files that are sold: WebDataset tars and Parquet with images in it, the same bytes for the same rows."""
+
+import io
+import json
+from collections.abc import Callable, Iterable, Sequence
+from datetime import UTC, datetime
+from typing import Any, Protocol
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from perturb.schemas.tier import Tier
+from perturb.sinks.dataset.features import IMAGES, metadata_schema, parquet_features
+from perturb.sinks.formats.tar import BLOCK, END, header
+from perturb.sinks.stores.base import Buffer, ObjectWriter
+
+# Logical bytes of images in one row group: far below what the Hub's viewer takes, and soon there while streaming.
+GROUP_BYTES = 32 * 2**20
+_FLUSH_BYTES = 4 * 2**20
+
+
+class SampleWriter(Protocol):
+    """Appends batches of rows with their images; without `finish` the file is not one."""
+
+    def add(self, rows: pa.Table, originals: Sequence[bytes], perturbed: Sequence[bytes]) -> None:
+        """Append rows of `metadata_schema`, and for each row its two PNGs."""
+        ...
+
+    def finish(self) -> None:
+        """Complete the file."""
+        ...
+
+    def abandon(self) -> None:
+        """Write nothing more, whatever happens."""
+        ...
+
+
+class WdsWriter:
+    """WebDataset: `{sample_id}.original.png`, `{sample_id}.perturbed.png`, `{sample_id}.json`; USTAR, mtime 0."""
+
+    def __init__(self, sink: ObjectWriter, tier: Tier):
+        self._sink = sink
+        self._pending: list[bytes] = []
+        self._bytes = 0
+
+    def add(self, rows: pa.Table, originals: Sequence[bytes], perturbed: Sequence[bytes]) -> None:
+        """Append rows of `metadata_schema`, and for each row its two PNGs."""
+        for row, original, changed in zip(rows.to_pylist(), originals, perturbed, strict=True):
+            key = row["sample_id"]
+            self._member(f"{key}.original.png", original)
+            self._member(f"{key}.perturbed.png", changed)
+            self._member(f"{key}.json", row_json(row))
+
+    def _member(self, name: str, data: bytes) -> None:
+        self._pending += (header(name, len(data)), data, bytes(-len(data) % BLOCK))
+        self._bytes += len(data) + BLOCK
+        if self._bytes >= _FLUSH_BYTES:
+            self._flush()
+
+    def _flush(self) -> None:
+        # One write for many small pieces: hashing and writing then run at their own speed.
+        self._sink.write(b"".join(self._pending))
+        self._pending, self._bytes = [], 0
+
+    def finish(self) -> None:
+        """Write the end of the archive."""
+        self._pending.append(END)
+        self._flush()
+
+    def abandon(self) -> None:
+        """Drop what was not written yet."""
+        self._pending = []
+
+
+class ParquetWriter:
+    """Parquet with `datasets` image columns, row groups by bytes, page index, images neither compressed nor indexed."""
+
+    def __init__(self, sink: ObjectWriter, tier: Tier):
+        self._schema = parquet_features(tier).arrow_schema
+        self._valve = _Valve(sink)
+        metadata = list(_leaves(metadata_schema(tier)))
+        self._writer = pq.ParquetWriter(
+            pa.PythonFile(self._valve, mode="w"),
+            self._schema,
+            # PNGs don't shrink further. One photograph stands in many rows: a dictionary keeps it once a row group.
+            compression=dict.fromkeys(metadata, "zstd") | dict.fromkeys(_image_leaves(), "none"),
+            use_dictionary=[*metadata, "original.bytes"],
+            dictionary_pagesize_limit=2 * GROUP_BYTES,
+            data_page_size=2**20,
+            write_statistics=metadata,
+            write_page_index=True,
+        )
+
+    def add(self, rows: pa.Table, originals: Sequence[bytes], perturbed: Sequence[bytes]) -> None:
+        """Append rows of `metadata_schema`, and for each row its two PNGs; makes one row group."""
+        columns = {name: rows[name] for name in rows.column_names}
+        columns |= {name: _images(data) for name, data in zip(IMAGES, (originals, perturbed), strict=True)}
+        table = pa.table([columns[name] for name in self._schema.names], schema=self._schema)
+        self._writer.write_table(table, row_group_size=max(1, rows.num_rows))
+
+    def finish(self) -> None:
+        """Write the footer."""
+        self._writer.close()
+
+    def abandon(self) -> None:
+        """Close Arrow's writer without letting it write its footer."""
+        self._valve.shut = True
+        self._writer.close()
+
+
+class _Valve(io.RawIOBase):
+    """The sink, until it is shut. Arrow's writer writes a footer even when it is merely collected as garbage, and by
+    then the descriptor below may belong to another file."""
+
+    def __init__(self, sink: ObjectWriter):
+        self._sink = sink
+        self.shut = False
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Buffer, /) -> int:  # type: ignore[override]
+        return len(data) if self.shut else self._sink.write(data)
+
+    def tell(self) -> int:
+        return self._sink.tell()
+
+
+WRITERS: dict[str, Callable[[ObjectWriter, Tier], SampleWriter]] = {"parquet": ParquetWriter, "wds": WdsWriter}
+SUFFIXES = {"parquet": "parquet", "wds": "tar"}
+
+
+def row_json(row: dict[str, Any]) -> bytes:
+    """A metadata row as JSON: every column in its order, times as ISO 8601 in UTC."""
+    return json.dumps(row, separators=(",", ":"), ensure_ascii=False, allow_nan=False, default=_plain).encode()
+
+
+def row_groups(image_bytes: Iterable[int]) -> list[slice]:
+    """Slices of rows whose images stay under `GROUP_BYTES` together (one row at least)."""
+    groups, start, total, end = [], 0, 0, 0
+    for end, size in enumerate(image_bytes, start=1):
+        if total and total + size > GROUP_BYTES:
+            groups.append(slice(start, end - 1))
+            start, total = end - 1, 0
+        total += size
+    if end > start:
+        groups.append(slice(start, end))
+    return groups
+
+
+def _images(data: Sequence[bytes]) -> pa.StructArray:
+    return pa.StructArray.from_arrays(
+        [pa.array(data, pa.binary()), pa.nulls(len(data), pa.string())], names=["bytes", "path"]
+    )
+
+
+def _image_leaves() -> list[str]:
+    return [f"{image}.{part}" for image in IMAGES for part in ("bytes", "path")]
+
+
+def _leaves(fields: Iterable[pa.Field], above: str = "") -> Iterable[str]:
+    """Parquet's names of the leaf columns below `fields`."""
+    for field in fields:
+        yield from _leaf(field.type, above + field.name)
+
+
+def _leaf(kind: pa.DataType, path: str) -> Iterable[str]:
+    if pa.types.is_struct(kind):
+        yield from _leaves(kind, path + ".")
+    elif pa.types.is_list(kind):
+        yield from _leaf(kind.value_type, path + ".list.element")
+    else:
+        yield path
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, datetime):
+        return value.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    raise TypeError(f"{type(value).__name__} has no JSON")

@@ -1,0 +1,1 @@
+"""File formats: tar, Parquet, Merkle trees, and the version rule."""

@@ -1,0 +1,1 @@
+"""Pages, pictures and metrics for people and monitoring."""

@@ -1,0 +1,1 @@
+"""Object stores: a directory or S3, under one contract."""

@@ -1,0 +1,297 @@
+"""A directory as object store: temporary file, fsync, then a link or rename into place."""
+
+import contextlib
+import errno
+import hashlib
+import io
+import os
+import secrets
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+from perturb.schemas.errors import StoreError
+from perturb.sinks.stores.base import (
+    Buffer,
+    Entry,
+    ObjectCorrupt,
+    ObjectMissing,
+    ObjectWriter,
+    Pieces,
+    Store,
+    check_key,
+    closing_writer,
+)
+from perturb.sinks.stores.fsync import flushing, make_folders, sync_folder, sync_folders_of, write_durably
+
+# Temporary files live beside the objects, so that publishing is a link within one file system.
+UNFINISHED = ".unfinished"
+
+
+class DirectoryStore(Store):
+    """Objects are files below `root`. Keys are created by `link(2)`, which fails where the name is taken."""
+
+    def __init__(self, root: str | Path):
+        self.root = Path(root).expanduser()
+        self.url = str(root)
+
+    def _path(self, key: str) -> Path:
+        return self.root / check_key(key)
+
+    @contextmanager
+    def _temporary(self) -> Iterator[tuple[Path, io.FileIO]]:
+        """A new file among the unfinished, gone at the end of the block; who publishes it gives it a second name."""
+        folder = self.root / UNFINISHED
+        path = folder / f"{os.getpid()}-{secrets.token_hex(8)}"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with path.open("xb", buffering=0) as file:
+                yield path, file
+        except OSError as error:
+            raise _sentence(error, self.root) from error
+        finally:
+            if folder.is_dir():
+                path.unlink(missing_ok=True)
+
+    @contextmanager
+    def create(self, key: str) -> Iterator[ObjectWriter]:
+        target = self._path(key)
+        with self._temporary() as (path, file), flushing(file) as sink, closing_writer(sink) as writer:
+            yield writer
+            writer.drain()
+            os.fsync(file.fileno())
+            writer.won = self._publish(path, target) or _digest(target) == writer.sha256
+            sync_folder(target.parent)
+
+    def _publish(self, path: Path, target: Path) -> bool:
+        """Give a durable file its name, unless the name is taken. The caller makes the folder durable."""
+        while True:
+            make_folders(target.parent, self.root)
+            try:
+                os.link(path, target)
+            except FileExistsError:
+                return False
+            except FileNotFoundError:
+                # Whoever deleted the last object of this folder took the folder along: make it again.
+                if not path.exists():
+                    raise
+                continue
+            return True
+
+    def put_new(self, key: str, data: Buffer) -> bool:
+        pieces = Pieces()
+        pieces.write(data)
+        return self._put_in_order([], key, pieces) is None
+
+    def put_together(self, parts: Sequence[tuple[str, Pieces]], key: str, commit: Callable[[], Buffer]) -> str | None:
+        """As promised. Objects that are to be alone in a folder are written into a folder that is then renamed."""
+        started = datetime.now(UTC)
+        folder = self._path(key).parent
+        together = all(self._path(part).parent == folder for part, _ in parts)
+        last = Pieces()
+        if together and not folder.exists():
+            published, data = self._put_folder(parts, folder, self._path(key).name, commit)
+            if published:
+                return None
+            last.write(data)
+        else:
+            last.write(commit())
+        return self._put_in_order(parts, key, last, started=started)
+
+    def _put_folder(
+        self, parts: Sequence[tuple[str, Pieces]], folder: Path, name: str, commit: Callable[[], Buffer]
+    ) -> tuple[bool, Buffer]:
+        """Whether the folder is published, and the commit's bytes. Two waits for the disk, however many the parts."""
+        draft = self.root / UNFINISHED / f"{os.getpid()}-{secrets.token_hex(8)}"
+        try:
+            draft.mkdir(parents=True)
+            with ExitStack() as stack:
+                names = [self._path(part).name for part, _ in parts]
+                files = [stack.enter_context((draft / one).open("xb", buffering=0)) for one in (*names, name)]
+                # Entered last, so that on an error its threads are done before the files are closed under them.
+                pool = stack.enter_context(ThreadPoolExecutor(len(parts) + 1))
+                pending = [
+                    pool.submit(write_durably, file, content) for file, (_, content) in zip(files, parts, strict=False)
+                ]
+                pending.append(pool.submit(self._make_ready, draft, folder.parent))
+                data = commit()
+                write_durably(files[-1], [data])
+                for future in pending:
+                    future.result()
+            return self._rename_folder(draft, folder), data
+        except OSError as error:
+            raise _sentence(error, self.root) from error
+        finally:
+            if draft.is_dir():
+                shutil.rmtree(draft)
+
+    def _make_ready(self, draft: Path, parent: Path) -> None:
+        sync_folder(draft)
+        make_folders(parent, self.root)
+
+    def _rename_folder(self, draft: Path, folder: Path) -> bool:
+        while True:
+            try:
+                draft.rename(folder)
+            except FileNotFoundError:
+                make_folders(folder.parent, self.root)
+                continue
+            except OSError as error:
+                if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
+                    return False
+                raise
+            sync_folder(folder.parent)
+            return True
+
+    def _put_in_order(
+        self, parts: Sequence[tuple[str, Pieces]], key: str, last: Pieces, *, started: datetime | None = None
+    ) -> str | None:
+        """Files, then the names of the parts, then the name of the commit, each waited for."""
+        everything = [*parts, (key, last)]
+        with ExitStack() as stack:
+            unfinished = [stack.enter_context(self._temporary()) for _ in everything]
+            for (_, file), (_, content) in zip(unfinished, everything, strict=True):
+                write_durably(file, content)
+            targets = [self._path(name) for name, _ in everything]
+            for (path, _), target, (name, content) in zip(unfinished, targets, everything, strict=True):
+                if name == key and parts and started is not None:
+                    sync_folders_of(targets[:-1])
+                    self._look_again(parts, since=started)
+                if not self._publish(path, target) and target.read_bytes() != content.join():
+                    return name
+            sync_folder(targets[-1].parent)
+        return None
+
+    def put(self, key: str, data: Buffer) -> None:
+        target = self._path(key)
+        with self._temporary() as (path, file):
+            write_durably(file, [data])
+            make_folders(target.parent, self.root)
+            path.replace(target)
+            sync_folder(target.parent)
+
+    def get(self, key: str, *, sha256: str | None = None) -> bytes:
+        try:
+            data = self._path(key).read_bytes()
+        except OSError as error:
+            raise _missing(error, key, self.root) from error
+        if sha256 is not None and hashlib.sha256(data).hexdigest() != sha256:
+            raise ObjectCorrupt(f"{key} is not what was written: its sha256 should be {sha256}; restore it from a copy")
+        return data
+
+    def get_range(self, key: str, offset: int, length: int) -> bytes:
+        return self.get_ranges(key, [(offset, length)])[0]
+
+    def get_ranges(self, key: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
+        try:
+            with self._path(key).open("rb", buffering=0) as file:
+                pieces = [os.pread(file.fileno(), length, offset) for offset, length in ranges]
+        except OSError as error:
+            raise _missing(error, key, self.root) from error
+        for (offset, length), piece in zip(ranges, pieces, strict=True):
+            if len(piece) != length:
+                raise ObjectCorrupt(f"{key} ends before byte {offset + length}; it was cut: restore it from a copy")
+        return pieces
+
+    def head(self, key: str) -> Entry | None:
+        try:
+            return _entry(key, self._path(key).stat())
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except OSError as error:
+            raise _sentence(error, self.root) from error
+
+    def entries(self, prefix: str = "", *, after: str = "") -> Iterator[Entry]:
+        base = prefix.rpartition("/")[0]
+        yield from self._walk(base + "/" if base else "", prefix, after)
+
+    def _walk(self, folder: str, prefix: str, after: str) -> Iterator[Entry]:
+        for name, is_folder in self._scan(folder):
+            key = folder + name
+            if not (key.startswith(prefix) or (is_folder and prefix.startswith(key))):
+                continue
+            if is_folder:
+                if key >= after or after.startswith(key):
+                    yield from self._walk(key, prefix, after)
+            elif key > after:
+                # A file that vanishes between scan and stat was deleted: it is no longer part of the listing.
+                with contextlib.suppress(FileNotFoundError):
+                    yield _entry(key, (self.root / key).stat())
+
+    def _scan(self, folder: str) -> list[tuple[str, bool]]:
+        """Names in a folder in key order; a folder's name ends in `/`, because that is how its keys go on."""
+        try:
+            with os.scandir(f"{self.root}/{folder}") as entries:
+                found = [(entry.name + "/", True) if entry.is_dir() else (entry.name, False) for entry in entries]
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        except OSError as error:
+            raise _sentence(error, self.root) from error
+        return sorted(pair for pair in found if folder or pair[0] != UNFINISHED + "/")
+
+    def folders(self, prefix: str) -> list[str]:
+        found = (name for name, is_folder in self._scan(prefix) if is_folder and self._holds(prefix + name))
+        return sorted(name.rstrip("/") for name in found)
+
+    def _holds(self, folder: str) -> bool:
+        return any(not is_folder or self._holds(folder + name) for name, is_folder in self._scan(folder))
+
+    def delete(self, key: str) -> None:
+        path = self._path(key)
+        try:
+            path.unlink(missing_ok=True)
+            for parent in path.parents:
+                if parent == self.root:
+                    break
+                parent.rmdir()
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOENT, errno.ENOTDIR):
+                raise _sentence(error, self.root) from error
+
+    def presign(self, key: str, *, expires_s: int = 3600) -> str:
+        return self._path(key).resolve().as_uri()
+
+    def unfinished(self) -> list[Entry]:
+        folder = self.root / UNFINISHED
+        return [_entry(path.name, path.stat()) for path in sorted(folder.iterdir())] if folder.is_dir() else []
+
+    def discard(self, unfinished: Entry) -> None:
+        path = self.root / UNFINISHED / check_key(unfinished.key)
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def _entry(key: str, stat: os.stat_result) -> Entry:
+    return Entry(key, stat.st_size, datetime.fromtimestamp(stat.st_mtime, UTC))
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+_HINTS = {
+    errno.ENOSPC: "the disk is full: free some space, then run the same command again",
+    errno.EDQUOT: "the disk quota is used up: free some space, then run the same command again",
+    errno.EACCES: "not permitted: choose a directory that this user may write to (PERTURB_STORE)",
+    errno.EPERM: "not permitted, or the file system has no hard links: choose another directory (PERTURB_STORE)",
+    errno.EROFS: "the file system is read-only: choose a directory that can be written to (PERTURB_STORE)",
+    errno.ENOTDIR: "part of the path is a file: choose a directory (PERTURB_STORE)",
+    errno.EEXIST: "part of the path is a file: choose a directory (PERTURB_STORE)",
+}
+
+
+def _sentence(error: OSError, root: Path) -> StoreError:
+    hint = _HINTS.get(error.errno or 0, f"{error.strerror}: check the directory, then run the same command again")
+    return StoreError(f"store {root}: {hint}; nothing half-written was left visible")
+
+
+def _missing(error: OSError, key: str, root: Path) -> StoreError:
+    if isinstance(error, (FileNotFoundError, NotADirectoryError, IsADirectoryError)):
+        return ObjectMissing(f"{key} is not in store {root}")
+    return _sentence(error, root)

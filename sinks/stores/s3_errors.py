@@ -1,0 +1,89 @@
+"""What S3's errors mean: worth another try, an answer in itself, or a sentence for the operator."""
+
+from botocore.exceptions import (
+    ClientError,
+    IncompleteReadError,
+    NoCredentialsError,
+    ParamValidationError,
+    PartialCredentialsError,
+    ResponseStreamingError,
+    SSLError,
+)
+from botocore.parsers import ResponseParserError
+from urllib3.exceptions import HTTPError
+
+from perturb.schemas.errors import StoreError
+from perturb.sinks.stores.base import ObjectCorrupt
+
+# What a service answers when the bytes that arrived are not those that were announced, or when two writers met.
+_DAMAGED = {
+    "BadDigest",
+    "ConditionalRequestConflict",
+    "IncompleteBody",
+    "InvalidDigest",
+    "OperationAborted",
+    "RequestTimeout",
+    "XAmzContentChecksumMismatch",
+    "XAmzContentSHA256Mismatch",
+}
+_ASK_OPERATOR = {
+    "NoSuchBucket": "the bucket does not exist; create it, or name another one in PERTURB_STORE",
+    "InvalidAccessKeyId": "the access key is unknown there; check AWS_ACCESS_KEY_ID or the AWS profile",
+    "SignatureDoesNotMatch": "the secret key is wrong; check AWS_SECRET_ACCESS_KEY or the AWS profile",
+    "AccessDenied": "access is denied; the key needs to list, read, write and delete below the prefix",
+    "ExpiredToken": "the session token has expired; renew the credentials",
+    "NotImplemented": "the service cannot create objects conditionally (If-None-Match); use one that can",
+    "EntityTooLarge": "one object would be larger than the service takes; lower seal.shard_bytes",
+    "QuotaExceeded": "the quota is used up; free some space, then run the same command again",
+    "InsufficientCapacity": "the service is full; free some space, then run the same command again",
+    "RequestTimeTooSkewed": "this machine's clock is wrong; set it, then run the same command again",
+}
+
+
+def _code(error: Exception) -> tuple[str, int]:
+    if not isinstance(error, ClientError):
+        return "", 0
+    status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+    return error.response.get("Error", {}).get("Code", ""), status
+
+
+def is_missing(error: Exception) -> bool:
+    """The object is not there. A missing bucket is something else."""
+    code, status = _code(error)
+    return status == 404 and code != "NoSuchBucket"
+
+
+def is_taken(error: Exception) -> bool:
+    """A create-only write found the key in use."""
+    return _code(error)[1] == 412
+
+
+def worth_another_try(error: Exception) -> bool:
+    """Damage on the way that boto3 does not try again itself, as it does for lost connections and 5xx answers."""
+    if isinstance(error, (ObjectCorrupt, IncompleteReadError, ResponseStreamingError, ResponseParserError, HTTPError)):
+        return True
+    code, status = _code(error)
+    return code in _DAMAGED or (status == 400 and code in ("", "400"))
+
+
+def sentence(error: Exception, url: str) -> StoreError:
+    """One sentence for the operator, without secrets and without the service's own prose."""
+    code, status = _code(error)
+    if code in _ASK_OPERATOR:
+        return StoreError(f"store {url}: {_ASK_OPERATOR[code]}")
+    if isinstance(error, (NoCredentialsError, PartialCredentialsError)):
+        hint = "no credentials were found; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
+        return StoreError(f"store {url}: {hint}")
+    if status == 403:
+        return StoreError(f"store {url}: access is denied; check the credentials and what they may do")
+    if isinstance(error, ParamValidationError):
+        return StoreError(f"store {url}: the bucket's name is not one that S3 accepts; write s3://bucket/prefix")
+    if isinstance(error, SSLError):
+        return StoreError(f"store {url}: the certificate is not trusted; set s3.ca_bundle to the authority's file")
+    if status == 416:
+        return ObjectCorrupt(f"store {url}: an object ends before the bytes that were asked; restore it from a copy")
+    if code or status:
+        return StoreError(f"store {url}: the service answered {code or status}; run the same command again later")
+    return StoreError(
+        f"store {url}: no answer ({type(error).__name__}); check s3.endpoint_url and the network, then run again"
+    )

@@ -1,0 +1,1 @@
+"""Commit rounds, seal days, remove garbage, audit and prove what was committed."""

@@ -1,0 +1,121 @@
+"""Garbage: what no commit object claims, removed after a grace period, and nothing else."""
+
+import logging
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+
+from perturb.schemas.errors import CorpusError
+from perturb.sinks.corpus import keys
+from perturb.sinks.corpus.corpus import Corpus
+from perturb.sinks.corpus.manifest import Manifest
+from perturb.sinks.stores.base import Entry, Store
+from perturb.tasks.corpus.seal import finish_seals
+
+log = logging.getLogger(__name__)
+GRACE = timedelta(days=1)
+
+
+@dataclass
+class GarbageReport:
+    """What was removed, or would be with `dry_run`: keys with sizes, by the reason they were garbage."""
+
+    dry_run: bool
+    orphans: list[Entry] = field(default_factory=list)
+    superseded: list[Entry] = field(default_factory=list)
+    unfinished: list[Entry] = field(default_factory=list)
+
+    @property
+    def removed(self) -> list[Entry]:
+        """Everything."""
+        return self.orphans + self.superseded + self.unfinished
+
+    @property
+    def size(self) -> int:
+        """Bytes of everything."""
+        return sum(entry.size for entry in self.removed)
+
+
+def collect_garbage(
+    corpus: Corpus,
+    *,
+    grace: timedelta = GRACE,
+    keep_superseded: timedelta = timedelta(days=7),
+    dry_run: bool = False,
+    now: datetime | None = None,
+) -> GarbageReport:
+    """Remove what no commit claims and nobody wrote to within `grace`, and rounds sealed `keep_superseded` ago.
+
+    `grace` must be longer than any round or seal takes. Exports are left alone: what an interrupted one left has the
+    names and bytes that its next run writes. A round is removed only while every file of the day that took it in is
+    there. Raises CorpusError, having removed nothing more, where the corpus contradicts itself.
+    """
+    now = now or datetime.now(UTC)
+    report = GarbageReport(dry_run)
+    # The log knows of a day whose manifest is about to appear; both are asked, and neither may be unreadable.
+    sealed = corpus.seal_log() if dry_run else finish_seals(corpus)
+    by_round = {claim.round_id: manifest for manifest in (*corpus.manifests(), *sealed) for claim in manifest.rounds}
+    whole: dict[str, bool] = {}
+    for round_id, entries in _round_folders(corpus):
+        commit = [entry for entry in entries if entry.key.endswith("/" + keys.COMMIT)]
+        manifest = by_round.get(round_id)
+        if manifest is not None:
+            if now - manifest.sealed_at >= keep_superseded and _is_whole(corpus.store, manifest, whole):
+                report.superseded += entries
+        elif not commit and _is_old(entries, now, grace) and not _committed_by_now(corpus.store, entries):
+            report.orphans += entries
+    report.orphans += _unclaimed_sealed(corpus, sealed, now, grace)
+    report.orphans += [entry for entry in corpus.store.entries(keys.PENDING) if _is_old([entry], now, grace)]
+    report.unfinished += [entry for entry in corpus.store.unfinished() if _is_old([entry], now, grace)]
+    if not dry_run:
+        _remove(corpus.store, report)
+    return report
+
+
+def _remove(store: Store, report: GarbageReport) -> None:
+    for entry in report.orphans + report.superseded:
+        store.delete(entry.key)
+    for entry in report.unfinished:
+        store.discard(entry)
+    log.info("removed %d objects, %d bytes", len(report.removed), report.size)
+
+
+def _round_folders(corpus: Corpus) -> Iterator[tuple[str, list[Entry]]]:
+    for day in corpus.round_days():
+        folder = keys.day_folder(keys.ROUNDS, day)
+        grouped: dict[str, list[Entry]] = defaultdict(list)
+        for entry in corpus.store.entries(folder):
+            grouped[entry.key.removeprefix(folder).partition("/")[0]].append(entry)
+        yield from grouped.items()
+
+
+def _is_old(entries: Sequence[Entry], now: datetime, grace: timedelta) -> bool:
+    return all(now - entry.modified >= grace for entry in entries)
+
+
+def _committed_by_now(store: Store, entries: Sequence[Entry]) -> bool:
+    """Asked once more, of the commit object itself: a listing may be older than it looks."""
+    folder = entries[0].key.rpartition("/")[0]
+    return store.head(f"{folder}/{keys.COMMIT}") is not None
+
+
+def _is_whole(store: Store, manifest: Manifest, known: dict[str, bool]) -> bool:
+    """Whether a sealed day has all its files; otherwise its rounds are the last copy, and stay."""
+    if manifest.attempt not in known:
+        sizes = {entry.key: entry.size for entry in store.entries(keys.attempt_folder(manifest.day, manifest.attempt))}
+        missing = [entry.key for entry in manifest.files if sizes.get(entry.key) != entry.size]
+        if missing:
+            raise CorpusError(
+                f"{missing[0]} of sealed day {manifest.day} is missing or cut; its rounds are kept: restore it"
+            )
+        known[manifest.attempt] = True
+    return known[manifest.attempt]
+
+
+def _unclaimed_sealed(corpus: Corpus, sealed: Sequence[Manifest], now: datetime, grace: timedelta) -> Iterator[Entry]:
+    claimed = {entry.key for manifest in (*sealed, *corpus.manifests()) for entry in manifest.files}
+    claimed |= {keys.manifest_key(manifest.day) for manifest in (*sealed, *corpus.manifests())}
+    for entry in corpus.store.entries(keys.SEALED + "date="):
+        if entry.key not in claimed and _is_old([entry], now, grace):
+            yield entry

@@ -1,0 +1,278 @@
+"""Sealing: the finished rounds of a day become one immutable, signed day."""
+
+import logging
+import random
+import secrets
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+from datetime import time as clock_time
+
+from perturb.schemas.errors import CorpusError
+from perturb.schemas.outcome import Outcome
+from perturb.schemas.record import Record
+from perturb.schemas.settings import SealSettings
+from perturb.sinks.corpus import keys
+from perturb.sinks.corpus.corpus import Corpus, RoundRef
+from perturb.sinks.corpus.day_writer import DayTotals, DayWriter, model_entries
+from perturb.sinks.corpus.manifest import Claim, Manifest, Reverified, Signer
+from perturb.sinks.corpus.rounds import StoredRound
+from perturb.sinks.formats.version import FORMAT
+from perturb.tasks.verify.stored_pair import Reverify, Sample
+
+log = logging.getLogger(__name__)
+_BATCH = 64
+# How many batches may be verified again elsewhere while the next rounds are read and written.
+_BATCHES_AHEAD = 8
+_ATTEMPTS = 5
+
+
+@dataclass(frozen=True)
+class SealResult:
+    """A sealed day; `already` where it was sealed before this call."""
+
+    manifest: Manifest
+    already: bool
+
+    @property
+    def size(self) -> int:
+        """Bytes of the day's files."""
+        return sum(entry.size for entry in self.manifest.files)
+
+
+def closes_at(day: date, settings: SealSettings) -> datetime:
+    """When a day may be sealed: midnight UTC after it, and the grace time for rounds in flight."""
+    midnight = datetime.combine(day + timedelta(days=1), clock_time(), UTC)
+    return midnight + timedelta(minutes=settings.grace_minutes)
+
+
+def seal_day(
+    corpus: Corpus,
+    day: date,
+    *,
+    settings: SealSettings,
+    now: Callable[[], datetime] = lambda: datetime.now(UTC),
+    signer: Signer | None = None,
+    reverify: Reverify | None = None,
+    early: bool = False,
+    wait: bool = False,
+) -> SealResult:
+    """Seal every unclaimed round of partitions up to `day` as that day. A day that is sealed already is left alone.
+
+    A day still open by the clock is refused, unless `wait` sleeps until it closes or `early` says not to mind.
+    Any number of sealers may run at once: the place in the seal log is created by one of them, the others begin
+    anew with what is left. Raises CorpusError for a day without rounds, a day before the last sealed one, and
+    rounds whose bytes don't hold; then nothing was sealed.
+    """
+    if wait and not early:
+        time.sleep(max(0.0, (closes_at(day, settings) - now()).total_seconds()))
+    for _ in range(_ATTEMPTS):
+        sealed = finish_seals(corpus)
+        if (manifest := corpus.manifest(day)) is not None:
+            return SealResult(manifest, already=True)
+        _check_may_seal(day, sealed, settings=settings, now=now(), early=early)
+        rounds = corpus.live_rounds(until=day)
+        if not rounds:
+            raise CorpusError(f"there are no rounds to seal for {day}; produce some, or name a day that has any")
+        manifest = _build(corpus, day, rounds, sealed, settings=settings, now=now(), signer=signer, reverify=reverify)
+        _check_present(corpus, manifest)
+        if corpus.store.put_new(keys.log_key(manifest.sequence), manifest.to_json()):
+            _publish(corpus, manifest)
+            return SealResult(manifest, already=False)
+        log.info("another sealer was first; looking again at what is left for %s", day)
+    raise CorpusError(f"{day} could not be sealed in {_ATTEMPTS} tries, other sealers were faster; run it again")
+
+
+def finish_seals(corpus: Corpus) -> list[Manifest]:
+    """Publish the manifest of a sealer that died between log and manifest; returns the seal log."""
+    sealed = corpus.seal_log()
+    for manifest in sealed[-1:]:
+        _publish(corpus, manifest)
+    return sealed
+
+
+def _publish(corpus: Corpus, manifest: Manifest) -> None:
+    key = keys.manifest_key(manifest.day)
+    if not corpus.store.put_new(key, manifest.to_json()):
+        raise CorpusError(f"{key} differs from its entry in the seal log; run `perturb audit` and restore it")
+
+
+def _check_present(corpus: Corpus, manifest: Manifest) -> None:
+    """A sealer that slept for days finds its files collected as garbage; it must not claim them then."""
+    for entry in manifest.files:
+        stored = corpus.store.head(entry.key)
+        if stored is None or stored.size != entry.size:
+            raise CorpusError(f"{entry.key} is gone before {manifest.day} was sealed; seal the day again")
+
+
+def _check_may_seal(
+    day: date, sealed: Sequence[Manifest], *, settings: SealSettings, now: datetime, early: bool
+) -> None:
+    last = max((manifest.day for manifest in sealed), default=None)
+    if last is not None and day < last:
+        raise CorpusError(
+            f"{day} cannot be sealed after {last}: its rounds go into the next day that is sealed, {last} or later"
+        )
+    if not early and now < closes_at(day, settings):
+        raise CorpusError(
+            f"{day} is open until {closes_at(day, settings):%Y-%m-%d %H:%M} UTC; seal it then, or say --early"
+        )
+
+
+def _build(
+    corpus: Corpus,
+    day: date,
+    rounds: Sequence[RoundRef],
+    sealed: Sequence[Manifest],
+    *,
+    settings: SealSettings,
+    now: datetime,
+    signer: Signer | None,
+    reverify: Reverify | None,
+) -> Manifest:
+    """Write the day's files and say what they are. Nothing counts before its place in the log is won."""
+    # A folder of its own for each try: sealers never share a file name, and no file is older than its try.
+    attempt = secrets.token_hex(8)
+    folder = keys.attempt_folder(day, attempt)
+    sampler = _Sampler(settings.reverify_fraction if reverify else 0.0, reverify)
+    claims: list[Claim] = []
+    with DayWriter(corpus.store, folder, day=day.isoformat(), shard_bytes=settings.shard_bytes) as writer:
+        for stored, original, perturbed in _read_ahead(corpus, rounds):
+            writer.add(stored, memoryview(original), None if perturbed is None else memoryview(perturbed))
+            sampler.look(stored, original, perturbed)
+            claims.append(_claim(stored))
+        # Inside the block: what does not verify again must not be published either.
+        reverified = sampler.result()
+    return _manifest(day, attempt, writer.totals, claims, sealed, reverified, now).signed(signer)
+
+
+_Loaded = tuple[StoredRound, bytes, bytes | None]
+
+
+def _read_ahead(corpus: Corpus, rounds: Sequence[RoundRef], depth: int = 2) -> Iterator[_Loaded]:
+    """Rounds in order, the next ones being read and checked by a thread while the caller writes."""
+    with ThreadPoolExecutor(1) as pool:
+        pending = [pool.submit(load_round, corpus, ref) for ref in rounds[:depth]]
+        try:
+            for place in range(len(rounds)):
+                loaded = pending.pop(0).result()
+                if place + depth < len(rounds):
+                    pending.append(pool.submit(load_round, corpus, rounds[place + depth]))
+                yield loaded
+        finally:
+            for future in pending:
+                future.cancel()
+
+
+def load_round(corpus: Corpus, ref: RoundRef) -> _Loaded:
+    """A round's metadata and tars, compared with everything that the round states of itself.
+
+    Raises CorpusError that names the round and what does not hold.
+    """
+    from perturb.sinks.corpus.pointers import check_pointers
+
+    stored = corpus.read_round(ref)
+    folder = keys.round_folder(ref.day, ref.round_id)
+    tars = {entry.kind: corpus.store.get(folder + entry.key, sha256=entry.sha256) for entry in stored.statement.files}
+    faults = stored.faults()
+    for entry in stored.statement.files:
+        faults += check_pointers(stored.rows, folder + entry.key, entry, tars[entry.kind])
+    if faults:
+        raise CorpusError(f"round {ref.round_id} ({ref.day}) does not hold: {faults[0]}; see `perturb audit`")
+    return stored, tars["original"], tars.get("perturbed")
+
+
+def _claim(stored: StoredRound) -> Claim:
+    return Claim(
+        date=stored.day,
+        round_id=stored.statement.round_id,
+        commit_sha256=stored.commit_sha256,
+        merkle_root=stored.statement.merkle_root,
+        records=stored.statement.records,
+    )
+
+
+class _Sampler:
+    """Gives a random share of the accepted records to the re-verifier, a batch at a time."""
+
+    def __init__(self, fraction: float, reverify: Reverify | None):
+        self._fraction, self._reverify = fraction, reverify
+        self._random = random.SystemRandom()
+        self._batch: list[Sample] = []
+        self._pending: deque[tuple[list[str], Iterable[str | None]]] = deque()
+        self._done = 0
+
+    def look(self, stored: StoredRound, original: bytes, perturbed: bytes | None) -> None:
+        if self._reverify is None or perturbed is None:
+            return
+        for row in stored.rows:
+            if row["outcome"] != Outcome.ACCEPTED or self._random.random() >= self._fraction:
+                continue
+            record = Record.model_validate(row)
+            self._batch.append(Sample(record, _slice(original, row, "original"), _slice(perturbed, row, "perturbed")))
+            if len(self._batch) >= _BATCH:
+                self._start()
+        while len(self._pending) > _BATCHES_AHEAD:
+            self._settle()
+
+    def _start(self) -> None:
+        if self._reverify is not None and self._batch:
+            names = [sample.record.record_id for sample in self._batch]
+            self._pending.append((names, self._reverify(self._batch)))
+            self._batch = []
+
+    def _settle(self) -> None:
+        names, faults = self._pending.popleft()
+        for name, fault in zip(names, faults, strict=True):
+            if fault is not None:
+                raise CorpusError(f"record {name} does not verify again: {fault}; nothing was sealed")
+        self._done += len(names)
+
+    def result(self) -> Reverified:
+        self._start()
+        while self._pending:
+            self._settle()
+        return Reverified(fraction=self._fraction, records=self._done)
+
+
+def _slice(tar: bytes, row: dict[str, object], image: str) -> bytes:
+    offset, length = row[f"{image}_offset"], row[f"{image}_length"]
+    assert isinstance(offset, int)
+    assert isinstance(length, int)
+    return tar[offset : offset + length]
+
+
+def _manifest(
+    day: date,
+    attempt: str,
+    totals: DayTotals,
+    claims: Sequence[Claim],
+    sealed: Sequence[Manifest],
+    reverified: Reverified,
+    now: datetime,
+) -> Manifest:
+    return Manifest(
+        format=FORMAT,
+        day=day,
+        sequence=len(sealed),
+        previous=sealed[-1].sha256 if sealed else None,
+        sealed_at=now,
+        attempt=attempt,
+        records=len(totals.leaves),
+        originals=totals.originals,
+        images=totals.images,
+        duplicates=totals.duplicates,
+        merkle_root=totals.merkle_root,
+        outcomes=dict(totals.outcomes),
+        statistics=totals.statistics(),
+        classifiers=model_entries(totals.classifiers),
+        judges=model_entries(totals.judges),
+        policies=tuple(sorted(totals.policies)),
+        validators=tuple(sorted(totals.validators)),
+        files=tuple(totals.files),
+        rounds=tuple(claims),
+        reverified=reverified,
+    )

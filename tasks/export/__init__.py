@@ -1,0 +1,1 @@
+"""Exports of tiers, and how subscribers get them."""

@@ -1,0 +1,143 @@
+"""What a corpus costs to keep and to grow, from its own sizes and the prices in the settings."""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from math import ceil
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from perturb.schemas.errors import CorpusError
+from perturb.schemas.settings import Settings
+from perturb.sinks.corpus import keys
+from perturb.sinks.corpus.corpus import Corpus, RoundRef
+from perturb.sinks.corpus.manifest import Manifest
+from perturb.sinks.stores.base import STREAM_BYTES
+from perturb.tasks.export.operator_state import EXPORTS
+
+# Days that the averages are taken over, so that last year's traffic does not dilute today's.
+_WINDOW = 14
+# What one round asks of a store: three conditional PUTs; the listing of sealed days and the manifest that isn't there.
+ROUND_WRITES = 3
+ROUND_LISTS = 1
+ROUND_READS = 1
+# What sealing asks for each round: its metadata and both tars.
+SEAL_READS = 3
+_GB = 1e9
+_MONTH = 30
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+
+class Cost(_Part):
+    """Estimates, with the averages they rest on. Bytes are plain bytes, money is in the settings' currency."""
+
+    store: str
+    days_observed: float = Field(description="days of production behind the averages")
+    rounds_per_day: float
+    records_per_round: float
+    round_bytes: float = Field(description="one round's three objects")
+    sealed_bytes_per_day: float
+    export_bytes_per_day: dict[str, float] = Field(description="tier -> bytes that a sealed day adds")
+    keep_rounds_days: int
+    superseded_bytes: float = Field(description="rounds that are kept beside their sealed day, once this is steady")
+    stored_bytes: int = Field(description="everything that is in the store now")
+    growth_bytes_per_day: float
+    writes_per_day: float = Field(description="PUT and LIST requests")
+    reads_per_day: float = Field(description="GET and HEAD requests of the line itself, not of subscribers")
+    requests_cost_per_month: float
+    storage_cost_now_per_month: float
+    storage_cost_in_a_year_per_month: float
+
+
+def estimate_cost(corpus: Corpus, settings: Settings, *, now: datetime | None = None) -> Cost:
+    """Averages over the last fourteen production days, extrapolated. Lists the whole store, reads manifests only.
+
+    Raises CorpusError for a store without a round.
+    """
+    now = now or datetime.now(UTC)
+    manifests = corpus.manifests()[-_WINDOW:]
+    live = corpus.live_rounds()
+    sizes = {entry.key: entry.size for entry in corpus.store.entries()}
+    round_sizes = _round_sizes(sizes)
+    if not round_sizes:
+        raise CorpusError(f"{corpus.store.url} holds no rounds to estimate from; run `perturb produce` first")
+    days, rounds = _pace(manifests, live, now)
+    per_day = rounds / days
+    round_bytes = sum(round_sizes.values()) / len(round_sizes)
+    sealed = sum(entry.size for manifest in manifests for entry in manifest.files)
+    claims = sum(len(manifest.rounds) for manifest in manifests)
+    # Before the first seal: what the rounds hold now is what the sealed day will hold, give or take duplicates. A day
+    # that was sealed early, or began late, counts for the rounds that it has.
+    sealed_per_day = per_day * (sealed / claims if claims else round_bytes)
+    exports = {
+        tier: size * per_day * len(manifests) / claims for tier, size in _exported_per_day(sizes).items() if claims
+    }
+    growth = sealed_per_day + sum(exports.values())
+    superseded = round_bytes * per_day * settings.seal.keep_rounds_days
+    part = settings.seal.shard_bytes
+    writes = per_day * (ROUND_WRITES + ROUND_LISTS) + ceil(sealed_per_day / min(part, STREAM_BYTES))
+    writes += ceil(sum(exports.values()) / STREAM_BYTES)
+    reads = per_day * (ROUND_READS + SEAL_READS) + ceil(sum(exports.values()) / STREAM_BYTES)
+    prices, stored = settings.cost, sum(sizes.values())
+    return Cost(
+        store=corpus.store.url,
+        days_observed=days,
+        rounds_per_day=per_day,
+        records_per_round=_records_per_round(corpus, manifests, live),
+        round_bytes=round_bytes,
+        sealed_bytes_per_day=sealed_per_day,
+        export_bytes_per_day=exports,
+        keep_rounds_days=settings.seal.keep_rounds_days,
+        superseded_bytes=superseded,
+        stored_bytes=stored,
+        growth_bytes_per_day=growth,
+        writes_per_day=writes,
+        reads_per_day=reads,
+        requests_cost_per_month=_MONTH * (writes * prices.put_1000 + reads * prices.get_1000) / 1000,
+        storage_cost_now_per_month=stored / _GB * prices.gb_month,
+        storage_cost_in_a_year_per_month=(stored + 365 * growth + superseded) / _GB * prices.gb_month,
+    )
+
+
+def _round_sizes(sizes: dict[str, int]) -> dict[str, int]:
+    """Round folder -> bytes of its objects."""
+    rounds: dict[str, int] = {}
+    for key, size in sizes.items():
+        if key.startswith(keys.ROUNDS):
+            folder = key.rpartition("/")[0]
+            rounds[folder] = rounds.get(folder, 0) + size
+    return rounds
+
+
+def _pace(manifests: Sequence[Manifest], live: Sequence[RoundRef], now: datetime) -> tuple[float, int]:
+    """Days that were looked at, at least an hour's worth, and the rounds in them."""
+    rounds = len(live) + sum(len(manifest.rounds) for manifest in manifests)
+    names = [live[0].round_id] if live else []
+    names += [claim.round_id for manifest in manifests[:1] for claim in manifest.rounds[:1]]
+    first = min((made_at(name) for name in names), default=now)
+    return max((now - first).total_seconds() / 86_400, 1 / 24), rounds
+
+
+def made_at(round_id: str) -> datetime:
+    """When a round was made, from its id."""
+    return datetime.strptime(round_id.partition("-")[0], "%Y%m%dT%H%M%S%fZ").replace(tzinfo=UTC)
+
+
+def _records_per_round(corpus: Corpus, manifests: Sequence[Manifest], live: Sequence[RoundRef]) -> float:
+    claims = [claim.records for manifest in manifests for claim in manifest.rounds]
+    claims = claims or [corpus.read_round(ref).statement.records for ref in live[-10:]]
+    return sum(claims) / len(claims) if claims else 0.0
+
+
+def _exported_per_day(sizes: dict[str, int]) -> dict[str, float]:
+    """Tier -> mean bytes of an exported day, from the files' names (`…/data/{split}/{day}-00000.parquet`)."""
+    bytes_of: dict[str, int] = {}
+    days: dict[str, set[str]] = {}
+    for key, size in sizes.items():
+        tier, _, rest = key.removeprefix(EXPORTS).partition("/")
+        if key.startswith(EXPORTS) and "/data/" in rest:
+            bytes_of[tier] = bytes_of.get(tier, 0) + size
+            days.setdefault(tier, set()).add(rest.rpartition("/")[2][: len("2026-01-31")])
+    return {tier: bytes_of[tier] / len(days[tier]) for tier in sorted(bytes_of)}

@@ -1,0 +1,221 @@
+"""The state of a corpus, read from the corpus alone: manifests for what is sealed, a few columns of what is fresh."""
+
+import tomllib
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, date, datetime, timedelta
+from datetime import time as clock_time
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from perturb.schemas.record import record_schema
+from perturb.schemas.settings import Settings
+from perturb.schemas.status import Finding, Medians, Status, TierLag
+from perturb.sinks.corpus.corpus import Corpus, RoundRef
+from perturb.sinks.corpus.keys import commit_key
+from perturb.sinks.corpus.manifest import Manifest
+from perturb.sinks.stores.arrow import open_filesystem
+from perturb.tasks.corpus.seal import closes_at
+from perturb.tasks.export.operator_state import tier_folder
+from perturb.tasks.tiers.tier_file import load_tiers
+
+# Label pairs judged before these many days don't count as known in the hit rate: reading all of them would take long.
+JUDGED_DAYS = 7
+# So many answers without an accepted one are no coincidence.
+_TELLING = 20
+_READERS = 8
+_COLUMNS = (
+    *("round_id", "created_at", "outcome", "miner_hotkey", "true_label", "adversarial_label", "semantic_mismatch"),
+    *("judge", "linf_levels", "ssim", "response_ms", "score"),
+)
+
+
+def read_status(corpus: Corpus, settings: Settings, *, now: datetime | None = None) -> Status:
+    """What was produced today, what lags behind, and what to do about it, as of `now`.
+
+    Reads every manifest, lists the live rounds, and takes twelve columns of today's records and of the sealed days
+    of a week. Raises CorpusError for an unreadable manifest, TierError for a wrong tier file, StoreError.
+    """
+    now = now or datetime.now(UTC)
+    today = now.astimezone(UTC).date()
+    manifests = corpus.manifests()
+    live = corpus.live_rounds(manifests=manifests)
+    fresh = _count(_read(corpus, today, manifests, live), today)
+    last_round, last_commit = _last_commit(corpus, manifests, live)
+    exports = _exports(corpus, manifests, delays(settings.tiers), now)
+    status = Status(
+        store=corpus.store.url,
+        at=now,
+        today=today,
+        **fresh,
+        last_round=last_round,
+        last_commit=last_commit,
+        last_commit_age_s=None if last_commit is None else (now - last_commit).total_seconds(),
+        live_rounds=len(live),
+        unsealed_days=tuple(sorted({ref.day for ref in live if ref.day < today})),
+        sealed_days=len(manifests),
+        sealed_records=sum(manifest.records for manifest in manifests),
+        sealed_bytes=sum(entry.size for manifest in manifests for entry in manifest.files),
+        last_sealed=manifests[-1].day if manifests else None,
+        exports=exports,
+        findings=(),
+    )
+    return status.model_copy(update={"findings": tuple(_findings(status, settings))})
+
+
+def delays(path: Path) -> dict[str, int]:
+    """Each tier's delay in days. Only a file that is not as expected is read, and refused, by the full parser.
+
+    Raises TierError.
+    """
+    try:
+        tables: Mapping[str, Any] = tomllib.loads(path.read_text(encoding="utf-8")).get("tiers", {})
+        return {name: int(table.get("delay_days", 0)) for name, table in tables.items()}
+    except (OSError, ValueError, TypeError, AttributeError):
+        return {name: tier.delay_days for name, tier in load_tiers(path).items()}
+
+
+def _read(corpus: Corpus, today: date, manifests: Sequence[Manifest], live: Sequence[RoundRef]) -> pa.Table:
+    week = today - timedelta(days=JUDGED_DAYS)
+    keys = [entry.key for manifest in manifests if manifest.day > week for entry in manifest.file("metadata")]
+    keys += [ref.commit_key for ref in live if ref.day >= today]
+    files = open_filesystem(corpus.store)
+    schema = pa.schema([record_schema().field(name) for name in _COLUMNS])
+
+    def read(key: str) -> pa.Table:
+        with files.open_input_file(key) as file:
+            return pq.ParquetFile(file, page_checksum_verification=True).read(list(_COLUMNS), use_threads=False)
+
+    # File by file costs half of what a dataset's scan does: a day's rounds are many files of a few rows.
+    with ThreadPoolExecutor(_READERS) as pool:
+        tables = list(pool.map(read, keys))
+    # Not `schema.empty_table()`: of Python's own values Arrow makes nothing without importing pandas for 0.2 s.
+    return pa.concat_tables([pa.Table.from_batches([], schema), *tables], promote_options="default")
+
+
+_TODAY = """
+SELECT count(DISTINCT round_id), count(*), count(*) FILTER (outcome = 'accepted'), count(DISTINCT miner_hotkey),
+    median(linf_levels) FILTER (outcome = 'accepted'), median(ssim) FILTER (outcome = 'accepted'),
+    median(response_ms) FILTER (outcome = 'accepted'), median(score) FILTER (outcome = 'accepted')
+FROM records WHERE fresh
+"""
+_REFUSED = "SELECT outcome, count(*) n FROM records WHERE fresh AND outcome <> 'accepted' GROUP BY 1 ORDER BY n DESC, 1"
+# A pair is asked once a round, in either order, and known when an earlier round asked it.
+_JUDGED = """
+WITH asked AS (
+    SELECT DISTINCT round_id, fresh, least(true_label, adversarial_label) a, greatest(true_label, adversarial_label) b
+    FROM records WHERE judge <> 'none' AND semantic_mismatch IS NOT NULL
+), placed AS (SELECT fresh, row_number() OVER (PARTITION BY a, b ORDER BY round_id) AS place FROM asked)
+SELECT count(*), count(*) FILTER (place > 1) FROM placed WHERE fresh
+"""
+
+
+def _count(records: pa.Table, today: date) -> dict[str, Any]:
+    import duckdb
+
+    midnight = int(datetime.combine(today, clock_time(), UTC).timestamp())
+    with duckdb.connect() as database:
+        fresh = f"*, epoch(created_at) >= {midnight} AS fresh"
+        database.from_arrow(records).project(fresh).create_view("records")
+        rounds, responses, accepted, miners, *medians = _row(database, _TODAY)
+        judged, known = _row(database, _JUDGED)
+        refused = dict(database.execute(_REFUSED).fetchall())
+    return {
+        "rounds": rounds,
+        "responses": responses,
+        "accepted": accepted,
+        "refused": refused,
+        "miners": miners,
+        "medians": Medians(**dict(zip(Medians.model_fields, medians, strict=True))),
+        "judged": judged,
+        "judge_hit_rate": known / judged if judged else None,
+    }
+
+
+def _row(database: Any, query: str) -> tuple[Any, ...]:
+    row: tuple[Any, ...] = database.execute(query).fetchone()
+    return row
+
+
+def _last_commit(
+    corpus: Corpus, manifests: Sequence[Manifest], live: Sequence[RoundRef]
+) -> tuple[str | None, datetime | None]:
+    """The youngest round and when its commit object was written; where that is gone, when its day was sealed."""
+    candidates = [(ref.round_id, ref.day) for ref in live]
+    candidates += [(claim.round_id, claim.date) for manifest in manifests[-2:] for claim in manifest.rounds]
+    if not candidates:
+        return None, None
+    round_id, day = max(candidates)
+    entry = corpus.store.head(commit_key(day, round_id))
+    return round_id, entry.modified if entry is not None else manifests[-1].sealed_at
+
+
+def _exports(
+    corpus: Corpus, manifests: Sequence[Manifest], tiers: Mapping[str, int], now: datetime
+) -> tuple[TierLag, ...]:
+    lags = []
+    for tier, delay in tiers.items():
+        folder = f"{tier_folder(tier)}.perturb/"
+        names = (entry.key.removeprefix(folder).removesuffix(".json") for entry in corpus.store.entries(folder))
+        done = {date.fromisoformat(name) for name in names}
+        due = {manifest.day: _due_at(manifest, delay) for manifest in manifests if manifest.day not in done}
+        behind = tuple(day for day, moment in due.items() if moment <= now)
+        oldest = max((now - due[day]).total_seconds() for day in behind) if behind else 0.0
+        lags.append(TierLag(tier=tier, exported_until=max(done, default=None), behind=behind, oldest_due_s=oldest))
+    return tuple(lags)
+
+
+def _due_at(manifest: Manifest, delay_days: int) -> datetime:
+    """When an export may take a day: `delay_days` after its end, and not before it was sealed."""
+    opened = datetime.combine(manifest.day + timedelta(days=1 + delay_days), clock_time(), UTC)
+    return max(manifest.sealed_at, opened) if delay_days else manifest.sealed_at
+
+
+def _findings(status: Status, settings: Settings) -> list[Finding]:
+    limits, found = settings.status, []
+    if status.last_round is None:
+        found.append(
+            Finding(
+                part="production",
+                what=f"nothing was committed to {status.store} yet",
+                advice="a schedule's first run takes two to three minutes; otherwise run `perturb produce`, or name a "
+                "store where rounds were committed",
+            )
+        )
+    age = status.last_commit_age_s
+    if limits.commit_minutes and age is not None and age > limits.commit_minutes * 60:
+        found.append(
+            Finding(
+                part="production",
+                what=f"nothing was committed for {age / 60:.0f} minutes",
+                advice="look at the produce runs and the worker (`prefect flow-run ls`), then run `perturb doctor`",
+            )
+        )
+    if status.responses >= _TELLING and not status.accepted:
+        reason, count = next(iter(status.refused.items()))
+        found.append(
+            Finding(
+                part="answers",
+                what=f"none of today's {status.responses} answers was accepted, {count} are {reason}",
+                advice="look at the records' `detail` column; run `perturb doctor` for classifier, judge and neurons",
+            )
+        )
+    for day in status.unsealed_days:
+        if status.at > closes_at(day, settings.seal) + timedelta(hours=limits.seal_hours):
+            found.append(
+                Finding(part="seal", what=f"{day} is not sealed", advice=f"run `perturb seal --day {day}` and read on")
+            )
+            break  # Sealing a later day takes the rounds of earlier ones in; one sentence is enough.
+    found += [
+        Finding(
+            part="export",
+            what=f"tier {lag.tier} lacks sealed days since {lag.behind[0]} ({len(lag.behind)} in all)",
+            advice=f"run `perturb export --tier {lag.tier}`, or strike the tier from {settings.tiers}",
+        )
+        for lag in status.exports
+        if lag.oldest_due_s > limits.export_hours * 3600
+    ]
+    return found

@@ -1,0 +1,1 @@
+"""Tier files, their predicates, and what a tier grants."""

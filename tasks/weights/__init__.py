@@ -1,0 +1,1 @@
+"""Miners' histories and the weights that follow from them."""

