@@ -56,12 +56,11 @@ def export(
 
 def _plan(tier: str, store: str | None) -> "ExportResult":
     from perturb.sinks.corpus.corpus import Corpus
-    from perturb.sinks.stores.open import open_store
     from perturb.tasks.export.export import export as plan
     from perturb.tasks.tiers.tier_file import get_tier, load_tiers
 
     settings = _settings(store)
-    corpus = Corpus(open_store(settings.store, settings.s3))
+    corpus = Corpus.open(settings)
     return plan(corpus, get_tier(load_tiers(settings.tiers), tier), key=settings.pseudonym_key, dry_run=True)
 
 

@@ -15,10 +15,9 @@ def open_corpus(path: str | None, *, may_be_empty: bool = False) -> tuple[Any, A
     from perturb.schemas.errors import CorpusError
     from perturb.schemas.settings import load_settings
     from perturb.sinks.corpus.corpus import Corpus
-    from perturb.sinks.stores.open import open_store
 
     settings = load_settings(store=path)
-    corpus = Corpus(open_store(settings.store, settings.s3))
+    corpus = Corpus.open(settings)
     if not may_be_empty and not corpus.round_days() and not corpus.sealed_days():
         raise CorpusError(f"{settings.store} holds no corpus; name a store where rounds were committed")
     return settings, corpus

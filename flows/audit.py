@@ -10,7 +10,6 @@ from perturb.models.classifier import load_classifier
 from perturb.schemas.errors import AuditError
 from perturb.schemas.settings import load_settings
 from perturb.sinks.corpus.corpus import Corpus
-from perturb.sinks.stores.open import open_store
 from perturb.tasks.corpus.audit import audit as audit_corpus
 from perturb.tasks.verify.reverify import reverify_samples
 
@@ -31,7 +30,7 @@ def _audit(store: str | None, sample: float, deep: bool) -> AuditSummary:
     settings = load_settings(store=store)
     classifier = load_classifier(settings.classifier) if deep else None
     reverify = partial(reverify_samples, classifier=classifier, settings=settings) if classifier else None
-    report = audit_corpus(Corpus(open_store(settings.store, settings.s3)), sample=sample, reverify=reverify)
+    report = audit_corpus(Corpus.open(settings), sample=sample, reverify=reverify)
     if not report.holds:
         show_table("audit-faults", [{"where": fault.where, "what": fault.what} for fault in report.faults], "faults")
         first = report.faults[0]

@@ -16,7 +16,6 @@ from perturb.schemas.errors import AuditError
 from perturb.schemas.settings import load_settings
 from perturb.sinks.corpus.corpus import Corpus
 from perturb.sinks.report.contact_sheet import check_picture, contact_sheet
-from perturb.sinks.stores.open import open_store
 from perturb.tasks.corpus.audit import audit
 from perturb.tasks.export.readback import ReadBack, read_back
 from perturb.tasks.monitor.best_pairs import pairs_of_corpus
@@ -59,7 +58,7 @@ def run_demo(
     check_picture(picture)
     settings = load_settings(store=store, source=source)
     load_tiers(settings.tiers)
-    corpus = Corpus(open_store(settings.store, settings.s3))
+    corpus = Corpus.open(settings)
     tell(f"[bold]1/6 produce[/] {rounds} challenges to {LOCAL_MINERS} local miners, the last of which misbehaves")
     tell("    the models load and the miners start first; nothing is to be seen of it for up to a minute")
     produced = produce(rounds=rounds, local_miners=LOCAL_MINERS, store=store, source=source)

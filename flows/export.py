@@ -11,7 +11,6 @@ from perturb.flows.engine.runner import workers
 from perturb.schemas.settings import Settings, load_settings
 from perturb.sinks.corpus.corpus import Corpus
 from perturb.sinks.stores.base import Store
-from perturb.sinks.stores.open import open_store
 from perturb.tasks.export.export import DayAdded, ExportResult
 from perturb.tasks.export.export import export as export_tier
 from perturb.tasks.export.fan_out import days_to_export, export_day, in_order
@@ -32,7 +31,7 @@ _LEAST_DAYS = 2
 )
 def _export(tier: str, store: str | None, today: date, release: str | None) -> ExportResult:
     settings = load_settings(store=store)
-    corpus = Corpus(open_store(settings.store, settings.s3))
+    corpus = Corpus.open(settings)
     result = export_tier(
         corpus,
         get_tier(load_tiers(settings.tiers), tier),
@@ -55,12 +54,12 @@ def _distributions(store: Store, result: ExportResult) -> bytes | None:
 @task(name="export day", task_run_name="export {tier} {day}", retries=2, retry_delay_seconds=5)
 def _export_day(tier: str, day: date, store: str | None) -> DayAdded:
     settings = load_settings(store=store)
-    corpus = Corpus(open_store(settings.store, settings.s3))
+    corpus = Corpus.open(settings)
     return export_day(corpus, get_tier(load_tiers(settings.tiers), tier), day, key=settings.pseudonym_key)
 
 
 def _fan_out(tier: str, store: str | None, today: date, settings: Settings) -> tuple[DayAdded, ...]:
-    corpus = Corpus(open_store(settings.store, settings.s3))
+    corpus = Corpus.open(settings)
     grant = get_tier(load_tiers(settings.tiers), tier)
     days = days_to_export(corpus, grant, today=today, key=settings.pseudonym_key)
     if len(days) < _LEAST_DAYS:

@@ -8,7 +8,6 @@ from pydantic import BaseModel
 from perturb.flows.engine.retry import when_out_of_reach
 from perturb.schemas.settings import load_settings
 from perturb.sinks.corpus.corpus import Corpus
-from perturb.sinks.stores.open import open_store
 from perturb.tasks.corpus.gc import collect_garbage
 
 
@@ -25,7 +24,7 @@ class GarbageSummary(BaseModel):
 def _collect(store: str | None, dry_run: bool) -> GarbageSummary:
     settings = load_settings(store=store)
     report = collect_garbage(
-        Corpus(open_store(settings.store, settings.s3)),
+        Corpus.open(settings),
         keep_superseded=timedelta(days=settings.seal.keep_rounds_days),
         dry_run=dry_run,
     )

@@ -15,7 +15,6 @@ from perturb.flows.engine.runner import worker_count, workers
 from perturb.models.classifier import load_classifier
 from perturb.schemas.settings import Settings, load_settings
 from perturb.sinks.corpus.corpus import Corpus
-from perturb.sinks.stores.open import open_store
 from perturb.subnet.chain import open_chain
 from perturb.subnet.keys import LOCAL_NETWORK, load_keypair
 from perturb.tasks.corpus.seal import seal_day
@@ -46,7 +45,7 @@ class SealSummary(BaseModel):
 def _verify_again(references: list[str], store: str | None) -> list[str | None]:
     """Runs wherever the task runner puts it; a lost worker's share is done by another."""
     settings = load_settings(store=store)
-    corpus = Corpus(open_store(settings.store, settings.s3))
+    corpus = Corpus.open(settings)
     return reverify_references(corpus, references, classifier=load_classifier(settings.classifier), settings=settings)
 
 
@@ -80,7 +79,7 @@ def _reverifier(settings: Settings) -> Iterator[Reverify]:
 
 def _seal_with(reverify: Reverify, settings: Settings, day: date, *, early: bool, wait: bool) -> SealSummary:
     sealed = seal_day(
-        Corpus(open_store(settings.store, settings.s3)),
+        Corpus.open(settings),
         day,
         settings=settings.seal,
         signer=load_keypair(settings.subnet),
@@ -127,5 +126,5 @@ def seal(day: date | None = None, store: str | None = None, early: bool = False,
     sealed = _seal(chosen, store, early, wait)
     # Only the newest day: the root of an older one, sealed again, would stand in its place. Asked again for a day that
     # was sealed already, because a sealer may have died before this.
-    newest = Corpus(open_store(settings.store, settings.s3)).seal_log()[-1]
+    newest = Corpus.open(settings).seal_log()[-1]
     return sealed.model_copy(update={"extrinsic": _anchor(sealed.merkle_root)}) if newest.day == chosen else sealed

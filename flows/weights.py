@@ -11,7 +11,6 @@ from perturb.flows.engine.retry import when_out_of_reach
 from perturb.schemas.neuron import Neuron
 from perturb.schemas.settings import Settings, load_settings
 from perturb.sinks.corpus.corpus import Corpus
-from perturb.sinks.stores.open import open_store
 from perturb.subnet.chain import open_chain
 from perturb.subnet.keys import LOCAL_NETWORK, load_keypair
 from perturb.subnet.neurons import local_roster, metagraph_cache
@@ -43,7 +42,7 @@ class WeightsSummary(BaseModel):
 def _submit(store: str | None, policy: str, dry_run: bool) -> WeightsSummary:
     settings = load_settings(store=store)
     neurons, block = _neurons(settings)
-    corpus = Corpus(open_store(settings.store, settings.s3))
+    corpus = Corpus.open(settings)
     plan = plan_weights(
         corpus.table(columns=list(COLUMNS)), neurons, netuid=settings.subnet.netuid, policy=policy, block=block
     )

@@ -4,11 +4,11 @@ from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
 
-import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from perturb.schemas.bounds import Bounds
 from perturb.schemas.image import Pixels
+from perturb.schemas.png import stored_pixels
 
 
 @dataclass(frozen=True)
@@ -87,10 +87,5 @@ class Challenge:
 
     @cached_property
     def pixels(self) -> Pixels:
-        """The clean image, uint8 of shape (height, width, 3). The PNG is our own, so Pillow may read it directly."""
-        import io
-
-        from PIL import Image
-
-        with Image.open(io.BytesIO(self.png)) as image:
-            return np.asarray(image.convert("RGB"))
+        """The clean image, uint8 of shape (height, width, 3). Raises PngRefused where `png` is no such image."""
+        return stored_pixels(self.png)

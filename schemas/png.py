@@ -90,6 +90,17 @@ def read_png(data: bytes, *, height: int, width: int) -> Pixels:
     return decode_pixels(check_png(data, height=height, width=width), height=height, width=width)
 
 
+def stored_pixels(data: bytes) -> Pixels:
+    """uint8 (height, width, 3) of a PNG that was accepted before, at the size that its own header states.
+
+    The strict reader reads it again, because a store may have changed since. Raises PngRefused.
+    """
+    if len(data) < 24:
+        raise PngRefused(Outcome.NOT_PNG, f"a PNG of {len(data)} bytes is too short for its header")
+    width, height = struct.unpack_from(">II", data, 16)
+    return read_png(data, height=height, width=width)
+
+
 def decode_pixels(compressed: bytes, *, height: int, width: int) -> Pixels:
     """uint8 (height, width, 3) of what `check_png` returned: the half of `read_png` that runs in a sandbox."""
     rows = _inflate(compressed, height=height, width=width)

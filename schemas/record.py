@@ -17,6 +17,9 @@ from perturb.schemas.challenge import Challenge
 from perturb.schemas.response import Response
 from perturb.schemas.verdict import Persistence, Score, Transfer, Verdict
 
+#: A metadata row: the columns of a `Record` by name, as Parquet and JSON readers give them.
+Row = dict[str, Any]
+
 
 def _column(description: str) -> Any:
     return Field(description=description)

@@ -1,7 +1,6 @@
 """What Prefect's pages show of a run: tables and small pictures. They are for looking at; the corpus is the record."""
 
 import base64
-import io
 import logging
 import time
 from collections.abc import Callable, Sequence
@@ -9,11 +8,11 @@ from typing import Any
 
 import httpx
 import numpy as np
-from PIL import Image
 from prefect.artifacts import create_image_artifact, create_table_artifact
 from prefect.exceptions import PrefectException
 
-from perturb.flows.engine.production_line import BestPair, FinishedRound
+from perturb.flows.engine.production_line import FinishedRound
+from perturb.schemas.pair import Pair
 from perturb.schemas.record import Record
 from perturb.sinks.corpus.manifest import Manifest
 from perturb.sinks.dataset.plots import draw_counts
@@ -29,7 +28,7 @@ _SIDE = 176
 _shown_at = 0.0
 
 
-def show_round(finished: FinishedRound, best: BestPair | None) -> None:
+def show_round(finished: FinishedRound, best: Pair | None) -> None:
     """A table of the round's miners and its best pair, before, after and the difference. Never fails a round."""
     global _shown_at
     if time.monotonic() - _shown_at < _PAUSE_SECONDS:
@@ -98,16 +97,10 @@ def _miners(rows: Sequence[Record]) -> list[dict[str, Any]]:
     ]
 
 
-def _strip(best: BestPair) -> str:
-    original, perturbed = (_decode(png) for png in (best.original, best.perturbed))
+def _strip(best: Pair) -> str:
+    original, perturbed = best.pixels()
     tiles = [original, perturbed, amplified_difference(original, perturbed)]
     return data_uri(np.concatenate(tiles, axis=1), side=3 * _SIDE)
-
-
-def _decode(png: bytes) -> np.ndarray:
-    # Only bytes that the strict reader has accepted come here.
-    with Image.open(io.BytesIO(png), formats=("PNG",)) as image:
-        return np.asarray(image.convert("RGB"))
 
 
 def _png_uri(png: bytes) -> str:

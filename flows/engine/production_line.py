@@ -19,6 +19,7 @@ from perturb.models.classifier import Classifier, load_classifier
 from perturb.models.judge.judge import Judge, load_judge
 from perturb.schemas.challenge import Challenge, Photo
 from perturb.schemas.outcome import Outcome
+from perturb.schemas.pair import Pair
 from perturb.schemas.response import Response
 from perturb.schemas.settings import Settings
 from perturb.schemas.verdict import Verdict
@@ -53,15 +54,6 @@ class FinishedRound(BaseModel):
     redrawn: dict[str, int]
 
 
-@dataclass(frozen=True)
-class BestPair:
-    """The best-scored accepted answer of a round: both PNGs and the record's columns."""
-
-    original: bytes
-    perturbed: bytes
-    row: dict[str, Any]
-
-
 @dataclass
 class Line:
     """One process' production line. Its stations are `draw`, `collect` and `finish`, in that order for a round.
@@ -77,7 +69,7 @@ class Line:
     keypair: Any
     corpus: Corpus
     in_flight: dict[str, RoundInFlight] = field(default_factory=dict)
-    best: BestPair | None = None
+    best: Pair | None = None
     abandoned: bool = False
     spread: Callable[[Challenge, Sequence[Response]], list[Verdict] | None] = lambda _challenge, _responses: None
     _cancel: Callable[[], Any] = field(default=lambda: None, repr=False)
@@ -155,14 +147,14 @@ class Line:
         return FinishedRound(committed=committed, redrawn=work.redrawn)
 
 
-def _best_pair(work: RoundInFlight, committed: RoundSummary) -> BestPair | None:
+def _best_pair(work: RoundInFlight, committed: RoundSummary) -> Pair | None:
     accepted = (
         (record, response)
         for record, response in zip(committed.rows, work.responses, strict=True)
         if record.outcome == Outcome.ACCEPTED
     )
     best = max(accepted, key=lambda pair: pair[0].score, default=None)
-    return None if best is None else BestPair(work.challenge.png, best[1].body, best[0].model_dump())
+    return None if best is None else Pair(work.challenge.png, best[1].body, best[0].model_dump())
 
 
 def open_line(settings: Settings) -> Line:

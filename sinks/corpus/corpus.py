@@ -6,14 +6,17 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 from perturb.schemas.errors import CorpusError
-from perturb.schemas.record import Record, record_schema
+from perturb.schemas.pair import Pair
+from perturb.schemas.record import Record, Row, record_schema
+from perturb.schemas.settings import Settings
 from perturb.sinks.corpus import keys
 from perturb.sinks.corpus.manifest import FileEntry, Manifest, Signer, parse_manifest
 from perturb.sinks.corpus.rounds import RoundDraft, StoredRound, draft_round, read_round, write_round
 from perturb.sinks.stores.base import ObjectMissing, Store
+from perturb.sinks.stores.open import open_store
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -45,6 +48,11 @@ class Corpus:
     def __init__(self, store: Store):
         self.store = store
         self._manifests: dict[date, Manifest] = {}
+
+    @classmethod
+    def open(cls, settings: Settings) -> Self:
+        """The corpus in the store that the settings name. Opening creates nothing. Raises StoreError for a bad URL."""
+        return cls(open_store(settings.store, settings.s3))
 
     # Sealed days
 
@@ -183,9 +191,38 @@ class Corpus:
         """All records as one Arrow table in memory."""
         return self.dataset(days=days).to_table(columns=columns)
 
+    def metadata(self, manifest: Manifest) -> "ds.Dataset":
+        """The records of one sealed day as an Arrow dataset with the columns that its files have."""
+        import pyarrow.dataset as ds
+
+        from perturb.sinks.stores.arrow import open_filesystem
+
+        paths = [entry.key for entry in manifest.file("metadata")]
+        return ds.dataset(paths, format="parquet", filesystem=open_filesystem(self.store))
+
+    def read_pairs(self, rows: Sequence[Row]) -> list[Pair]:
+        """The images of accepted records, in their order; ranges of one shard are fetched together, each once.
+
+        The caller compares digests. Raises ObjectMissing or ObjectCorrupt where a shard does not have a range.
+        """
+        places = {_place(row, image) for row in rows for image in ("original", "perturbed")}
+        by_shard: dict[str, list[tuple[int, int]]] = {}
+        for shard, offset, length in sorted(places):
+            by_shard.setdefault(shard, []).append((offset, length))
+        found = {
+            (shard, *place): data
+            for shard, ranges in by_shard.items()
+            for place, data in zip(ranges, self.read_images(shard, ranges), strict=True)
+        }
+        return [Pair(found[_place(row, "original")], found[_place(row, "perturbed")], row) for row in rows]
+
     def read_images(self, shard: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
         """Image bytes of one shard by `(offset, length)`; the caller compares digests (`body_sha256`, identities)."""
         return self.store.get_ranges(shard, list(ranges))
+
+
+def _place(row: Row, image: str) -> tuple[str, int, int]:
+    return row[f"{image}_shard"], row[f"{image}_offset"], row[f"{image}_length"]
 
 
 def _days(first: date, end: date) -> Iterator[date]:

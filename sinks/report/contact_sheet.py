@@ -1,8 +1,6 @@
 """The contact sheet: original, perturbed, and their difference, with what the record says about them."""
 
-import io
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +8,8 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from perturb.schemas.errors import SettingsError
+from perturb.schemas.pair import Pair
+from perturb.schemas.record import Row
 
 AMPLIFICATION = 16
 _TILE = 224
@@ -17,15 +17,6 @@ _GAP = 8
 _CAPTION = 58
 _HEAD = 28
 _INK, _FAINT, _PAPER = "#1b1f24", "#6a737d", "#ffffff"
-
-
-@dataclass(frozen=True)
-class Pair:
-    """One verified pair as it came from a corpus or an export: the PNGs' bytes and the metadata row."""
-
-    original: bytes
-    perturbed: bytes
-    row: dict[str, Any]
 
 
 def check_picture(path: Path) -> None:
@@ -57,7 +48,7 @@ def contact_sheet(pairs: Sequence[Pair]) -> Image.Image:
 
 
 def _draw_pair(sheet: Image.Image, draw: ImageDraw.ImageDraw, pair: Pair, *, top: int) -> None:
-    original, perturbed = _decode(pair.original), _decode(pair.perturbed)
+    original, perturbed = pair.pixels()
     tiles = (original, perturbed, amplified_difference(original, perturbed))
     for column, (tile, caption) in enumerate(zip(tiles, _captions(pair.row), strict=True)):
         left = _GAP + column * (_TILE + _GAP)
@@ -72,7 +63,7 @@ def amplified_difference(original: np.ndarray, perturbed: np.ndarray) -> np.ndar
     return np.clip(128 + AMPLIFICATION * difference, 0, 255).astype(np.uint8)
 
 
-def _captions(row: dict[str, Any]) -> tuple[tuple[str, str, str], ...]:
+def _captions(row: Row) -> tuple[tuple[str, str, str], ...]:
     """Three lines of text under each of the three tiles; a column that a tier does not grant stays blank."""
     values = row["height"] * row["width"] * 3 if row.get("height") and row.get("width") else None
     changed = f"{100 * row['l0'] / values:.3g} % of values" if values and row.get("l0") is not None else ""
@@ -101,8 +92,3 @@ def _fit(text: str) -> str:
 
 def _font(size: int) -> Any:
     return ImageFont.load_default(size)
-
-
-def _decode(png: bytes) -> np.ndarray:
-    with Image.open(io.BytesIO(png)) as image:
-        return np.asarray(image.convert("RGB"))

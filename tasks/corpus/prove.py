@@ -73,9 +73,7 @@ def prove(corpus: Corpus, record_id: str) -> Proof:
 def _holds(corpus: Corpus, manifest: Manifest, record_id: str) -> bool:
     import pyarrow.dataset as ds
 
-    keys = [entry.key for entry in manifest.file("metadata")]
-    dataset = ds.dataset(keys, format="parquet", filesystem=open_filesystem(corpus.store))
-    return bool(dataset.count_rows(filter=ds.field("record_id") == record_id))
+    return bool(corpus.metadata(manifest).count_rows(filter=ds.field("record_id") == record_id))
 
 
 def _rows(corpus: Corpus, manifest: Manifest) -> Iterator[dict[str, Any]]:

@@ -11,7 +11,6 @@ from perturb.schemas.tier import Tier
 from perturb.sinks.corpus.corpus import Corpus
 from perturb.sinks.corpus.manifest import Manifest
 from perturb.sinks.dataset.writers import SUFFIXES
-from perturb.sinks.stores.arrow import open_filesystem
 from perturb.tasks.tiers.grant import SPLITS, Selection, needed_columns, select
 
 # Bytes of images in one file.
@@ -60,9 +59,9 @@ def due(manifest: Manifest, tier: Tier, today: date) -> bool:
 
 def plan_day(corpus: Corpus, manifest: Manifest, tier: Tier, *, key: bytes, shard_bytes: int = SHARD_BYTES) -> DayPlan:
     """Read the day's metadata (only the columns that the tier needs), apply the grant, and lay out the files."""
-    files = [entry.key for entry in manifest.file("metadata")]
-    dataset = ds.dataset(files, format="parquet", filesystem=open_filesystem(corpus.store))
-    table = dataset.to_table(columns=needed_columns(tier), filter=ds.field("outcome") == str(Outcome.ACCEPTED))
+    table = corpus.metadata(manifest).to_table(
+        columns=needed_columns(tier), filter=ds.field("outcome") == str(Outcome.ACCEPTED)
+    )
     selection = select(table, tier, key=key)
     shards = tuple(_shards(manifest.day, selection, shard_bytes))
     return DayPlan(manifest.day, manifest.merkle_root, selection, shards)

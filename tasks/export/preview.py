@@ -12,12 +12,11 @@ import pyarrow.dataset as ds
 from pydantic import SecretStr
 
 from perturb.schemas.outcome import Outcome
+from perturb.schemas.pair import Pair
 from perturb.schemas.tier import Tier
 from perturb.sinks.corpus.corpus import Corpus
 from perturb.sinks.corpus.manifest import Manifest
 from perturb.sinks.dataset.features import metadata_schema
-from perturb.sinks.report.contact_sheet import Pair
-from perturb.sinks.stores.arrow import open_filesystem
 from perturb.tasks.export.operator_state import pseudonym_key
 from perturb.tasks.export.plan import image_bytes
 from perturb.tasks.export.write_day import read_pairs
@@ -116,9 +115,7 @@ def preview(corpus: Corpus, tier: Tier, *, rows: int = 5, key: SecretStr | None 
 
 def _accepted(corpus: Corpus, manifest: Manifest, tiers: Tiers) -> pa.Table:
     columns = sorted({name for tier in tiers.values() for name in needed_columns(tier)})
-    files = [entry.key for entry in manifest.file("metadata")]
-    dataset = ds.dataset(files, format="parquet", filesystem=open_filesystem(corpus.store))
-    return dataset.to_table(columns=columns, filter=ds.field("outcome") == str(Outcome.ACCEPTED))
+    return corpus.metadata(manifest).to_table(columns=columns, filter=ds.field("outcome") == str(Outcome.ACCEPTED))
 
 
 def _faults(tiers: Tiers, chosen: dict[str, Selection], day: date, path: Path) -> list[str]:

@@ -2,14 +2,13 @@
 
 from collections import Counter
 from datetime import date
-from typing import Any
 
 import pyarrow.dataset as ds
 
 from perturb.schemas.errors import CorpusError
 from perturb.schemas.outcome import Outcome
+from perturb.schemas.pair import Pair
 from perturb.sinks.corpus.corpus import Corpus
-from perturb.sinks.report.contact_sheet import Pair
 
 
 def pairs_of_corpus(corpus: Corpus, number: int, *, day: date | None = None) -> list[Pair]:
@@ -32,12 +31,4 @@ def pairs_of_corpus(corpus: Corpus, number: int, *, day: date | None = None) -> 
         ranked.append((turn[photograph], place))
         turn[photograph] += 1
     chosen = [place for _, place in sorted(ranked, key=lambda pair: pair[0])[:number]]
-    return [_load(corpus, row) for row in table.take(chosen).to_pylist()]
-
-
-def _load(corpus: Corpus, row: dict[str, Any]) -> Pair:
-    original, perturbed = (
-        corpus.read_images(row[f"{image}_shard"], [(row[f"{image}_offset"], row[f"{image}_length"])])[0]
-        for image in ("original", "perturbed")
-    )
-    return Pair(original, perturbed, row)
+    return corpus.read_pairs(table.take(chosen).to_pylist())

@@ -1,13 +1,10 @@
 """The youngest accepted pairs of a corpus, ready to be drawn."""
 
-import io
-from typing import Any
-
 import numpy as np
 import pyarrow.dataset as ds
-from PIL import Image
 
 from perturb.schemas.outcome import Outcome
+from perturb.schemas.record import Row
 from perturb.sinks.corpus.corpus import Corpus
 from perturb.sinks.report.contact_sheet import amplified_difference
 from perturb.sinks.report.status_page import Picture
@@ -15,17 +12,10 @@ from perturb.sinks.report.status_page import Picture
 
 def latest_pictures(corpus: Corpus, number: int) -> list[Picture]:
     """The best accepted pair of each of the youngest rounds, `number` at most; empty where nothing was accepted."""
-    pictures = []
-    for row in _best_rows(corpus, number):
-        images = (
-            corpus.read_images(row[f"{image}_shard"], [(row[f"{image}_offset"], row[f"{image}_length"])])[0]
-            for image in ("original", "perturbed")
-        )
-        pictures.append(make_picture(row, *(_decode(png) for png in images)))
-    return pictures
+    return [make_picture(pair.row, *pair.pixels()) for pair in corpus.read_pairs(_best_rows(corpus, number))]
 
 
-def make_picture(row: dict[str, Any], original: np.ndarray, perturbed: np.ndarray) -> Picture:
+def make_picture(row: Row, original: np.ndarray, perturbed: np.ndarray) -> Picture:
     """A pair, its difference, and the record's columns that say what it shows."""
     changed = f"L-inf {row['linf_levels']}/255, SSIM {row['ssim']:.5f}, PSNR {row['psnr']:.1f} dB"
     return Picture(
@@ -37,9 +27,9 @@ def make_picture(row: dict[str, Any], original: np.ndarray, perturbed: np.ndarra
     )
 
 
-def _best_rows(corpus: Corpus, number: int) -> list[dict[str, Any]]:
+def _best_rows(corpus: Corpus, number: int) -> list[Row]:
     live = corpus.live_rounds()
-    rows: list[dict[str, Any]] = []
+    rows: list[Row] = []
     for ref in reversed(live[-4 * number :]):
         accepted = [row for row in corpus.read_round(ref).rows if row["outcome"] == Outcome.ACCEPTED]
         rows += [max(accepted, key=lambda row: row["score"])] if accepted else []
@@ -50,9 +40,3 @@ def _best_rows(corpus: Corpus, number: int) -> list[dict[str, Any]]:
         best = {row["round_id"]: row for row in table.sort_by("score").to_pylist()}
         rows = [best[round_id] for round_id in sorted(best, reverse=True)[:number]]
     return rows
-
-
-def _decode(png: bytes) -> np.ndarray:
-    # The corpus only holds files that passed the strict reader.
-    with Image.open(io.BytesIO(png), formats=("PNG",)) as image:
-        return np.asarray(image.convert("RGB"))

@@ -1,0 +1,28 @@
+"""An original and its perturbed image, with what the corpus says about them."""
+
+from dataclasses import dataclass
+
+from perturb.schemas.image import Pixels
+from perturb.schemas.png import stored_pixels
+from perturb.schemas.record import Record, Row
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One verified pair as it came from a corpus or an export: the bytes of both PNGs and the metadata row.
+
+    `row` has the columns that its reader was granted: all of them in a corpus, a tier's in an export.
+    """
+
+    original: bytes
+    perturbed: bytes
+    row: Row
+
+    @property
+    def record(self) -> Record:
+        """The row as a record. Raises pydantic's ValidationError where columns are missing."""
+        return Record.model_validate(self.row)
+
+    def pixels(self) -> tuple[Pixels, Pixels]:
+        """Original and perturbed image, uint8 (height, width, 3) each. Raises PngRefused where one is no such PNG."""
+        return stored_pixels(self.original), stored_pixels(self.perturbed)
