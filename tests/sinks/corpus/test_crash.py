@@ -1,4 +1,4 @@
-"""The crash benchmark in its shortest form; its long forms are in docs/corpus.md."""
+"""The crash benchmark in its shortest form; its long forms are in docs/benchmarks.md."""
 
 import json
 import os
