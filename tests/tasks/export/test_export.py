@@ -4,8 +4,10 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -17,10 +19,11 @@ from pydantic import SecretStr
 from perturb.schemas.errors import CorpusError, PerturbError, TierError
 from perturb.schemas.tier import Tier
 from perturb.sinks.corpus.corpus import Corpus
+from perturb.sinks.dataset.day_index import DayDigest
 from perturb.sinks.stores.base import Buffer, ObjectWriter
 from perturb.sinks.stores.directory import DirectoryStore
 from perturb.sinks.stores.open import open_store
-from perturb.tasks.export.export import export
+from perturb.tasks.export.export import export, export_day
 from perturb.tasks.tiers.tier_file import load_tiers
 from tests.support.corpora import Made, make_corpus
 
@@ -54,6 +57,24 @@ def test_days_come_one_by_one_or_all_at_once_to_the_same_bytes(tmp_path: Path, p
     older = {name for name in one if "/.meta/1.2.0/" in name}
     assert {name: one[name] for name in one.keys() - older} == all_
     assert not any("/.meta/1.1.0/" in name for name in one)
+
+
+def test_days_written_side_by_side_in_any_order_are_the_same_export(tmp_path: Path, plain_plots: None) -> None:
+    def from_the_last(write: Callable[[date], DayDigest], days: Sequence[date]) -> list[DayDigest]:
+        with ThreadPoolExecutor(2) as pool:
+            return list(pool.map(write, reversed(days)))
+
+    corpus_at(tmp_path / "alone")
+    alone = export(Corpus(open_store(str(tmp_path / "alone"))), RESEARCH, today=LATER, key=KEY)
+    corpus_at(tmp_path / "together")
+    together = export(
+        Corpus(open_store(str(tmp_path / "together"))), RESEARCH, today=LATER, key=KEY, map_days=from_the_last
+    )
+    assert together == replace(alone, path=together.path)
+    assert [added.day for added in together.added] == DAYS
+    assert tree(tmp_path / "together") == tree(tmp_path / "alone")
+    with pytest.raises(CorpusError, match="2026-02-01 is not sealed"):
+        export_day(Corpus(open_store(str(tmp_path / "alone"))), RESEARCH, date(2026, 2, 1), key=KEY)
 
 
 def test_files_of_earlier_days_never_change(tmp_path: Path, plain_plots: None) -> None:
@@ -140,7 +161,7 @@ from pathlib import Path
 from pydantic import SecretStr
 from tests.support.corpora import make_corpus
 from perturb.sinks.stores.open import open_store
-from perturb.tasks.export.export import export
+from perturb.tasks.export.export import export, export_day
 from perturb.tasks.tiers.tier_file import load_tiers
 made = make_corpus(open_store(sys.argv[1]), days=[date(2026, 1, 1), date(2026, 1, 2)], rounds=3)
 export(made.corpus, load_tiers(Path("tiers.toml"))["research"], today=date(2027, 1, 1), key=SecretStr("k" * 20))
