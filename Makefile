@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo serve test lint format bench constraints clean
+.PHONY: help install demo serve test lint format bench docs constraints clean
 
 help: ## what there is to make
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 14
@@ -41,6 +41,11 @@ format: $(INSTALLED) ## rewrite to the house format
 
 bench: $(INSTALLED) ## collection, writing and exporting against their peers; the other benchmarks take --photos
 	for name in collection writing export; do $(BIN)/python benchmarks/$$name.py || exit 1; done
+
+docs: $(INSTALLED) ## the manuals and the API reference as a website, in build/site
+	rm -rf build/tree
+	$(BIN)/python -c 'import setuptools; setuptools.setup()' --quiet build_py --build-lib build/tree
+	$(BIN)/mkdocs build --strict
 
 constraints: $(INSTALLED) ## pin the tree as it is installed now
 	(sed -n '/^#/p' constraints.txt; $(BIN)/python -m pip freeze --exclude-editable --exclude pip --exclude setuptools | sed 's/+cpu//') > constraints.new
