@@ -20,6 +20,12 @@ from perturb.schemas.verdict import Persistence, Score, Transfer, Verdict
 #: A metadata row: the columns of a `Record` by name, as Parquet and JSON readers give them.
 Row = dict[str, Any]
 
+#: The columns that say where the corpus stores a row's two images. They change when a day is sealed; the others do not.
+POINTERS = (
+    *("original_shard", "original_offset", "original_length"),
+    *("perturbed_shard", "perturbed_offset", "perturbed_length"),
+)
+
 
 def _column(description: str) -> Any:
     return Field(description=description)

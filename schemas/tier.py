@@ -5,23 +5,13 @@ from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from perturb.schemas.record import record_schema
+from perturb.schemas.record import POINTERS, record_schema
 
 Identity = Literal["none", "pseudonym", "hotkey"]
 IDENTITIES: tuple[Identity, ...] = ("none", "pseudonym", "hotkey")
 
 # Where the corpus keeps the bytes is nobody else's business, and `duplicate_of` is null in every accepted row.
-NEVER_GRANTED = frozenset(
-    {
-        "original_shard",
-        "original_offset",
-        "original_length",
-        "perturbed_shard",
-        "perturbed_offset",
-        "perturbed_length",
-        "duplicate_of",
-    }
-)
+NEVER_GRANTED = frozenset({*POINTERS, "duplicate_of"})
 
 # Each of these says who the miner is, or lets anybody find out: hotkeys are public, so whoever knows a task's id can
 # try all of them against a record id (a hash over task, hotkey and pixels) or a signature until one fits.

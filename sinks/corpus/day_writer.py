@@ -15,11 +15,11 @@ import pyarrow.compute as pc
 
 from perturb.schemas.errors import CorpusError
 from perturb.schemas.outcome import Outcome
-from perturb.schemas.record import record_schema
+from perturb.schemas.record import POINTERS, record_schema
 from perturb.sinks.corpus.keys import original_name, perturbed_name
 from perturb.sinks.corpus.manifest import FileEntry, Kind, ModelEntry, Numbers
 from perturb.sinks.corpus.rounds import StoredRound
-from perturb.sinks.formats.merkle import POINTERS, leaf_hash, record_root
+from perturb.sinks.formats.merkle import leaf_hash, record_root
 from perturb.sinks.formats.parquet import ROW_GROUP, TableWriter, rows_table
 from perturb.sinks.formats.tar import Member, TarWriter
 from perturb.sinks.stores.base import ObjectWriter, Store

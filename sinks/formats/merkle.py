@@ -11,16 +11,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from perturb.schemas.errors import CorpusError
-
-# Where an image is stored changes when a day is sealed; what a record says does not.
-POINTERS = (
-    "original_shard",
-    "original_offset",
-    "original_length",
-    "perturbed_shard",
-    "perturbed_offset",
-    "perturbed_length",
-)
+from perturb.schemas.record import POINTERS
 
 
 def canonical_json(value: Any) -> bytes:

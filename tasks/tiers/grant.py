@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from perturb.schemas.outcome import Outcome
+from perturb.schemas.record import POINTERS
 from perturb.schemas.tier import Tier
 from perturb.sinks.dataset.features import metadata_schema
 from perturb.tasks.tiers.predicate import check_predicate, matching
@@ -22,12 +23,8 @@ from perturb.tasks.tiers.predicate import check_predicate, matching
 SPLITS = ("train", "validation", "test")
 # Of a thousand photographs, how many go into validation and test.
 VALIDATION_PER_MILLE, TEST_PER_MILLE = 50, 50
-_POINTERS = (
-    *("original_shard", "original_offset", "original_length"),
-    *("perturbed_shard", "perturbed_offset", "perturbed_length"),
-)
 # What it takes to fetch an image and to see that it is the right one.
-_FETCH = (*_POINTERS, "body_sha256", "height", "width")
+_FETCH = (*POINTERS, "body_sha256", "height", "width")
 _WORKING = ("outcome", "original_sha256", "perturbed_sha256", "created_at", "record_id", *_FETCH)
 
 
