@@ -110,9 +110,9 @@ def _reverifier(settings: Any) -> Any:
     from functools import partial
 
     from perturb.models.classifier import load_classifier
-    from perturb.tasks.verify.reverify import reverify_samples
+    from perturb.tasks.verify.reverify import reverify_pairs
 
-    return partial(reverify_samples, classifier=load_classifier(settings.classifier), settings=settings)
+    return partial(reverify_pairs, classifier=load_classifier(settings.classifier), settings=settings)
 
 
 def show(

@@ -11,7 +11,7 @@ from perturb.schemas.errors import AuditError
 from perturb.schemas.settings import load_settings
 from perturb.sinks.corpus.corpus import Corpus
 from perturb.tasks.corpus.audit import audit as audit_corpus
-from perturb.tasks.verify.reverify import reverify_samples
+from perturb.tasks.verify.reverify import reverify_pairs
 
 
 class AuditSummary(BaseModel):
@@ -29,7 +29,7 @@ class AuditSummary(BaseModel):
 def _audit(store: str | None, sample: float, deep: bool) -> AuditSummary:
     settings = load_settings(store=store)
     classifier = load_classifier(settings.classifier) if deep else None
-    reverify = partial(reverify_samples, classifier=classifier, settings=settings) if classifier else None
+    reverify = partial(reverify_pairs, classifier=classifier, settings=settings) if classifier else None
     report = audit_corpus(Corpus.open(settings), sample=sample, reverify=reverify)
     if not report.holds:
         show_table("audit-faults", [{"where": fault.where, "what": fault.what} for fault in report.faults], "faults")

@@ -20,7 +20,7 @@ from perturb.tasks.corpus.audit import audit
 from perturb.tasks.export.readback import ReadBack, read_back
 from perturb.tasks.monitor.best_pairs import pairs_of_corpus
 from perturb.tasks.tiers.tier_file import load_tiers
-from perturb.tasks.verify.reverify import reverify_samples
+from perturb.tasks.verify.reverify import reverify_pairs
 
 TIERS = ("sample", "research")
 LOCAL_MINERS = 5
@@ -85,7 +85,7 @@ def run_demo(
         if not exported.read_back.holds:
             raise AuditError(f"what was read back from {exported.path} is not what was exported: {exported.read_back}")
     tell("[bold]5/6 audit[/] every record of the corpus, from its bytes alone")
-    report = audit(corpus, reverify=partial(reverify_samples, classifier=classifier, settings=settings))
+    report = audit(corpus, reverify=partial(reverify_pairs, classifier=classifier, settings=settings))
     if not report.holds:
         raise AuditError(f"the corpus in {settings.store} has {len(report.faults)} faults; `perturb audit` names them")
     tell(f"[bold]6/6 draw[/] {picture}")

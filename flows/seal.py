@@ -13,14 +13,14 @@ from perturb.flows.engine.artifacts import show_seal
 from perturb.flows.engine.retry import when_not_ours, when_out_of_reach
 from perturb.flows.engine.runner import worker_count, workers
 from perturb.models.classifier import load_classifier
+from perturb.schemas.pair import Pair, Reverify
 from perturb.schemas.settings import Settings, load_settings
 from perturb.sinks.corpus.corpus import Corpus
 from perturb.subnet.chain import open_chain
 from perturb.subnet.keys import LOCAL_NETWORK, load_keypair
 from perturb.tasks.corpus.seal import seal_day
-from perturb.tasks.verify.reverify import reverify_samples
-from perturb.tasks.verify.reverify_by_reference import reference, reverify_references
-from perturb.tasks.verify.stored_pair import Reverify, Sample
+from perturb.tasks.verify.reverify import reverify_pairs
+from perturb.tasks.verify.reverify_by_reference import RecordRef, reverify_references
 
 # A share of fewer records is not worth its way to a worker.
 _LEAST = 8
@@ -42,7 +42,7 @@ class SealSummary(BaseModel):
 
 
 @task(name="verify again", retries=2, retry_delay_seconds=5, retry_condition_fn=when_not_ours)
-def _verify_again(references: list[str], store: str | None) -> list[str | None]:
+def _verify_again(references: list[RecordRef], store: str | None) -> list[str | None]:
     """Runs wherever the task runner puts it; a lost worker's share is done by another."""
     settings = load_settings(store=store)
     corpus = Corpus.open(settings)
@@ -59,17 +59,17 @@ def _seal(day: date, store: str | None, early: bool, wait: bool) -> SealSummary:
 
 @contextmanager
 def _reverifier(settings: Settings) -> Iterator[Reverify]:
-    """Verifies samples again here, or by reference on the workers of the runner that the settings name."""
+    """Verifies records again here, or by reference on the workers of the runner that the settings name."""
     if settings.runner == "threads":
-        yield partial(reverify_samples, classifier=load_classifier(settings.classifier), settings=settings)
+        yield partial(reverify_pairs, classifier=load_classifier(settings.classifier), settings=settings)
         return
     with workers(settings) as submit:
 
-        def reverify(samples: Sequence[Sample]) -> Iterator[str | None]:
-            size = max(_LEAST, ceil(len(samples) / worker_count(settings)))
-            shares = [samples[start : start + size] for start in range(0, len(samples), size)]
+        def reverify(pairs: Sequence[Pair]) -> Iterator[str | None]:
+            size = max(_LEAST, ceil(len(pairs) / worker_count(settings)))
+            shares = [pairs[start : start + size] for start in range(0, len(pairs), size)]
             pending = [
-                submit(_verify_again, references=[reference(sample) for sample in share], store=settings.store_name)
+                submit(_verify_again, references=[RecordRef.of(pair.row) for pair in share], store=settings.store_name)
                 for share in shares
             ]
             return (fault for future in pending for fault in future.result())

@@ -1,5 +1,6 @@
 """An original and its perturbed image, with what the corpus says about them."""
 
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from perturb.schemas.image import Pixels
@@ -26,3 +27,11 @@ class Pair:
     def pixels(self) -> tuple[Pixels, Pixels]:
         """Original and perturbed image, uint8 (height, width, 3) each. Raises PngRefused where one is no such PNG."""
         return stored_pixels(self.original), stored_pixels(self.perturbed)
+
+
+Reverify = Callable[[Sequence[Pair]], Iterable[str | None]]
+"""Verifies the records of accepted pairs again: for each, in their order, None if every stored claim holds, else the
+faults in one sentence.
+
+The call may return before the work is done. The caller then waits where it reads the answers.
+"""

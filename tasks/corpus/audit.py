@@ -6,13 +6,13 @@ from dataclasses import dataclass, field
 from datetime import date
 
 from perturb.schemas.errors import CorpusError
+from perturb.schemas.pair import Reverify
 from perturb.sinks.corpus import keys
 from perturb.sinks.corpus.corpus import Corpus, RoundRef
 from perturb.sinks.corpus.manifest import Manifest
 from perturb.sinks.stores.base import ObjectCorrupt, ObjectMissing
 from perturb.tasks.corpus.audit_images import Glass
 from perturb.tasks.corpus.audit_rows import Examination, Fault, examine_day, examine_round
-from perturb.tasks.verify.stored_pair import Reverify
 
 log = logging.getLogger(__name__)
 

@@ -8,13 +8,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from perturb.schemas.image import pixel_identity
+from perturb.schemas.pair import Pair, Reverify
 from perturb.schemas.png import PngRefused, read_png
-from perturb.schemas.record import Record
 from perturb.sinks.corpus.manifest import FileEntry
 from perturb.sinks.formats.tar import BLOCK, Member, header
 from perturb.sinks.stores.base import ObjectCorrupt, ObjectMissing, Store
 from perturb.subnet.signing import verify_response_signature
-from perturb.tasks.verify.stored_pair import Reverify, Sample
 
 _BATCH = 64
 _ORIGINALS = 64
@@ -49,7 +48,7 @@ class Glass:
 
     def examine(self, store: Store, entry: FileEntry, pairs: Sequence[_Pair]) -> Looked:
         """Look at one shard; `pairs` are its members with a row each, in the order of their offsets."""
-        looked, batch = Looked(), list[Sample]()
+        looked, batch = Looked(), list[Pair]()
         try:
             for member, row, head, data in self._read(store, entry, pairs, looked):
                 looked.images += 1
@@ -60,7 +59,7 @@ class Glass:
                 if fault:
                     looked.faults.append((where, fault))
                 elif self.deep and entry.kind == "perturbed":
-                    batch.append(Sample(Record.model_validate(row), self._original(store, row), data))
+                    batch.append(Pair(self._original(store, row), data, dict(row)))
                     if len(batch) >= _BATCH:
                         self._verify(batch, entry, looked)
             self._verify(batch, entry, looked)
@@ -98,13 +97,13 @@ class Glass:
                 self._originals.popitem(last=False)
         return self._originals[key]
 
-    def _verify(self, batch: list[Sample], entry: FileEntry, looked: Looked) -> None:
+    def _verify(self, batch: list[Pair], entry: FileEntry, looked: Looked) -> None:
         if self._reverify is None or not batch:
             return
-        for sample, fault in zip(batch, self._reverify(batch), strict=True):
+        for pair, fault in zip(batch, self._reverify(batch), strict=True):
             looked.reverified += 1
             if fault is not None:
-                looked.faults.append((f"{entry.key} record {sample.record.record_id}", fault))
+                looked.faults.append((f"{entry.key} record {pair.row['record_id']}", fault))
         batch.clear()
 
 

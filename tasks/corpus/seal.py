@@ -13,7 +13,7 @@ from datetime import time as clock_time
 
 from perturb.schemas.errors import CorpusError
 from perturb.schemas.outcome import Outcome
-from perturb.schemas.record import Record
+from perturb.schemas.pair import Pair, Reverify
 from perturb.schemas.settings import SealSettings
 from perturb.sinks.corpus import keys
 from perturb.sinks.corpus.corpus import Corpus, RoundRef
@@ -21,7 +21,6 @@ from perturb.sinks.corpus.day_writer import DayTotals, DayWriter, model_entries
 from perturb.sinks.corpus.manifest import Claim, Manifest, Reverified, Signer
 from perturb.sinks.corpus.rounds import StoredRound
 from perturb.sinks.formats.version import FORMAT
-from perturb.tasks.verify.stored_pair import Reverify, Sample
 
 log = logging.getLogger(__name__)
 _BATCH = 64
@@ -201,7 +200,7 @@ class _Sampler:
     def __init__(self, fraction: float, reverify: Reverify | None):
         self._fraction, self._reverify = fraction, reverify
         self._random = random.SystemRandom()
-        self._batch: list[Sample] = []
+        self._batch: list[Pair] = []
         self._pending: deque[tuple[list[str], Iterable[str | None]]] = deque()
         self._done = 0
 
@@ -211,8 +210,7 @@ class _Sampler:
         for row in stored.rows:
             if row["outcome"] != Outcome.ACCEPTED or self._random.random() >= self._fraction:
                 continue
-            record = Record.model_validate(row)
-            self._batch.append(Sample(record, _slice(original, row, "original"), _slice(perturbed, row, "perturbed")))
+            self._batch.append(Pair(_slice(original, row, "original"), _slice(perturbed, row, "perturbed"), row))
             if len(self._batch) >= _BATCH:
                 self._start()
         while len(self._pending) > _BATCHES_AHEAD:
@@ -220,7 +218,7 @@ class _Sampler:
 
     def _start(self) -> None:
         if self._reverify is not None and self._batch:
-            names = [sample.record.record_id for sample in self._batch]
+            names = [pair.row["record_id"] for pair in self._batch]
             self._pending.append((names, self._reverify(self._batch)))
             self._batch = []
 

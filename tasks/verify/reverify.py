@@ -1,7 +1,7 @@
 """Proof of a record from bytes: everything it claims about its images, computed again and compared.
 
     faults = reverify(row, clean_png, perturbed_png, classifier=classifier, settings=settings)
-    faults = reverify_samples(samples, classifier=classifier, settings=settings)   # as read from shards
+    faults = reverify_pairs(pairs, classifier=classifier, settings=settings)   # as read from shards
 
 Bounds, timeout and policy are the record's own. Integers, labels, names and identities must be equal. Floats that
 follow from integers may differ by their rounding, SSIM by 1e-6, logits and what follows from them by 2e-3, which is
@@ -21,6 +21,7 @@ from perturb.schemas.bounds import Bounds
 from perturb.schemas.challenge import Challenge, Origin, Task
 from perturb.schemas.errors import CorpusError, PerturbError, SettingsError
 from perturb.schemas.outcome import Outcome
+from perturb.schemas.pair import Pair
 from perturb.schemas.png import PngRefused, read_png
 from perturb.schemas.record import Record, record_id
 from perturb.schemas.response import Response
@@ -29,7 +30,6 @@ from perturb.schemas.verdict import Score, Verdict
 from perturb.tasks.verify.gates.model import Prediction, predict
 from perturb.tasks.verify.round import verify
 from perturb.tasks.verify.score import score
-from perturb.tasks.verify.stored_pair import Sample
 
 # Absolute tolerances; fields that are not named here must be equal.
 TOLERANCES: dict[str, float] = {
@@ -86,20 +86,20 @@ def refusal_faults(row: Record | Mapping[str, Any]) -> list[str]:
         return [f"{type(error).__name__}: {' '.join(str(error).split())}"]
 
 
-def reverify_samples(samples: Sequence[Sample], *, classifier: Classifier, settings: Settings) -> list[str | None]:
+def reverify_pairs(pairs: Sequence[Pair], *, classifier: Classifier, settings: Settings) -> list[str | None]:
     """For each accepted record, None if what its bytes can prove holds, else the faults in one sentence.
 
     A record of another classifier is verified with that one, where the settings can load it. Never raises for what
     stands in a record: a row that makes no sense is a fault.
     """
-    return [_fault(sample, classifier, settings) for sample in samples]
+    return [_fault(pair, classifier, settings) for pair in pairs]
 
 
-def _fault(sample: Sample, classifier: Classifier, settings: Settings) -> str | None:
-    record = sample.record
+def _fault(pair: Pair, classifier: Classifier, settings: Settings) -> str | None:
     try:
+        record = pair.record
         own = _classifier_of(record, classifier, settings)
-        faults = reverify(record, sample.original, sample.perturbed, classifier=own, settings=settings)
+        faults = reverify(record, pair.original, pair.perturbed, classifier=own, settings=settings)
     except (PerturbError, PngRefused, ValueError) as error:
         return f"{type(error).__name__}: {' '.join(str(error).split())}"
     return "; ".join(faults) or None

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from perturb.schemas.errors import CorpusError
+from perturb.schemas.pair import Pair
 from perturb.schemas.settings import SealSettings
 from perturb.sinks.corpus.corpus import Corpus
 from perturb.sinks.formats.parquet import KEY
@@ -24,7 +25,6 @@ from perturb.tasks.corpus.commit import RoundSummary, commit_round
 from perturb.tasks.corpus.gc import collect_garbage
 from perturb.tasks.corpus.prove import check_proof, parse_proof, prove
 from perturb.tasks.corpus.seal import SealResult, seal_day
-from perturb.tasks.verify.stored_pair import Sample
 from tests.support.synthetic import DAY, SyntheticRound, make_round
 
 TODAY = DAY.date()
@@ -411,7 +411,7 @@ def test_a_deep_audit_names_figures_of_refused_answers_that_make_no_sense(tmp_pa
     corpus = Corpus(open_store(str(tmp_path)))
     commit(corpus, made)
 
-    def nothing_to_say(samples: Sequence[Sample]) -> list[str | None]:
+    def nothing_to_say(samples: Sequence[Pair]) -> list[str | None]:
         return [None] * len(samples)
 
     faults = [fault for fault in audit(corpus, reverify=nothing_to_say).faults if "no_flip" not in fault.what]

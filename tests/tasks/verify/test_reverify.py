@@ -8,13 +8,11 @@ from perturb.models.judge.judge import NoJudge
 from perturb.schemas.challenge import Challenge
 from perturb.schemas.errors import ModelError
 from perturb.schemas.image import encode_png
-from perturb.schemas.record import Record, make_record
-from perturb.schemas.settings import Settings
-from perturb.tasks.verify.reverify import reverify
-from perturb.tasks.verify.round import verify
-from perturb.tasks.verify.score import score
-from perturb.tasks.verify.stored_pair import Sample
-from tests.support.verification_rounds import SETTINGS, answers, challenge, classifier, flipped, label, thinned
+from perturb.schemas.pair import Pair
+from perturb.schemas.record import Record
+from perturb.tasks.verify.reverify import reverify, reverify_pairs
+from tests.support.judged_records import records
+from tests.support.verification_rounds import SETTINGS, challenge, classifier, flipped, label, thinned
 
 EXTRAS = SETTINGS.model_copy(
     update={
@@ -23,29 +21,6 @@ EXTRAS = SETTINGS.model_copy(
         )
     }
 )
-
-
-def records(asked: Challenge, bodies: list[bytes], *, settings: Settings = SETTINGS) -> list[Record]:
-    import dataclasses
-    import hashlib
-
-    responses = [
-        dataclasses.replace(response, body_sha256=hashlib.sha256(response.body).hexdigest())
-        for response in answers(bodies)
-    ]
-    verdicts = verify(asked, responses, classifier=classifier(), judge=NoJudge(), settings=settings)
-    return [
-        make_record(
-            asked,
-            response,
-            verdict,
-            score(verdict, asked.task, response.response_ms, policy="grid-1"),
-            netuid=26,
-            block=None,
-            validator_hotkey="validator",
-        )
-        for response, verdict in zip(responses, verdicts, strict=True)
-    ]
 
 
 @pytest.fixture(scope="module")
@@ -171,13 +146,11 @@ def test_another_classifier_proves_nothing(made: tuple[Challenge, bytes, Record]
         faults(record.model_copy(update={"classifier_sha256": "0" * 64}), asked.png, body)
 
 
-def test_samples_of_a_shard(made: tuple[Challenge, bytes, Record]) -> None:
-    from perturb.tasks.verify.reverify import reverify_samples
-
+def test_pairs_of_a_shard(made: tuple[Challenge, bytes, Record]) -> None:
     asked, body, record = made
     wrong = record.model_copy(update={"adversarial_label": label(), "psnr": 1.0})
-    samples = [Sample(record, asked.png, body), Sample(wrong, asked.png, body)]
-    sound, fault = reverify_samples(samples, classifier=classifier(), settings=SETTINGS)
+    pairs = [Pair(asked.png, body, row.model_dump()) for row in (record, wrong)]
+    sound, fault = reverify_pairs(pairs, classifier=classifier(), settings=SETTINGS)
     assert sound is None
     assert fault is not None
     assert "adversarial_label" in fault
