@@ -80,5 +80,7 @@ def export(
     With the runner `dask` or `ray`, workers write a tier's days; the card is replaced when all days are written.
     """
     settings = load_settings(store=store)
+    # Outside the tasks, which would try again: a store without conditional writes stays one.
+    Corpus.open_for_writing(settings)
     day = today or datetime.now(UTC).date()
     return [_export(name, store, day, release) for name in tiers or load_tiers(settings.tiers)]

@@ -123,8 +123,10 @@ def seal(day: date | None = None, store: str | None = None, early: bool = False,
     """
     chosen = day or datetime.now(UTC).date() - timedelta(days=1)
     settings = load_settings(store=store)
+    # Outside the task, which would try again: a store without conditional writes stays one.
+    corpus = Corpus.open_for_writing(settings)
     sealed = _seal(chosen, store, early, wait)
     # Only the newest day: the root of an older one, sealed again, would stand in its place. Asked again for a day that
     # was sealed already, because a sealer may have died before this.
-    newest = Corpus.open(settings).seal_log()[-1]
+    newest = corpus.seal_log()[-1]
     return sealed.model_copy(update={"extrinsic": _anchor(sealed.merkle_root)}) if newest.day == chosen else sealed

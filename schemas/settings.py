@@ -159,6 +159,9 @@ class Settings(BaseSettings):
 
     profile: Profile = "embedded"
     store: str = Field("./data", description="a directory or s3://bucket/prefix")
+    single_writer: bool = Field(
+        False, description="the store does not keep conditional writes, and this is its only writer"
+    )
     source: str = Field("sample", description="sample, folder:DIR, pexels, or hub:NAME")
     cache_dir: Path = Field(Path("~/.cache/perturb"), description="converted models and judgements")
     policy: str = Field("grid-1", description="scoring policy: grid-1 or public-1")

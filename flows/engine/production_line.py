@@ -24,8 +24,6 @@ from perturb.schemas.response import Response
 from perturb.schemas.settings import Settings
 from perturb.schemas.verdict import Verdict
 from perturb.sinks.corpus.corpus import Corpus
-from perturb.sinks.stores.open import open_store
-from perturb.sinks.stores.probe import check_writable
 from perturb.sources import open_source
 from perturb.subnet.keys import load_keypair
 from perturb.subnet.neurons import NeuronList, find_neurons
@@ -159,19 +157,18 @@ def _best_pair(work: RoundInFlight, committed: RoundSummary) -> Pair | None:
 
 def open_line(settings: Settings) -> Line:
     """Loads the models and opens source, store and wallet. Raises the error of the first part that is not ready."""
-    store = open_store(settings.store, settings.s3)
+    corpus = Corpus.open_for_writing(settings)
     source = open_source(settings)
     keypair = load_keypair(settings.subnet)
-    # Before the models: these two take a moment, and are what is most often not ready.
+    # Before the models: store and neurons take a moment, and are what is most often not ready.
     find_neurons(settings.subnet, own_hotkey=keypair.ss58_address)
-    check_writable(store)
     return Line(
         settings=settings,
         photos=iter(source.photos(seed=settings.seed)),
         classifier=load_classifier(settings.classifier),
         judge=load_judge(settings.judge, cache=settings.cache),
         keypair=keypair,
-        corpus=Corpus(store),
+        corpus=corpus,
     )
 
 

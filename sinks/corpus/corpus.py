@@ -17,6 +17,7 @@ from perturb.sinks.corpus.manifest import FileEntry, Manifest, Signer, parse_man
 from perturb.sinks.corpus.rounds import RoundDraft, StoredRound, draft_round, read_round, write_round
 from perturb.sinks.stores.base import ObjectMissing, Store
 from perturb.sinks.stores.open import open_store
+from perturb.sinks.stores.probe import require_conditional_writes
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -53,6 +54,17 @@ class Corpus:
     def open(cls, settings: Settings) -> Self:
         """The corpus in the store that the settings name. Opening creates nothing. Raises StoreError for a bad URL."""
         return cls(open_store(settings.store, settings.s3))
+
+    @classmethod
+    def open_for_writing(cls, settings: Settings) -> Self:
+        """Return the corpus that the settings name, after a check that writing to its store is safe.
+
+        `produce`, `seal` and `export` begin with it. Raises StoreError when the store cannot be written to, and when
+        it keeps no conditional writes and `single_writer` is not set.
+        """
+        corpus = cls.open(settings)
+        require_conditional_writes(corpus.store, single_writer=settings.single_writer)
+        return corpus
 
     # Sealed days
 

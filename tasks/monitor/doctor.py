@@ -40,10 +40,11 @@ def check_all(settings: Settings) -> Iterator[Check]:
 
 def _check_store(settings: Settings) -> str:
     from perturb.sinks.stores.open import open_store
-    from perturb.sinks.stores.probe import check_writable
+    from perturb.sinks.stores.probe import require_conditional_writes
 
-    if not check_writable(open_store(settings.store, settings.s3)):
-        return f"{settings.store} is writable, but let a second writer win a create-only put: use one producer only"
+    require_conditional_writes(open_store(settings.store, settings.s3), single_writer=settings.single_writer)
+    if settings.single_writer:
+        return f"{settings.store} is reachable and writable; single_writer is set: never run two writers at once"
     return f"{settings.store} is reachable, writable, and refuses a second writer"
 
 

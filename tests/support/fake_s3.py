@@ -1,0 +1,123 @@
+"""An S3 service in memory over HTTP that can be told to ignore create-only conditions, as some services do.
+
+It knows the requests of `perturb.sinks.stores.s3.S3Store`, path style, and checks no signatures. Any bucket exists.
+"""
+
+import hashlib
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from email.utils import formatdate
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import parse_qs, unquote, urlsplit
+from xml.sax.saxutils import escape
+
+
+@dataclass
+class FakeS3:
+    """The service's state: its objects by key (bucket included), and each request as `METHOD key`."""
+
+    endpoint: str = ""
+    keeps_conditions: bool = True
+    objects: dict[str, tuple[bytes, dict[str, str], float]] = field(default_factory=dict)
+    requests: list[str] = field(default_factory=list)
+
+
+@contextmanager
+def fake_s3(*, keeps_conditions: bool = True) -> Iterator[FakeS3]:
+    """Run the service; with `keeps_conditions` false every PUT replaces, whatever If-None-Match says."""
+    state = FakeS3(keeps_conditions=keeps_conditions)
+    lock = threading.Lock()
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+        def _answer(self, status: int, body: bytes = b"", *, length: int | None = None, **headers: str) -> None:
+            self.send_response(status)
+            for name, value in headers.items():
+                self.send_header(name.replace("_", "-"), value)
+            self.send_header("Content-Length", str(len(body) if length is None else length))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def _error(self, status: int, code: str) -> None:
+            body = b"" if self.command == "HEAD" else f"<Error><Code>{code}</Code></Error>".encode()
+            self._answer(status, body)
+
+        def _serve(self) -> None:
+            data = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            url = urlsplit(self.path)
+            place = unquote(url.path).strip("/")
+            with lock:
+                state.requests.append(f"{self.command} {place}")
+                if "/" not in place:
+                    self._list(place, parse_qs(url.query))
+                elif self.command == "PUT":
+                    self._put(place, data)
+                elif self.command == "DELETE":
+                    state.objects.pop(place, None)
+                    self._answer(204)
+                else:
+                    self._get(place)
+
+        def _put(self, place: str, data: bytes) -> None:
+            if self.headers.get("If-None-Match") and state.keeps_conditions and place in state.objects:
+                self._error(412, "PreconditionFailed")
+                return
+            metadata = {name: value for name, value in self.headers.items() if name.lower().startswith("x-amz-meta-")}
+            state.objects[place] = (data, metadata, time.time())
+            self._answer(200, ETag=f'"{hashlib.md5(data).hexdigest()}"')
+
+        def _get(self, place: str) -> None:
+            if place not in state.objects:
+                self._error(404, "NoSuchKey")
+                return
+            data, metadata, written = state.objects[place]
+            headers = metadata | {"Last_Modified": formatdate(written, usegmt=True)}
+            if self.command == "HEAD":
+                self._answer(200, length=len(data), **headers)
+            elif span := self.headers.get("Range"):
+                first, _, last = span.removeprefix("bytes=").partition("-")
+                part = data[int(first) : int(last) + 1]
+                end = int(first) + len(part) - 1
+                self._answer(206, part, Content_Range=f"bytes {first}-{end}/{len(data)}", **headers)
+            else:
+                self._answer(200, data, **headers)
+
+        def _list(self, bucket: str, query: dict[str, list[str]]) -> None:
+            prefix = f"{bucket}/{query.get('prefix', [''])[0]}"
+            after = f"{bucket}/{query.get('start-after', [''])[0]}"
+            delimiter = query.get("delimiter", [""])[0]
+            rows: dict[str, None] = {}
+            for place in sorted(place for place in state.objects if place.startswith(prefix) and place > after):
+                head, found, _ = place[len(prefix) :].partition(delimiter) if delimiter else ("", "", "")
+                if found:
+                    folder = prefix.removeprefix(f"{bucket}/") + head + delimiter
+                    rows[f"<CommonPrefixes><Prefix>{escape(folder)}</Prefix></CommonPrefixes>"] = None
+                    continue
+                data, _, written = state.objects[place]
+                stamp = time.strftime("%Y-%m-%dT%H:%M:%S.000Z", time.gmtime(written))
+                key = escape(place.removeprefix(f"{bucket}/"))
+                rows[
+                    f"<Contents><Key>{key}</Key><LastModified>{stamp}</LastModified><Size>{len(data)}</Size></Contents>"
+                ] = None
+            body = f"<ListBucketResult><IsTruncated>false</IsTruncated>{''.join(rows)}</ListBucketResult>"
+            self._answer(200, body.encode(), Content_Type="application/xml")
+
+        do_GET = do_PUT = do_HEAD = do_DELETE = _serve
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    state.endpoint = f"http://127.0.0.1:{server.server_address[1]}"
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield state
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
