@@ -126,7 +126,7 @@ def weights(
     check_server()
     done = flow(store=store, policy=policy, dry_run=dry_run)
     columns = ["uid", "miner", "processed", "accepted", "average", "weight", "why not"]
-    rows = [tuple(row[name] for name in columns) for row in done.rows]
+    rows = [tuple(row.values()) for row in done.rows]
     say(table(f"weights under {done.policy}", columns, rows))
     say(f"submitted as {done.extrinsic}" if done.extrinsic else f"not submitted: {done.reason}")
     if json_:

@@ -10,13 +10,14 @@ from pydantic import BaseModel
 
 from perturb.flows.export import export
 from perturb.flows.produce import ProduceSummary, produce
-from perturb.flows.seal import SealSummary, seal
+from perturb.flows.seal import seal
 from perturb.models.classifier import load_classifier
 from perturb.schemas.errors import AuditError
 from perturb.schemas.settings import load_settings
 from perturb.sinks.corpus.corpus import Corpus
 from perturb.sinks.report.contact_sheet import check_picture, contact_sheet
 from perturb.tasks.corpus.audit import audit
+from perturb.tasks.corpus.seal_and_anchor import SealSummary
 from perturb.tasks.export.readback import ReadBack, read_back
 from perturb.tasks.monitor.best_pairs import pairs_of_corpus
 from perturb.tasks.tiers.tier_file import load_tiers

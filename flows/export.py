@@ -14,7 +14,7 @@ from perturb.sinks.corpus.corpus import Corpus
 from perturb.sinks.dataset.day_index import DayDigest
 from perturb.sinks.stores.base import Store
 from perturb.tasks.export.export import ExportResult, export_day
-from perturb.tasks.export.export import export as export_tier
+from perturb.tasks.export.export_tiers import export_tiers
 from perturb.tasks.export.operator_state import tier_folder
 from perturb.tasks.tiers.tier_file import get_tier, load_tiers
 
@@ -32,17 +32,10 @@ _LEAST_DAYS = 2
 )
 def _export(tier: str, store: str | None, today: date, release: str | None) -> ExportResult:
     settings = load_settings(store=store)
-    corpus = Corpus.open(settings)
-    result = export_tier(
-        corpus,
-        get_tier(load_tiers(settings.tiers), tier),
-        today=today,
-        key=settings.pseudonym_key,
-        release=release,
-        map_days=map if settings.runner == "threads" else partial(_on_workers, settings=settings, tier=tier),
-    )
+    map_days = map if settings.runner == "threads" else partial(_on_workers, settings=settings, tier=tier)
+    (result,) = export_tiers(settings, [tier], today=today, release=release, map_days=map_days)
     if result.added:
-        show_export(result, _distributions(corpus.store, result))
+        show_export(result, _distributions(Corpus.open(settings).store, result))
     return result
 
 

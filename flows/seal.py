@@ -1,13 +1,11 @@
-"""The `seal` flow: a finished day becomes immutable."""
+"""The `seal` flow: a finished day becomes immutable, and its Merkle root goes on the chain."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from datetime import UTC, date, datetime, timedelta
-from functools import partial
+from datetime import date
 from math import ceil
 
 from prefect import flow, task
-from pydantic import BaseModel
 
 from perturb.flows.engine.artifacts import show_seal
 from perturb.flows.engine.retry import when_not_ours, when_out_of_reach
@@ -16,34 +14,17 @@ from perturb.models.classifier import load_classifier
 from perturb.schemas.pair import Pair, Reverify
 from perturb.schemas.settings import Settings, load_settings
 from perturb.sinks.corpus.corpus import Corpus
-from perturb.subnet.chain import open_chain
-from perturb.subnet.keys import LOCAL_NETWORK, load_keypair
-from perturb.tasks.corpus.seal import seal_day
-from perturb.tasks.verify.reverify import reverify_pairs
+from perturb.tasks.corpus.local_reverifier import local_reverifier
+from perturb.tasks.corpus.seal_and_anchor import SealSummary, anchor_newest, seal_signed, yesterday
 from perturb.tasks.verify.reverify_by_reference import RecordRef, reverify_references
 
-# A share of fewer records is not worth its way to a worker.
+# Sending a smaller share to a worker costs more than it saves. In records.
 _LEAST = 8
-
-
-class SealSummary(BaseModel):
-    """A sealed day in numbers; `already` where it was sealed before, `extrinsic` where its root went on chain."""
-
-    day: date
-    already: bool
-    rounds: int
-    records: int
-    images: int
-    duplicates: int
-    reverified: int
-    bytes: int
-    merkle_root: str
-    extrinsic: str | None = None
 
 
 @task(name="verify again", retries=2, retry_delay_seconds=5, retry_condition_fn=when_not_ours)
 def _verify_again(references: list[RecordRef], store: str | None) -> list[str | None]:
-    """Runs wherever the task runner puts it; a lost worker's share is done by another."""
+    """Runs wherever the task runner puts it; another worker repeats the share of a lost one."""
     settings = load_settings(store=store)
     corpus = Corpus.open(settings)
     return reverify_references(corpus, references, classifier=load_classifier(settings.classifier), settings=settings)
@@ -54,14 +35,17 @@ def _verify_again(references: list[RecordRef], store: str | None) -> list[str | 
 def _seal(day: date, store: str | None, early: bool, wait: bool) -> SealSummary:
     settings = load_settings(store=store)
     with _reverifier(settings) as reverify:
-        return _seal_with(reverify, settings, day, early=early, wait=wait)
+        sealed = seal_signed(settings, day, early=early, wait=wait, reverify=reverify)
+    if not sealed.already:
+        show_seal(sealed.manifest, sealed.size)
+    return SealSummary.of(sealed)
 
 
 @contextmanager
 def _reverifier(settings: Settings) -> Iterator[Reverify]:
-    """Verifies records again here, or by reference on the workers of the runner that the settings name."""
+    """Verifies records again in this process, or by reference on the workers of the configured runner."""
     if settings.runner == "threads":
-        yield partial(reverify_pairs, classifier=load_classifier(settings.classifier), settings=settings)
+        yield local_reverifier(settings)
         return
     with workers(settings) as submit:
 
@@ -77,56 +61,19 @@ def _reverifier(settings: Settings) -> Iterator[Reverify]:
         yield reverify
 
 
-def _seal_with(reverify: Reverify, settings: Settings, day: date, *, early: bool, wait: bool) -> SealSummary:
-    sealed = seal_day(
-        Corpus.open(settings),
-        day,
-        settings=settings.seal,
-        signer=load_keypair(settings.subnet),
-        reverify=reverify,
-        early=early,
-        wait=wait,
-    )
-    manifest = sealed.manifest
-    if not sealed.already:
-        show_seal(manifest, sealed.size)
-    return SealSummary(
-        day=day,
-        already=sealed.already,
-        rounds=len(manifest.rounds),
-        records=manifest.records,
-        images=manifest.images,
-        duplicates=manifest.duplicates,
-        reverified=manifest.reverified.records,
-        bytes=sealed.size,
-        merkle_root=manifest.merkle_root,
-    )
-
-
 @task(name="anchor root", retries=3, retry_delay_seconds=60, retry_condition_fn=when_out_of_reach)
-def _anchor(merkle_root: str) -> str | None:
-    """Puts the day's Merkle root on chain, unless it is there; the extrinsic's id, or None where nothing was sent."""
-    settings = load_settings()
-    if settings.subnet.network == LOCAL_NETWORK:
-        return None
-    chain, keypair = open_chain(settings.subnet), load_keypair(settings.subnet)
-    return None if chain.read_commitment(keypair.ss58_address) == merkle_root else chain.commit(keypair, merkle_root)
+def _anchor(day: date, store: str | None) -> str | None:
+    return anchor_newest(load_settings(store=store), day)
 
 
 @flow(name="seal")
 def seal(day: date | None = None, store: str | None = None, early: bool = False, wait: bool = False) -> SealSummary:
-    """Seals `day` (yesterday, UTC, where none is given) and puts its Merkle root on chain.
+    """Seals `day` (default: yesterday, UTC) and puts its Merkle root on the chain.
 
-    A day that is sealed already stays as it is.
-
-    With the runner `dask` or `ray` the records that are verified again are spread over its workers.
+    A day that is sealed already stays as it is. With the runner `dask` or `ray` the records that are verified again
+    are divided among its workers.
     """
-    chosen = day or datetime.now(UTC).date() - timedelta(days=1)
-    settings = load_settings(store=store)
     # Outside the task, which would try again: a store without conditional writes stays one.
-    corpus = Corpus.open_for_writing(settings)
-    sealed = _seal(chosen, store, early, wait)
-    # Only the newest day: the root of an older one, sealed again, would stand in its place. Asked again for a day that
-    # was sealed already, because a sealer may have died before this.
-    newest = corpus.seal_log()[-1]
-    return sealed.model_copy(update={"extrinsic": _anchor(sealed.merkle_root)}) if newest.day == chosen else sealed
+    Corpus.open_for_writing(load_settings(store=store))
+    sealed = _seal(day or yesterday(), store, early, wait)
+    return sealed.model_copy(update={"extrinsic": _anchor(sealed.day, store)})

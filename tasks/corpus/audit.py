@@ -5,14 +5,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import date
 
-from perturb.schemas.errors import CorpusError
+from perturb.schemas.errors import AuditError, CorpusError
 from perturb.schemas.pair import Reverify
+from perturb.schemas.settings import Settings
 from perturb.sinks.corpus import keys
 from perturb.sinks.corpus.corpus import Corpus, RoundRef
 from perturb.sinks.corpus.manifest import Manifest
 from perturb.sinks.stores.base import ObjectCorrupt, ObjectMissing
 from perturb.tasks.corpus.audit_images import Glass
 from perturb.tasks.corpus.audit_rows import Examination, Fault, examine_day, examine_round
+from perturb.tasks.corpus.local_reverifier import local_reverifier
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +43,22 @@ class AuditReport:
         self.reverified += found.reverified
         self.unsigned += not found.signed
         self.faults += found.faults
+
+
+class AuditFailed(AuditError):
+    """An audit found faults; `report` has all of them, the message names the first."""
+
+    def __init__(self, report: AuditReport):
+        self.report = report
+        first = report.faults[0]
+        super().__init__(
+            f"the audit found {len(report.faults)} faults, the first in {first.where}: {first.what}; "
+            "`perturb audit` names all"
+        )
+
+    def __reduce__(self) -> tuple[type["AuditFailed"], tuple[AuditReport]]:
+        """Return how a copy is made: by the report, not by the message."""
+        return type(self), (self.report,)
 
 
 def audit(
@@ -159,3 +177,14 @@ def _still_live(corpus: Corpus, manifest: Manifest) -> bool:
     """Whether a day whose sealer died before the manifest still has all its rounds (the next seal finishes it)."""
     commits = (keys.commit_key(claim.date, claim.round_id) for claim in manifest.rounds)
     return all(corpus.store.head(key) is not None for key in commits)
+
+
+def audit_store(
+    settings: Settings, *, day: date | None = None, sample: float = 1.0, deep: bool = True, hotkey: str | None = None
+) -> AuditReport:
+    """Audit the configured corpus, as `audit`. `deep` verifies the images that are read again in this process.
+
+    Raises StoreError when the store cannot be read, ModelError where `deep` needs a classifier that cannot be loaded.
+    """
+    reverify = local_reverifier(settings) if deep else None
+    return audit(Corpus.open(settings), day=day, sample=sample, reverify=reverify, hotkey=hotkey)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
 from perturb.schemas.errors import CorpusError
+from perturb.schemas.settings import Settings
 from perturb.sinks.corpus import keys
 from perturb.sinks.corpus.corpus import Corpus
 from perturb.sinks.corpus.manifest import Manifest
@@ -119,3 +120,9 @@ def _unclaimed_sealed(corpus: Corpus, sealed: Sequence[Manifest], now: datetime,
     for entry in corpus.store.entries(keys.SEALED + "date="):
         if entry.key not in claimed and _is_old([entry], now, grace):
             yield entry
+
+
+def clean_store(settings: Settings, *, dry_run: bool = False) -> GarbageReport:
+    """Collect the garbage of the configured corpus, as `collect_garbage` with the `seal.keep_rounds_days` setting."""
+    keep = timedelta(days=settings.seal.keep_rounds_days)
+    return collect_garbage(Corpus.open(settings), keep_superseded=keep, dry_run=dry_run)

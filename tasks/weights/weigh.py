@@ -1,0 +1,86 @@
+"""The step once a tempo: plan weights from the corpus' records and submit them to the chain."""
+
+from typing import TypeAlias
+
+from pydantic import BaseModel
+
+from perturb.schemas.neuron import Neuron
+from perturb.schemas.settings import Settings
+from perturb.sinks.corpus.corpus import Corpus
+from perturb.subnet.chain import open_chain
+from perturb.subnet.keys import LOCAL_NETWORK, load_keypair
+from perturb.subnet.neurons import local_roster, metagraph_cache
+from perturb.tasks.weights.emission import (
+    DEFAULT_POLICY,
+    WeightRow,
+    WeightsPlan,
+    WeightsSubmitted,
+    plan_weights,
+    submit_weights,
+)
+from perturb.tasks.weights.history import COLUMNS
+
+WeightLine: TypeAlias = dict[str, int | float | str]
+"""A row of the weights table, by heading: uid, miner, processed, accepted, average, weight, why not."""
+
+
+class WeightsSummary(BaseModel):
+    """A plan in numbers and what became of it.
+
+    `block` is the block at which the neurons were read, None off chain. `weights` are by uid and sum to 1. `extrinsic`
+    is the ID of the submission, or None with the `reason` why nothing was submitted.
+    """
+
+    policy: str
+    block: int | None
+    rows: list[WeightLine]
+    weights: dict[int, float]
+    extrinsic: str | None
+    reason: str | None
+
+
+def weigh_miners(settings: Settings, *, policy: str = DEFAULT_POLICY, dry_run: bool = False) -> WeightsSummary:
+    """Plan weights from the records of the configured corpus, and submit them.
+
+    On the local network and in a dry run nothing is submitted. Raises SettingsError for an unknown policy, SubnetError
+    where the chain cannot be reached or refuses, StoreError where the corpus cannot be read.
+    """
+    neurons, block = _neurons(settings)
+    records = Corpus.open(settings).table(columns=list(COLUMNS))
+    plan = plan_weights(records, neurons, netuid=settings.subnet.netuid, policy=policy, block=block)
+    submitted = _submit(plan, settings, dry_run=dry_run)
+    return WeightsSummary(
+        policy=plan.policy,
+        block=block,
+        rows=[_line(row) for row in plan.rows],
+        weights=plan.weights,
+        extrinsic=submitted.extrinsic,
+        reason=submitted.reason,
+    )
+
+
+def _neurons(settings: Settings) -> tuple[tuple[Neuron, ...], int | None]:
+    """Return every neuron that holds a uid, reachable or not, and the block at which they were read."""
+    if settings.subnet.network == LOCAL_NETWORK:
+        return tuple(local_roster(settings.subnet).neurons), None
+    graph = metagraph_cache(settings.subnet).current()
+    return graph.neurons, graph.block
+
+
+def _submit(plan: WeightsPlan, settings: Settings, *, dry_run: bool) -> WeightsSubmitted:
+    if dry_run or settings.subnet.network == LOCAL_NETWORK:
+        return WeightsSubmitted(plan, None, "a dry run" if dry_run else "the local network has no chain")
+    return submit_weights(open_chain(settings.subnet), plan, load_keypair(settings.subnet))
+
+
+def _line(row: WeightRow) -> WeightLine:
+    history = row.history
+    return {
+        "uid": history.uid,
+        "miner": history.hotkey,
+        "processed": history.processed,
+        "accepted": history.accepted,
+        "average": round(history.average, 4),
+        "weight": round(row.weight, 6),
+        "why not": row.reason or "",
+    }
