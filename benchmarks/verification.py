@@ -132,7 +132,7 @@ def measure(scene: str, size: int, photos: list[Path], *, repeats: int, device: 
     """Times one scene at one round size, ours and the peer in turns on the same rounds."""
     settings = Settings(classifier=SCENES[scene].model_copy(update={"device": device}))
     classifier = load_classifier(settings.classifier)
-    if settings.classifier.weights.startswith("random:"):
+    if settings.classifier.weights.kind == "random":
         _spread_logits(classifier)
     rounds = list(_rounds(classifier, settings, photos, size=size, count=repeats, good=good))
     with DecodePool() as pool:
@@ -270,7 +270,7 @@ def _rounds(
             clean = classifier.prepare(np.asarray(image.convert("RGB")))
         logits = classifier.logits(clean[None])[0]
         # Random weights see nothing: their least likely class stands in, so that everything there is a flip.
-        random = settings.classifier.weights.startswith("random:")
+        random = settings.classifier.weights.kind == "random"
         label = int(logits.argmin() if random else logits.argmax())
         generator = np.random.default_rng(number)
         strong = _noise(clean, 1, generator) if random else attack(classifier, clean, label, seed=number)

@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from perturb.cli import corpus, delivery, operation, production, provenance, verdicts
+from perturb.cli import corpus, delivery, init, operation, production, provenance, verdicts
 
 app = typer.Typer(
     name="perturb",
@@ -21,7 +21,7 @@ app = typer.Typer(
         "7 corpus; 8 an audit found faults; 9 tier; 10 status found something to look at; 130 interrupted."
     ),
 )
-for module in (production, corpus, provenance, delivery, operation, verdicts):
+for module in (init, production, corpus, provenance, delivery, operation, verdicts):
     module.register(app)
 
 

@@ -1,7 +1,7 @@
 """Commands that look and judge: `score`, `judge`, `doctor`. None of them starts a Prefect server."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -77,13 +77,26 @@ def judge(
         say_json(facts)
 
 
-def doctor(json_: Json = False) -> None:
-    """Print the effective settings (secrets masked), then check each part and say what to do where one isn't ready."""
-    from perturb.schemas.settings import load_settings
+def doctor(
+    all_: Annotated[
+        bool, typer.Option("--all", help="Print all settings, not only those that differ from the defaults.")
+    ] = False,
+    json_: Json = False,
+) -> None:
+    """Print the settings that differ from the defaults, then check each part and say what to do where it isn't ready.
+
+    Secrets are masked.
+    """
+    from perturb.schemas.settings import all_settings, changed_settings, load_settings
     from perturb.tasks.monitor.doctor import check_all
 
     settings = load_settings()
-    say(_settings_table(settings.model_dump(mode="json")))
+    shown = all_settings(settings) if all_ else changed_settings(settings)
+    if shown:
+        title = "all settings" if all_ else "changed settings"
+        say(table(title, ["name", "value"], [(name, _escape(str(value))) for name, value in shown.items()]))
+    else:
+        say("every setting has its default; --all prints them")
     checks = []
     for check in check_all(settings):
         checks.append(check)
@@ -93,16 +106,6 @@ def doctor(json_: Json = False) -> None:
         say_json({check.part: {"ready": check.ready, "finding": check.finding} for check in checks})
     if not all(check.ready for check in checks):
         raise typer.Exit(1)
-
-
-def _settings_table(dumped: dict[str, Any]) -> Any:
-    rows = []
-    for name, value in dumped.items():
-        if isinstance(value, dict):
-            rows += [(f"{name}.{key}", repr(inner)) for key, inner in value.items()]
-        else:
-            rows.append((name, repr(value)))
-    return table("settings", ["name", "value"], rows)
 
 
 def _escape(text: str) -> str:

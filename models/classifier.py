@@ -14,7 +14,6 @@ from concurrent.futures import ThreadPoolExecutor
 from copy import deepcopy
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -30,10 +29,10 @@ from timm.data.transforms_factory import create_transform
 
 from perturb.models.batchnorm_folding import folded
 from perturb.models.labels import NUM_CLASSES, imagenet_label
-from perturb.models.weights import ACCEPTED, file_digest, load_file, random_seed, state_digest, weights_file
+from perturb.models.weights import file_digest, load_file, state_digest, weights_file
 from perturb.schemas.errors import ModelError
 from perturb.schemas.image import Pixels
-from perturb.schemas.settings import ClassifierSettings
+from perturb.schemas.settings import ClassifierSettings, WeightsSpec
 
 Logits = npt.NDArray[np.float32]
 # Batches gain nothing on a CPU; one image at a time, what a round says of an image is what it says of it alone, to
@@ -184,12 +183,8 @@ def load_classifier(settings: ClassifierSettings, *, name: str | None = None) ->
 
 
 def _sibling(settings: ClassifierSettings, name: str) -> ClassifierSettings:
-    # A local file belongs to one network; another network's weights come from where they usually do.
-    weights = (
-        settings.weights
-        if settings.weights in ("package", "hub") or random_seed(settings.weights) is not None
-        else "hub"
-    )
+    # A local file belongs to one network; the other network's weights come from the Hub.
+    weights = WeightsSpec("hub") if settings.weights.kind == "file" else settings.weights
     return settings.model_copy(update={"name": name, "weights": weights, "input_size": 0})
 
 
@@ -231,13 +226,12 @@ def _network(settings: ClassifierSettings) -> tuple[Any, str]:
         near = difflib.get_close_matches(settings.name, timm.list_models(), n=3)
         hint = f"; near it: {', '.join(near)}" if near else ""
         raise ModelError(f"classifier {settings.name!r} is not a timm model name (timm.list_models() has them){hint}")
-    file: Path | None = weights_file(settings.name, settings.weights)
-    if settings.weights == "hub":
+    file = weights_file(settings.name, settings.weights)
+    if settings.weights.kind == "hub":
         net = _from_hub(settings.name)
         return net, state_digest(net)
-    seed = random_seed(settings.weights)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed or 0)
+        torch.manual_seed(settings.weights.seed)
         net = timm.create_model(settings.name, pretrained=False)
     if file is None:
         return net, state_digest(net)
@@ -253,7 +247,8 @@ def _from_hub(name: str) -> Any:
     except (OSError, RuntimeError, ValueError, httpx.HTTPError) as error:
         raise ModelError(
             f"the pretrained weights of classifier {name!r} can't be had from the Hub "
-            f"({type(error).__name__}: {(str(error).splitlines() or [''])[0][:200]}); accepted weights: {ACCEPTED}"
+            f"({type(error).__name__}: {(str(error).splitlines() or [''])[0][:200]}); "
+            f"accepted for classifier.weights: {WeightsSpec.ACCEPTED}"
         ) from error
 
 
@@ -261,8 +256,6 @@ def _device(wanted: str) -> torch.device:
     if wanted == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     kind, _, number = wanted.partition(":")
-    if kind not in ("cpu", "cuda") or (number and not number.isdigit()):
-        raise ModelError(f"classifier.device {wanted!r} is not known; accepted: 'auto', 'cpu', 'cuda' or 'cuda:N'")
     if kind == "cuda" and int(number or 0) >= torch.cuda.device_count():
         raise ModelError(
             f"classifier.device {wanted!r} is not there: torch sees {torch.cuda.device_count()} CUDA devices; "

