@@ -1,14 +1,17 @@
 PYTHON ?= python3
 VENV ?= .venv
 PIP_FLAGS ?=
+# Processes that the tests run in, and what else pytest is told.
+JOBS ?= 2
+PYTEST_FLAGS ?=
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo serve test lint format bench docs constraints clean
+.PHONY: help install demo serve test test-fast lint types format bench docs constraints clean
 
 help: ## what there is to make
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 14
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
 
 install: $(INSTALLED) ## virtual environment with everything, pinned by constraints.txt
 
@@ -25,17 +28,23 @@ serve: $(INSTALLED) ## Prefect server, worker and all deployments on this machin
 	$(BIN)/perturb serve
 
 test: $(INSTALLED) ## the test suite
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup $(PYTEST_FLAGS)
 
-lint: $(INSTALLED) ## formatting, lint, the order of packages, and types
+test-fast: $(INSTALLED) ## the tests that take seconds: none that are slow, none that need S3, Dask or a browser
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup -m 'not slow and not s3 and not dask and not browser' $(PYTEST_FLAGS)
+
+lint: $(INSTALLED) types ## formatting, lint, spelling, the order of packages, and types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+	$(BIN)/codespell
+
+types: $(INSTALLED) ## the order of packages, and types
 	rm -rf build/tree
 	$(BIN)/python -c 'import setuptools; setuptools.setup()' --quiet build_py --build-lib build/tree
 	cd build/tree && ../../$(BIN)/lint-imports ../../pyproject.toml --no-cache
 	$(BIN)/mypy
 
-format: $(INSTALLED) ## rewrite to the house format
+format: $(INSTALLED) ## rewrite the code in the project's format
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 

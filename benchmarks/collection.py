@@ -36,13 +36,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import numpy as np
 from PIL import Image
 
-from perturb.schemas.bounds import Bounds
-from perturb.schemas.challenge import Challenge, Origin, Task
+from perturb.schemas.challenge import Challenge, Origin
 from perturb.schemas.image import encode_png, pixel_identity
 from perturb.schemas.neuron import Neuron
 from perturb.schemas.settings import SubnetSettings
 from perturb.subnet.keys import development_keypair
 from perturb.subnet.transport import collect
+from tests.support.tasks import make_task
 
 VALIDATOR = development_keypair("//Validator")
 HERE = Path(__file__).resolve()
@@ -58,18 +58,7 @@ def make_challenge(number: int, *, side: int, photo: Path | None, timeout_ms: in
         image = Image.open(photo).convert("RGB")
     short = min(image.size)
     pixels = np.asarray(image.crop((0, 0, short, short)).resize((side, side)))
-    task = Task(
-        task_id=f"{number:032x}",
-        true_label=652,
-        true_label_name="military uniform",
-        classifier="tf_efficientnet_lite0",
-        classifier_sha256="0" * 64,
-        bounds=Bounds(),
-        timeout_ms=timeout_ms,
-        height=side,
-        width=side,
-        original_sha256=pixel_identity(pixels),
-    )
+    task = make_task(pixels, number=number, timeout_ms=timeout_ms)
     origin = Origin(source="sample", source_id="astronaut", clean_confidence=0.9, clean_margin=5.0, judge="none")
     return Challenge("20260101T000000000000Z-00000000", datetime.now(UTC), task, origin, encode_png(pixels))
 
@@ -230,8 +219,8 @@ def endure_hostility(options: argparse.Namespace) -> dict[str, Any]:
     bad += ["another_miners_answer", "replays", "wrong_task", "html", "resets", "answers_late", "header_flood"]
     kinds = {kind: 40 // len(bad) + (place < 40 % len(bad)) for place, kind in enumerate(bad)}
     seconds = 5.0
-    script = str(HERE.with_name("hostile_miners.py"))
-    command = [sys.executable, script, json.dumps(kinds), VALIDATOR.ss58_address, str(seconds)]
+    arguments = [json.dumps(kinds), VALIDATOR.ss58_address, str(seconds)]
+    command = [sys.executable, "-m", "tests.support.hostile_miners", *arguments]
     os.environ["PYTHONPATH"] = str(HERE.parent.parent)
     warm = make_challenge(1, side=options.side, photo=options.photo)
     challenge = make_challenge(2, side=options.side, photo=options.photo, timeout_ms=int(seconds * 1000))

@@ -14,6 +14,8 @@ from perturb.sinks.stores.open import open_store
 from perturb.sinks.stores.s3 import S3Store
 from tests.support.servers import ACCESS_KEY, SECRET_KEY, Server, ceph_rgw, missing_for_ceph, seaweedfs, weed_program
 
+pytest_plugins = ["tests.support.groups", "tests.support.skips"]
+
 _numbers = count()
 BUCKET = "corpus"
 
@@ -55,7 +57,13 @@ def s3_settings(server: Server, *, endpoint: str | None = None) -> S3Settings:
     )
 
 
-@pytest.fixture(params=["directory", "seaweed", "ceph"])
+@pytest.fixture(
+    params=[
+        "directory",
+        pytest.param("seaweed", marks=pytest.mark.s3),
+        pytest.param("ceph", marks=pytest.mark.s3),
+    ]
+)
 def make_store(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[], Store]:
     """Opens the same fresh store any number of times."""
     if request.param == "directory":

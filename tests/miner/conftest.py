@@ -4,6 +4,7 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import pytest
@@ -13,10 +14,10 @@ from skimage import data
 from perturb.miner.answer import Answer
 from perturb.miner.server import Limits, create_app
 from perturb.miner.validators import ValidatorList
-from perturb.schemas.bounds import Bounds
 from perturb.schemas.challenge import Task
-from perturb.schemas.image import Pixels, encode_png, pixel_identity
+from perturb.schemas.image import Pixels, encode_png
 from perturb.subnet.keys import Keypair, development_keypair
+from tests.support import tasks
 
 VALIDATOR, MINER, STRANGER = (development_keypair(uri) for uri in ("//Validator", "//Miner", "//Stranger"))
 LIMITS = Limits()
@@ -72,19 +73,4 @@ def photo() -> Pixels:
 
 @pytest.fixture(scope="session")
 def make_task(photo: Pixels) -> Callable[..., Task]:
-    def make(number: int = 0, **changes: object) -> Task:
-        facts = {
-            "task_id": f"{number:032x}",
-            "true_label": 652,
-            "true_label_name": "military uniform",
-            "classifier": "tf_efficientnet_lite0",
-            "classifier_sha256": "0" * 64,
-            "bounds": Bounds(),
-            "timeout_ms": 5000,
-            "height": photo.shape[0],
-            "width": photo.shape[1],
-            "original_sha256": pixel_identity(photo),
-        }
-        return Task.model_validate(facts | changes)
-
-    return make
+    return partial(tasks.make_task, photo, timeout_ms=5000)

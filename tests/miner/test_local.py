@@ -55,7 +55,7 @@ def test_miners_answer_in_processes_of_their_own_and_end(
         assert found.neurons == miners.neurons
         bodies = []
         for number in range(2):
-            challenge = Challenge("r", datetime.now(UTC), make_task(number), origin, encode_png(photo))
+            challenge = Challenge("r", datetime.now(UTC), make_task(number=number), origin, encode_png(photo))
             responses = asyncio.run(
                 collect(challenge, found.neurons, load_keypair(miners.subnet), settings=miners.subnet)
             )

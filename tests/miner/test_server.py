@@ -108,7 +108,7 @@ def test_a_request_for_another_miner_is_refused(start_miner, body: bytes) -> Non
 
 def test_forged_requests_are_refused(start_miner, body: bytes, make_task, photo: Pixels) -> None:
     miner = start_miner()
-    other_body = packed(make_task(1), photo)
+    other_body = packed(make_task(number=1), photo)
     as_validator = {http_auth.HEADER_HOTKEY: VALIDATOR.ss58_address}
     now = time.time_ns()
     forged = {
@@ -203,7 +203,7 @@ def test_a_busy_miner_says_so_and_goes_on(start_miner, make_task, photo: Pixels)
         return b"done"
 
     miner = start_miner(slow, limits=Limits(max_concurrent=1))
-    first, second = packed(make_task(1), photo), packed(make_task(2), photo)
+    first, second = packed(make_task(number=1), photo), packed(make_task(number=2), photo)
     results: list[int] = []
     thread = threading.Thread(target=lambda: results.append(post(miner.port, first, signed(first))[0]))
     thread.start()

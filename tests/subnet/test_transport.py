@@ -19,7 +19,6 @@ from perturb.subnet.signing import verify_response_signature
 from perturb.subnet.transport import collect
 
 ROOT = Path(__file__).parents[2]
-HOSTILE = ROOT / "benchmarks" / "hostile_miners.py"
 SECONDS = 4.0
 # What each kind of misbehaviour is called in the record.
 REASONS = {
@@ -76,7 +75,8 @@ class Crowd:
 
 @contextmanager
 def crowd(kinds: dict[str, int], validator: Keypair) -> Iterator[Crowd]:
-    command = [sys.executable, str(HOSTILE), json.dumps(kinds), validator.ss58_address, str(SECONDS)]
+    arguments = [json.dumps(kinds), validator.ss58_address, str(SECONDS)]
+    command = [sys.executable, "-m", "tests.support.hostile_miners", *arguments]
     process = subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT, env={"PYTHONPATH": str(ROOT)}
     )

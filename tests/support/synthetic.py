@@ -11,13 +11,13 @@ from functools import cache
 
 import numpy as np
 
-from perturb.schemas.bounds import Bounds
 from perturb.schemas.challenge import Challenge, Origin, Task
 from perturb.schemas.image import Pixels, encode_png, pixel_identity
 from perturb.schemas.outcome import Outcome
 from perturb.schemas.response import Response
 from perturb.schemas.verdict import Score, Verdict
 from perturb.subnet.signing import sign_response
+from tests.support.tasks import make_task
 
 DAY = datetime(2026, 1, 31, 12, tzinfo=UTC)
 
@@ -71,17 +71,13 @@ def make_round(
     """
     rng = np.random.default_rng(seed)
     clean = clean_pixels(rng, side)
-    task = Task(
+    task = make_task(
+        clean,
         task_id=rng.bytes(16).hex(),
         true_label=int(rng.integers(1000)),
         true_label_name="tench",
         classifier="synthetic",
-        classifier_sha256="0" * 64,
-        bounds=Bounds(),
         timeout_ms=10_000,
-        height=side,
-        width=side,
-        original_sha256=pixel_identity(clean),
     )
     origin = Origin(
         source="sample",

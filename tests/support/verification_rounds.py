@@ -13,10 +13,11 @@ import torch
 
 from perturb.models.classifier import Classifier, load_classifier
 from perturb.schemas.bounds import Bounds
-from perturb.schemas.challenge import Challenge, Origin, Task
-from perturb.schemas.image import Pixels, encode_png, pixel_identity
+from perturb.schemas.challenge import Challenge, Origin
+from perturb.schemas.image import Pixels, encode_png
 from perturb.schemas.response import Response
 from perturb.schemas.settings import ClassifierSettings, Settings
+from tests.support.tasks import make_task
 
 # A smaller input than the network's own: everything here is about verdicts, and they are reached twice as fast.
 SETTINGS = Settings(classifier=ClassifierSettings(persistence=False, device="cpu", input_size=160))
@@ -29,7 +30,7 @@ def classifier() -> Classifier:
 @cache
 def clean() -> Pixels:
     """A cup of espresso, which the classifier knows for sure."""
-    return classifier().prepare(skimage.data.coffee())
+    return classifier().prepare(np.asarray(skimage.data.coffee()))
 
 
 @cache
@@ -40,17 +41,14 @@ def label() -> int:
 def challenge(bounds: Bounds | None = None, pixels: Pixels | None = None) -> Challenge:
     network = classifier()
     image = clean() if pixels is None else pixels
-    task = Task(
+    task = make_task(
+        image,
         task_id=secrets.token_hex(16),
         true_label=label(),
         true_label_name=network.label_name(label()),
         classifier=network.name,
         classifier_sha256=network.sha256,
         bounds=bounds or Bounds(),
-        timeout_ms=20_000,
-        height=network.height,
-        width=network.width,
-        original_sha256=pixel_identity(image),
     )
     logits = np.sort(network.logits(image[None])[0].astype(float))
     origin = Origin(

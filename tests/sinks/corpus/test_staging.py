@@ -8,8 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from perturb.schemas.bounds import Bounds
-from perturb.schemas.challenge import Challenge, Origin, Task
+from perturb.schemas.challenge import Challenge, Origin
 from perturb.schemas.errors import CorpusError
 from perturb.schemas.response import Response
 from perturb.schemas.settings import ClassifierSettings
@@ -18,6 +17,7 @@ from perturb.sinks.corpus.staging import Slice, read_staged, stage
 from perturb.sinks.stores.base import ObjectCorrupt
 from perturb.sinks.stores.open import open_store
 from perturb.tasks.corpus.gc import collect_garbage
+from tests.support.tasks import make_task
 
 RESPONSES = st.builds(
     Response,
@@ -34,18 +34,7 @@ RESPONSES = st.builds(
 
 
 def challenge(png: bytes = b"\x89PNG \x00\xff") -> Challenge:
-    task = Task(
-        task_id="0" * 32,
-        true_label=1,
-        true_label_name="goldfish",
-        classifier="net",
-        classifier_sha256="ab",
-        bounds=Bounds(),
-        timeout_ms=1000,
-        height=4,
-        width=4,
-        original_sha256="cd",
-    )
+    task = make_task(height=4, width=4)
     origin = Origin(source="test", source_id="é", clean_confidence=0.1 + 0.2, clean_margin=1 / 3, judge="none")
     return Challenge("round-1", datetime(2026, 1, 5, 12, 0, 0, 123, tzinfo=UTC), task, origin, png)
 

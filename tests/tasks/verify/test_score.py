@@ -1,6 +1,5 @@
 """Scores: monotone, in range, and apart where attacks are."""
 
-import importlib.util
 from math import sqrt
 from pathlib import Path
 
@@ -13,23 +12,14 @@ from perturb.schemas.challenge import Task
 from perturb.schemas.errors import SettingsError
 from perturb.schemas.verdict import Verdict
 from perturb.tasks.verify.score import POLICIES, score
+from tests.support.scoring_curve import table
+from tests.support.tasks import make_task
 
 VALUES = 224 * 224 * 3
 
 
 def task(**bounds: float) -> Task:
-    return Task(
-        task_id="0" * 32,
-        true_label=1,
-        true_label_name="goldfish",
-        classifier="c",
-        classifier_sha256="0",
-        bounds=Bounds(**bounds),
-        timeout_ms=20_000,
-        height=224,
-        width=224,
-        original_sha256="0",
-    )
+    return make_task(bounds=Bounds(**bounds))
 
 
 def accepted(*, levels: int = 1, share: float = 1.0, margin: float = 1.0, outcome: str = "accepted") -> Verdict:
@@ -120,9 +110,4 @@ def test_unknown_policy() -> None:
 
 def test_the_documented_curve_is_the_real_one() -> None:
     root = Path(__file__).parents[3]
-    spec = importlib.util.spec_from_file_location("scoring_curve", root / "benchmarks" / "scoring.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    assert "\n".join(module.table()) in (root / "docs" / "scoring.md").read_text()
+    assert "\n".join(table()) in (root / "docs" / "scoring.md").read_text()

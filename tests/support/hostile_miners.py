@@ -1,7 +1,7 @@
 """A process full of miners on loopback ports, most of them hostile. Run as a script: it prints one JSON line
 {kind: [[hotkey, port], ...]} and serves until its stdin closes.
 
-    python benchmarks/hostile_miners.py '{"good": 24, "hangs": 3, ...}' VALIDATOR_HOTKEY DEADLINE_SECONDS
+    python -m tests.support.hostile_miners '{"good": 24, "hangs": 3, ...}' VALIDATOR_HOTKEY DEADLINE_SECONDS
 """
 
 import asyncio
@@ -13,13 +13,14 @@ import socket
 import struct
 import sys
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 
 from perturb.miner.server import create_app
 from perturb.miner.validators import ValidatorList
-from perturb.schemas.image import encode_png
+from perturb.schemas.challenge import Task
+from perturb.schemas.image import Pixels, encode_png
 from perturb.subnet import wire
-from perturb.subnet.keys import development_keypair
+from perturb.subnet.keys import Keypair, development_keypair
 from perturb.subnet.signing import sign_response
 
 OTHER = development_keypair("//Other")
@@ -29,27 +30,36 @@ Writer = asyncio.StreamWriter
 class Asked:
     """What a hostile miner has read of the request, and the answer that an honest one would give."""
 
-    def __init__(self, keypair, headers: dict[str, str], body: bytes):
+    def __init__(self, keypair: Keypair, headers: dict[str, str], body: bytes):
         task, png = wire.unpack_request(body)
         self.task, self.png, self.keypair = task, png, keypair
         self.nonce = headers["x-bittensor-nonce"]
         self.validator = headers["x-bittensor-hotkey"]
 
-    def answer(self, *, signer=None, hotkey=None, nonce=None, task_id=None, body=None, **extra: str) -> bytes:
+    def answer(
+        self,
+        *,
+        signer: Keypair | None = None,
+        hotkey: str | None = None,
+        nonce: str | None = None,
+        task_id: str | None = None,
+        body: bytes | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> bytes:
         body = self.png if body is None else body
         signer, nonce, task_id = signer or self.keypair, nonce or self.nonce, task_id or self.task.task_id
         signature = sign_response(
             signer, task_id=task_id, nonce=nonce, validator_hotkey=self.validator, status=200, body=body
         )
-        headers = {
+        sent = {
             "Content-Type": wire.RESPONSE_TYPE,
             "Content-Length": str(len(body)),
             wire.HEADER_TASK: task_id,
             wire.HEADER_NONCE: nonce,
             wire.HEADER_HOTKEY: hotkey or signer.ss58_address,
             wire.HEADER_SIGNATURE: signature,
-        } | extra
-        return head(**headers) + body
+        } | dict(headers or {})
+        return head(**sent) + body
 
 
 def head(status: str = "200 OK", **headers: str) -> bytes:
@@ -88,36 +98,36 @@ async def redirects(asked: Asked, writer: Writer) -> None:
 
 
 async def gzip_bomb(asked: Asked, writer: Writer) -> None:
-    writer.write(asked.answer(body=bomb, **{"Content-Encoding": "gzip"}))
+    writer.write(asked.answer(body=bomb, headers={"Content-Encoding": "gzip"}))
 
 
 async def endless_body(asked: Asked, writer: Writer) -> None:
-    writer.write(asked.answer(body=b"", **{"Content-Length": "", "Transfer-Encoding": "chunked"}))
+    writer.write(asked.answer(body=b"", headers={"Content-Length": "", "Transfer-Encoding": "chunked"}))
     while True:
         writer.write(b"10000\r\n" + bytes(65536) + b"\r\n")
         await writer.drain()
 
 
 async def tiny_chunks(asked: Asked, writer: Writer) -> None:
-    writer.write(asked.answer(body=b"", **{"Content-Length": "", "Transfer-Encoding": "chunked"}))
+    writer.write(asked.answer(body=b"", headers={"Content-Length": "", "Transfer-Encoding": "chunked"}))
     while True:
         writer.write(b"1\r\n\0\r\n" * 10_000)
         await writer.drain()
 
 
 async def huge_length(asked: Asked, writer: Writer) -> None:
-    writer.write(asked.answer(body=b"", **{"Content-Length": str(10**12)}))
+    writer.write(asked.answer(body=b"", headers={"Content-Length": str(10**12)}))
     while True:
         writer.write(bytes(65536))
         await writer.drain()
 
 
 async def wrong_signature(asked: Asked, writer: Writer) -> None:
-    writer.write(asked.answer(**{wire.HEADER_SIGNATURE: "ab" * 64}))
+    writer.write(asked.answer(headers={wire.HEADER_SIGNATURE: "ab" * 64}))
 
 
 async def unsigned(asked: Asked, writer: Writer) -> None:
-    writer.write(asked.answer(**{wire.HEADER_SIGNATURE: ""}))
+    writer.write(asked.answer(headers={wire.HEADER_SIGNATURE: ""}))
 
 
 async def another_miners_answer(asked: Asked, writer: Writer) -> None:
@@ -146,7 +156,7 @@ async def wrong_task(asked: Asked, writer: Writer) -> None:
 
 
 async def html(asked: Asked, writer: Writer) -> None:
-    writer.write(asked.answer(body=b"<html>hello</html>", **{"Content-Type": "text/html"}))
+    writer.write(asked.answer(body=b"<html>hello</html>", headers={"Content-Type": "text/html"}))
 
 
 async def empty(asked: Asked, writer: Writer) -> None:
@@ -205,7 +215,7 @@ trap_port = 0
 bomb = gzip.compress(bytes(64 * 2**20), 6)
 
 
-async def serve_hostile(kind: str, keypair) -> socket.socket:
+async def serve_hostile(kind: str, keypair: Keypair) -> socket.socket:
     async def talk(reader: asyncio.StreamReader, writer: Writer) -> None:
         with contextlib.suppress(OSError, asyncio.IncompleteReadError):
             lines = (await reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")[1:]
@@ -219,10 +229,10 @@ async def serve_hostile(kind: str, keypair) -> socket.socket:
     return server.sockets[0]
 
 
-async def serve_good(keypair) -> socket.socket:
+async def serve_good(keypair: Keypair) -> socket.socket:
     import uvicorn
 
-    def answer(task, clean, deadline) -> bytes:
+    def answer(task: Task, clean: Pixels, deadline: float) -> bytes:
         changed = clean.copy()
         changed[0, 0, 0] ^= 1
         return encode_png(changed)
