@@ -37,10 +37,12 @@ def fake_s3(*, keeps_conditions: bool = True) -> Iterator[FakeS3]:
         def log_message(self, *_: object) -> None:
             pass
 
-        def _answer(self, status: int, body: bytes = b"", *, length: int | None = None, **headers: str) -> None:
+        def _answer(
+            self, status: int, body: bytes = b"", *, length: int | None = None, headers: dict[str, str] | None = None
+        ) -> None:
             self.send_response(status)
-            for name, value in headers.items():
-                self.send_header(name.replace("_", "-"), value)
+            for name, value in (headers or {}).items():
+                self.send_header(name, value)
             self.send_header("Content-Length", str(len(body) if length is None else length))
             self.end_headers()
             self.wfile.write(body)
@@ -71,23 +73,23 @@ def fake_s3(*, keeps_conditions: bool = True) -> Iterator[FakeS3]:
                 return
             metadata = {name: value for name, value in self.headers.items() if name.lower().startswith("x-amz-meta-")}
             state.objects[place] = (data, metadata, time.time())
-            self._answer(200, ETag=f'"{hashlib.md5(data).hexdigest()}"')
+            self._answer(200, headers={"ETag": f'"{hashlib.md5(data).hexdigest()}"'})
 
         def _get(self, place: str) -> None:
             if place not in state.objects:
                 self._error(404, "NoSuchKey")
                 return
             data, metadata, written = state.objects[place]
-            headers = metadata | {"Last_Modified": formatdate(written, usegmt=True)}
+            headers = metadata | {"Last-Modified": formatdate(written, usegmt=True)}
             if self.command == "HEAD":
-                self._answer(200, length=len(data), **headers)
+                self._answer(200, length=len(data), headers=headers)
             elif span := self.headers.get("Range"):
                 first, _, last = span.removeprefix("bytes=").partition("-")
                 part = data[int(first) : int(last) + 1]
                 end = int(first) + len(part) - 1
-                self._answer(206, part, Content_Range=f"bytes {first}-{end}/{len(data)}", **headers)
+                self._answer(206, part, headers=headers | {"Content-Range": f"bytes {first}-{end}/{len(data)}"})
             else:
-                self._answer(200, data, **headers)
+                self._answer(200, data, headers=headers)
 
         def _list(self, bucket: str, query: dict[str, list[str]]) -> None:
             prefix = f"{bucket}/{query.get('prefix', [''])[0]}"
@@ -107,7 +109,7 @@ def fake_s3(*, keeps_conditions: bool = True) -> Iterator[FakeS3]:
                     f"<Contents><Key>{key}</Key><LastModified>{stamp}</LastModified><Size>{len(data)}</Size></Contents>"
                 ] = None
             body = f"<ListBucketResult><IsTruncated>false</IsTruncated>{''.join(rows)}</ListBucketResult>"
-            self._answer(200, body.encode(), Content_Type="application/xml")
+            self._answer(200, body.encode(), headers={"Content-Type": "application/xml"})
 
         do_GET = do_PUT = do_HEAD = do_DELETE = _serve
 
