@@ -75,9 +75,11 @@ class FakeSubstrate:
         self, module: str, item: str, params: list[Any] | None = None, block_hash: str | None = None
     ) -> Any:
         value = self.storage.get(item)
-        return value(*params) if callable(value) else value
+        return value(*(params or [])) if callable(value) else value
 
-    async def query_map(self, module: str, item: str, params: list[Any] | None = None, block_hash: str | None = None):
+    async def query_map(
+        self, module: str, item: str, params: list[Any] | None = None, block_hash: str | None = None
+    ) -> list[Any]:
         return self.commitments if item == "CommitmentOf" else []
 
     async def runtime_call(self, api: str, method: str, params: list[Any], block_hash: str | None = None) -> Any:
