@@ -1,7 +1,7 @@
-"""A store as an Arrow file system, so that Parquet on any store is read through the same retries and checks."""
+"""A store as an Arrow file system, so that Parquet on any store is read with the store's retries and checks."""
 
 import io
-from typing import Any
+from typing import NoReturn
 
 import pyarrow as pa
 from pyarrow import fs
@@ -11,42 +11,42 @@ from perturb.sinks.stores.directory import DirectoryStore
 
 
 def open_filesystem(store: Store) -> fs.FileSystem:
-    """File system whose paths are the store's keys. Read-only but for a directory."""
+    """Return a file system whose paths are the store's keys. It is read-only, except for a directory store."""
     if isinstance(store, DirectoryStore):
         return fs.SubTreeFileSystem(str(store.root.absolute()), fs.LocalFileSystem())
     return fs.PyFileSystem(_StoreHandler(store))
 
 
 class StoreFile(io.RawIOBase):
-    """One object as a seekable file; each read is one range request."""
+    """One object as a seekable file. Each read is one range request."""
 
     def __init__(self, store: Store, key: str, size: int):
         self._store, self._key, self._size, self._place = store, key, size, 0
 
     def readable(self) -> bool:
-        """Always true."""
+        """Return True."""
         return True
 
     def seekable(self) -> bool:
-        """Always true."""
+        """Return True."""
         return True
 
     def tell(self) -> int:
-        """Current position in bytes."""
+        """Return the current position in bytes."""
         return self._place
 
     def size(self) -> int:
-        """Length of the object; Arrow asks for it by this name."""
+        """Return the length of the object in bytes; Arrow calls this method."""
         return self._size
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        """As for any file."""
+        """Move to `offset` from the start, the current position or the end; return the new position."""
         base = {io.SEEK_SET: 0, io.SEEK_CUR: self._place, io.SEEK_END: self._size}[whence]
         self._place = max(0, base + offset)
         return self._place
 
     def read(self, size: int | None = -1, /) -> bytes:
-        """Up to `size` bytes from the current position, fewer only at the end."""
+        """Return `size` bytes from the current position, fewer only at the end of the object."""
         rest = max(0, self._size - self._place)
         length = rest if size is None or size < 0 else min(size, rest)
         data = self._store.get_range(self._key, self._place, length) if length else b""
@@ -54,7 +54,7 @@ class StoreFile(io.RawIOBase):
         return data
 
     def readall(self) -> bytes:
-        """The rest of the object."""
+        """Return the rest of the object."""
         return self.read(-1)
 
 
@@ -93,8 +93,8 @@ class _StoreHandler(fs.FileSystemHandler):  # type: ignore[misc]
     def normalize_path(self, path: str) -> str:
         return path
 
-    def _read_only(self, *_: Any, **__: Any) -> Any:
-        raise NotImplementedError("this file system only reads; write through the store")
+    def _read_only(self, *_: object, **__: object) -> NoReturn:
+        raise NotImplementedError("this file system is read-only; write through the store")
 
     create_dir = delete_dir = delete_dir_contents = delete_root_dir_contents = delete_file = _read_only
     move = copy_file = open_output_stream = open_append_stream = _read_only

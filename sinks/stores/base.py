@@ -1,7 +1,7 @@
-"""The object store's contract. Everything that lasts goes through it, on a directory or on S3 alike.
+"""The contract of an object store. All lasting data goes through it, into a directory or into S3.
 
-To add a store: subclass `Store`, answer the abstract methods as their docstrings say, and let `open_store` know
-its URL; `tests/sinks/stores/test_contract.py` then holds it to the contract.
+To add a store: subclass `Store`, implement the abstract methods as their docstrings say, and add its URL scheme to
+`perturb.sinks.stores.open.open_store`. `tests/sinks/stores/test_contract.py` then tests it against the contract.
 """
 
 import hashlib
@@ -20,15 +20,16 @@ from perturb.schemas.errors import StoreError
 _SEGMENT = re.compile(r"[A-Za-z0-9._=+-]+")
 STREAM_BYTES = 8 * 2**20
 _GATHERED_BYTES = 2 * 2**20
-# Far below the grace time of garbage collection.
+# A write that takes longer checks its parts again before it commits. Far below the grace time of garbage collection,
+# which is a day.
 _SUSPENDED = timedelta(minutes=10)
 Buffer = bytes | bytearray | memoryview
 
 
 class Pieces:
-    """An object's bytes as the buffers that they consist of; nothing is copied before somebody joins them.
+    """An object's bytes as a list of buffers, which are copied only by `join`.
 
-    Has what a writer needs of a file (`write`, `tell`). A buffer must not be changed after it was given.
+    It has the part of a file that a writer needs (`write`, `tell`). A buffer must not change after `write`.
     """
 
     def __init__(self) -> None:
@@ -36,35 +37,39 @@ class Pieces:
         self._size = 0
 
     def write(self, data: Buffer, /) -> int:
-        """Keep a piece."""
+        """Append a buffer; return its length in bytes."""
         self._pieces.append(data)
         length = memoryview(data).nbytes
         self._size += length
         return length
 
     def tell(self) -> int:
-        """Bytes so far."""
+        """Return the number of bytes written so far."""
         return self._size
 
     def __iter__(self) -> Iterator[Buffer]:
         return iter(self._pieces)
 
     def join(self) -> bytes:
-        """All of it."""
+        """Return all bytes in one piece."""
         return b"".join(self._pieces)
 
 
 class ObjectMissing(StoreError):
-    """There is no object under this key."""
+    """The store has no object under this key."""
+
+
+class KeyTaken(StoreError):
+    """A create-only write found an object under its key."""
 
 
 class ObjectCorrupt(StoreError):
-    """An object's bytes are not those that were written."""
+    """An object's bytes differ from those that were written."""
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One object of a listing: its key, size in bytes, and when it was written (UTC)."""
+    """One object of a listing: its key, its size in bytes, and the time of its last write (UTC)."""
 
     key: str
     size: int
@@ -76,10 +81,10 @@ class _Sink(Protocol):
 
 
 class ObjectWriter(io.RawIOBase):
-    """A file to write an object into; counts and hashes what passes. `won` is set when the object is published.
+    """A file to write an object into, which counts and hashes the bytes. `won` is set when the object is published.
 
-    Pieces are gathered, then written while a thread hashes them: both leave the interpreter free. A piece must not
-    be changed after it was given.
+    Pieces are gathered, then written while a thread hashes them, because writing and hashing both release the
+    interpreter lock. A piece must not change after `write`.
     """
 
     def __init__(self, sink: _Sink):
@@ -93,11 +98,11 @@ class ObjectWriter(io.RawIOBase):
         self.won = False
 
     def writable(self) -> bool:
-        """Always true."""
+        """Return True."""
         return True
 
     def write(self, data: Buffer, /) -> int:  # type: ignore[override]
-        """Append; a short write of the file below is completed or raises, here or later."""
+        """Append a piece; return its length in bytes. An error of the file below is raised here or by a later call."""
         view = memoryview(data).cast("B")
         self._gathered.append(view)
         self._size += view.nbytes
@@ -107,7 +112,7 @@ class ObjectWriter(io.RawIOBase):
         return view.nbytes
 
     def drain(self) -> None:
-        """Hand everything gathered to the file below."""
+        """Write all gathered pieces to the file below."""
         pieces, self._gathered, self._waiting = self._gathered, [], 0
         self._wait()
         if pieces:
@@ -125,23 +130,23 @@ class ObjectWriter(io.RawIOBase):
             self._hashing = None
 
     def end(self) -> None:
-        """Nothing more will come, for whatever reason; what was only gathered and not drained is dropped."""
+        """Stop the hashing thread. Pieces that were gathered and not drained are dropped."""
         self._gathered = []
         self._wait()
         self._hasher.shutdown()
 
     def tell(self) -> int:
-        """Bytes written so far."""
+        """Return the number of bytes written so far."""
         return self._size
 
     @property
     def size(self) -> int:
-        """Bytes written so far."""
+        """The number of bytes written so far."""
         return self._size
 
     @property
     def sha256(self) -> str:
-        """Digest of the bytes written so far, 64 hex digits."""
+        """sha256 of the bytes written so far, 64 hex digits."""
         if self._gathered:
             self.drain()
         self._wait()
@@ -150,7 +155,7 @@ class ObjectWriter(io.RawIOBase):
 
 @contextmanager
 def closing_writer(sink: _Sink) -> Iterator[ObjectWriter]:
-    """A writer whose thread ends with the block."""
+    """Yield a writer whose hashing thread ends with the block."""
     writer = ObjectWriter(sink)
     try:
         yield writer
@@ -159,30 +164,34 @@ def closing_writer(sink: _Sink) -> Iterator[ObjectWriter]:
 
 
 class Store(ABC):
-    """A flat map from keys (`rounds/date=2026-01-31/…`) to immutable bytes. Errors are StoreError sentences.
+    """A flat map from keys (`rounds/date=2026-01-31/…`) to immutable bytes.
 
-    Nothing is visible until it is whole; what was acknowledged survives a crash of this machine (directory) or is
-    durable by the service's own promise (S3).
+    An object becomes visible when all its bytes are stored. An acknowledged object survives a crash of this machine
+    (directory) or is as durable as the service promises (S3). All methods raise StoreError when the store cannot be
+    reached, read or written.
     """
 
     url: str
 
     @abstractmethod
     def create(self, key: str) -> AbstractContextManager[ObjectWriter]:
-        """A new object, written piece by piece; published when the block ends, dropped when it raises.
+        """Yield a writer for a new object, which is published when the block ends and dropped when it raises.
 
-        After the block `writer.won` says what `put_new` would have returned.
+        After the block, `writer.won` is what `put_new` would have returned.
         """
 
     @abstractmethod
     def put_new(self, key: str, data: Buffer) -> bool:
-        """Write unless the key is taken. True if the object now consists of exactly these bytes, whoever wrote it."""
+        """Write an object unless its key is taken; return whether the object now consists of exactly these bytes.
+
+        So a retry of a write that succeeded returns True.
+        """
 
     def put_together(self, parts: Sequence[tuple[str, Pieces]], key: str, commit: Callable[[], Buffer]) -> str | None:
-        """Create some objects, and after them, when they are sure to last, the one that makes them count.
+        """Create `parts`, and once they are durable, the object `key` that commits them.
 
-        `commit` gives the bytes of `key`; it is called while the parts are on their way. Returns None, or the key
-        that is taken by other bytes; nothing that stands behind it in order was written.
+        `commit` returns the bytes of `key`; it is called while the parts are being written. Returns None on success,
+        or the key that is taken by other bytes; then nothing after that key was written.
         """
         started = datetime.now(UTC)
         with ThreadPoolExecutor(len(parts)) as pool:
@@ -195,74 +204,84 @@ class Store(ABC):
         return None if self.put_new(key, data) else key
 
     def _look_again(self, parts: Sequence[tuple[str, Pieces]], *, since: datetime) -> None:
-        """A process that was suspended for days may find its parts collected as garbage; then nothing may count."""
+        """Raise StoreError when parts of a slow write are gone, so that the object that commits them is not written.
+
+        A process that was suspended for days may find its parts collected as garbage.
+        """
         if datetime.now(UTC) - since < _SUSPENDED:
             return
         for key, pieces in parts:
             if (stored := self.head(key)) is None or stored.size != pieces.tell():
-                raise StoreError(f"{key} is gone before it could be committed; do the step again")
+                raise StoreError(f"{key} was deleted before it could be committed; run the step again")
 
     @abstractmethod
     def put(self, key: str, data: Buffer) -> None:
-        """Write or replace; readers see the old bytes or the new ones."""
+        """Write or replace an object. Readers see either the old bytes or the new ones."""
 
     @abstractmethod
     def get(self, key: str, *, sha256: str | None = None) -> bytes:
-        """The whole object. Raises ObjectMissing, and ObjectCorrupt where the digest keeps differing."""
+        """Return the whole object.
+
+        Raises ObjectMissing when it does not exist, and ObjectCorrupt when its digest differs from `sha256` or from
+        the digest that is stored with it.
+        """
 
     @abstractmethod
     def get_range(self, key: str, offset: int, length: int) -> bytes:
-        """Exactly `length` bytes from `offset`. Their content is not checked: compare digests of your own."""
+        """Return exactly `length` bytes from `offset`. The caller checks their content, by a digest of its own.
+
+        Raises ObjectMissing when the object does not exist, and ObjectCorrupt when it ends before the range does.
+        """
 
     def get_ranges(self, key: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
-        """Several `(offset, length)` of one object, in the order asked."""
+        """Return several `(offset, length)` ranges of one object, in the given order. Raises as `get_range` does."""
         return [self.get_range(key, offset, length) for offset, length in ranges]
 
     @abstractmethod
     def head(self, key: str) -> Entry | None:
-        """Size and time of an object, or None."""
+        """Return the entry of an object, or None when it does not exist."""
 
     @abstractmethod
     def entries(self, prefix: str = "", *, after: str = "") -> Iterator[Entry]:
-        """Objects whose key starts with `prefix` and comes after `after`.
+        """Yield the objects whose key starts with `prefix` and sorts after `after`.
 
-        Names within one folder come sorted; folders and objects beside one another in the service's own order.
+        Objects in one folder are sorted by key. The order between a folder and the objects beside it is the service's.
         """
 
     @abstractmethod
     def folders(self, prefix: str) -> list[str]:
-        """The next path segments below `prefix` (empty, or ending in `/`), sorted, each once.
+        """Return the next path segments below `prefix` (empty, or ending in `/`), sorted and distinct.
 
-        All that hold something are there; a service may also name one whose last object has just been deleted.
+        Every folder that holds an object is listed; a service may also list one whose last object was just deleted.
         """
 
     @abstractmethod
     def delete(self, key: str) -> None:
-        """Remove; a key that is already gone is no error."""
+        """Delete an object. A key that does not exist is not an error."""
 
     @abstractmethod
     def presign(self, key: str, *, expires_s: int = 3600) -> str:
-        """A URL from which anybody can read the object for a while."""
+        """Return a URL from which the object can be read without credentials for `expires_s` seconds."""
 
     @abstractmethod
     def unfinished(self) -> list[Entry]:
-        """Writes that were begun and never published: temporary files, multipart uploads."""
+        """Return writes that were begun and never published: temporary files and multipart uploads."""
 
     @abstractmethod
     def discard(self, unfinished: Entry) -> None:
-        """Drop one of `unfinished()`."""
+        """Delete one entry of `unfinished()`."""
 
     def stream(self, key: str, size: int) -> Iterator[bytes]:
-        """An object of known size in pieces of a few MiB."""
+        """Yield an object of known size in pieces of `STREAM_BYTES`. Raises as `get_range` does."""
         for offset in range(0, size, STREAM_BYTES):
             yield self.get_range(key, offset, min(STREAM_BYTES, size - offset))
 
 
 def check_key(key: str) -> str:
-    """The key, if it is one. Raises StoreError for absolute, climbing, empty or non-portable ones."""
+    """Return the key unchanged. Raises StoreError for an empty or absolute key, `.` and `..`, and other characters."""
     segments = key.split("/")
     if not all(_SEGMENT.fullmatch(segment) and set(segment) != {"."} for segment in segments):
         raise StoreError(
-            f"key {key!r} cannot be stored; use segments of A-Z a-z 0-9 . _ = + - joined by single slashes"
+            f"key {key!r} cannot be stored; accepted: segments of A-Z a-z 0-9 . _ = + - joined by single slashes"
         )
     return key

@@ -1,4 +1,4 @@
-"""A directory as object store: temporary file, fsync, then a link or rename into place."""
+"""A directory as object store. A write goes to a temporary file, then fsync, then a link or rename into place."""
 
 import contextlib
 import errno
@@ -32,7 +32,7 @@ UNFINISHED = ".unfinished"
 
 
 class DirectoryStore(Store):
-    """Objects are files below `root`. Keys are created by `link(2)`, which fails where the name is taken."""
+    """Objects are files below `root`. A key is created by `link(2)`, which fails when the name is taken."""
 
     def __init__(self, root: str | Path):
         self.root = Path(root).expanduser()
@@ -43,7 +43,7 @@ class DirectoryStore(Store):
 
     @contextmanager
     def _temporary(self) -> Iterator[tuple[Path, io.FileIO]]:
-        """A new file among the unfinished, gone at the end of the block; who publishes it gives it a second name."""
+        """Yield a new file among the unfinished writes. Publishing links it; the end of the block removes this name."""
         folder = self.root / UNFINISHED
         path = folder / f"{os.getpid()}-{secrets.token_hex(8)}"
         try:
@@ -67,7 +67,7 @@ class DirectoryStore(Store):
             sync_folder(target.parent)
 
     def _publish(self, path: Path, target: Path) -> bool:
-        """Give a durable file its name, unless the name is taken. The caller makes the folder durable."""
+        """Link a durable file to its name; return False when the name is taken. The caller makes the folder durable."""
         while True:
             make_folders(target.parent, self.root)
             try:
@@ -75,7 +75,7 @@ class DirectoryStore(Store):
             except FileExistsError:
                 return False
             except FileNotFoundError:
-                # Whoever deleted the last object of this folder took the folder along: make it again.
+                # A concurrent `delete` of the folder's last object also removed the folder: create it again.
                 if not path.exists():
                     raise
                 continue
@@ -87,7 +87,7 @@ class DirectoryStore(Store):
         return self._put_in_order([], key, pieces) is None
 
     def put_together(self, parts: Sequence[tuple[str, Pieces]], key: str, commit: Callable[[], Buffer]) -> str | None:
-        """As promised. Objects that are to be alone in a folder are written into a folder that is then renamed."""
+        """As in `Store`. Objects that will fill a folder by themselves are written as a folder that is then renamed."""
         started = datetime.now(UTC)
         folder = self._path(key).parent
         together = all(self._path(part).parent == folder for part, _ in parts)
@@ -104,14 +104,17 @@ class DirectoryStore(Store):
     def _put_folder(
         self, parts: Sequence[tuple[str, Pieces]], folder: Path, name: str, commit: Callable[[], Buffer]
     ) -> tuple[bool, Buffer]:
-        """Whether the folder is published, and the commit's bytes. Two waits for the disk, however many the parts."""
+        """Write a folder and rename it into place; return whether that succeeded, and the commit's bytes.
+
+        This waits for the disk twice, however many parts there are.
+        """
         draft = self.root / UNFINISHED / f"{os.getpid()}-{secrets.token_hex(8)}"
         try:
             draft.mkdir(parents=True)
             with ExitStack() as stack:
                 names = [self._path(part).name for part, _ in parts]
                 files = [stack.enter_context((draft / one).open("xb", buffering=0)) for one in (*names, name)]
-                # Entered last, so that on an error its threads are done before the files are closed under them.
+                # Entered last, so that on an error its threads end before the files that they write are closed.
                 pool = stack.enter_context(ThreadPoolExecutor(len(parts) + 1))
                 pending = [
                     pool.submit(write_durably, file, content) for file, (_, content) in zip(files, parts, strict=False)
@@ -149,7 +152,10 @@ class DirectoryStore(Store):
     def _put_in_order(
         self, parts: Sequence[tuple[str, Pieces]], key: str, last: Pieces, *, started: datetime | None = None
     ) -> str | None:
-        """Files, then the names of the parts, then the name of the commit, each waited for."""
+        """Make all files durable, then the names of the parts, then the name of the commit.
+
+        Returns None, or the first key that is taken by other bytes.
+        """
         everything = [*parts, (key, last)]
         with ExitStack() as stack:
             unfinished = [stack.enter_context(self._temporary()) for _ in everything]
@@ -179,7 +185,9 @@ class DirectoryStore(Store):
         except OSError as error:
             raise _missing(error, key, self.root) from error
         if sha256 is not None and hashlib.sha256(data).hexdigest() != sha256:
-            raise ObjectCorrupt(f"{key} is not what was written: its sha256 should be {sha256}; restore it from a copy")
+            raise ObjectCorrupt(
+                f"{key} differs from what was written, whose sha256 is {sha256}; restore it from a copy"
+            )
         return data
 
     def get_range(self, key: str, offset: int, length: int) -> bytes:
@@ -193,7 +201,9 @@ class DirectoryStore(Store):
             raise _missing(error, key, self.root) from error
         for (offset, length), piece in zip(ranges, pieces, strict=True):
             if len(piece) != length:
-                raise ObjectCorrupt(f"{key} ends before byte {offset + length}; it was cut: restore it from a copy")
+                raise ObjectCorrupt(
+                    f"{key} is truncated: it ends before byte {offset + length}; restore it from a copy"
+                )
         return pieces
 
     def head(self, key: str) -> Entry | None:
@@ -222,7 +232,7 @@ class DirectoryStore(Store):
                     yield _entry(key, (self.root / key).stat())
 
     def _scan(self, folder: str) -> list[tuple[str, bool]]:
-        """Names in a folder in key order; a folder's name ends in `/`, because that is how its keys go on."""
+        """Return `(name, is_folder)` of a folder's entries in key order. A folder's name ends in `/`, as in keys."""
         try:
             with os.scandir(f"{self.root}/{folder}") as entries:
                 found = [(entry.name + "/", True) if entry.is_dir() else (entry.name, False) for entry in entries]
@@ -288,10 +298,10 @@ _HINTS = {
 
 def _sentence(error: OSError, root: Path) -> StoreError:
     hint = _HINTS.get(error.errno or 0, f"{error.strerror}: check the directory, then run the same command again")
-    return StoreError(f"store {root}: {hint}; nothing half-written was left visible")
+    return StoreError(f"store {root}: {hint}; no incomplete object is visible")
 
 
 def _missing(error: OSError, key: str, root: Path) -> StoreError:
     if isinstance(error, (FileNotFoundError, NotADirectoryError, IsADirectoryError)):
-        return ObjectMissing(f"{key} is not in store {root}")
+        return ObjectMissing(f"{key} does not exist in store {root}")
     return _sentence(error, root)

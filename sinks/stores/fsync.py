@@ -1,4 +1,4 @@
-"""Files that last: complete writes, and fsync of everything that a file's existence depends on."""
+"""Durable files: complete writes, and fsync of each file and folder that a file's existence depends on."""
 
 import io
 import os
@@ -13,16 +13,17 @@ _FLUSH_BYTES = 16 * 2**20
 
 
 class CompleteFile:
-    """Writes everything or raises: a raw file may take less than it is given when the disk is nearly full.
+    """Writes all bytes or raises. A raw file may write fewer bytes than it is given when the disk is nearly full.
 
-    It keeps the file, not its descriptor: a write after the file was closed raises, and hits no other file.
+    It keeps the file object and not the descriptor, so that a write after the file was closed raises. The descriptor
+    could belong to another file by then.
     """
 
     def __init__(self, file: io.FileIO):
         self._file = file
 
     def write(self, data: Buffer, /) -> int:
-        """All of `data`."""
+        """Write all of `data`; return its length in bytes."""
         view = memoryview(data)
         done = 0
         while done < view.nbytes:
@@ -31,7 +32,7 @@ class CompleteFile:
 
 
 class FlushingFile(CompleteFile):
-    """Lets the disk work while more is being written, so that the last fsync has little left to wait for."""
+    """Flushes in a thread while more is being written, so that the last fsync has little left to wait for."""
 
     def __init__(self, file: io.FileIO, pool: ThreadPoolExecutor):
         super().__init__(file)
@@ -40,7 +41,7 @@ class FlushingFile(CompleteFile):
         self._flushing: Future[None] | None = None
 
     def write(self, data: Buffer, /) -> int:
-        """All of `data`."""
+        """Write all of `data`; return its length in bytes."""
         written = super().write(data)
         self._unflushed += written
         if self._unflushed >= _FLUSH_BYTES and (self._flushing is None or self._flushing.done()):
@@ -51,13 +52,13 @@ class FlushingFile(CompleteFile):
 
 @contextmanager
 def flushing(file: io.FileIO) -> Iterator[FlushingFile]:
-    """A `FlushingFile` whose thread is done before the file can be closed."""
+    """Yield a `FlushingFile` whose thread ends with the block, before the file is closed."""
     with ThreadPoolExecutor(1) as pool:
         yield FlushingFile(file, pool)
 
 
 def write_durably(file: io.FileIO, pieces: Iterable[Buffer]) -> None:
-    """Everything, onto the disk."""
+    """Write all pieces and wait until they are on the disk."""
     sink = CompleteFile(file)
     for piece in pieces:
         sink.write(piece)
@@ -65,7 +66,7 @@ def write_durably(file: io.FileIO, pieces: Iterable[Buffer]) -> None:
 
 
 def sync_folder(path: Path) -> None:
-    """Make the names in a folder durable."""
+    """Wait until the names in a folder are on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -74,13 +75,13 @@ def sync_folder(path: Path) -> None:
 
 
 def sync_folders_of(files: Sequence[Path]) -> None:
-    """Make the names of these files durable."""
+    """Wait until the names of these files are on the disk."""
     for folder in {path.parent for path in files}:
         sync_folder(folder)
 
 
 def make_folders(folder: Path, root: Path) -> None:
-    """Create missing folders from `root` down, each name made durable before something is put into it."""
+    """Create the missing folders from `root` to `folder`. Each name is durable before anything is created in it."""
     missing = []
     while not folder.is_dir():
         missing.append(folder)

@@ -1,4 +1,4 @@
-"""The store that a URL names."""
+"""Opens the store that a URL names."""
 
 from perturb.schemas.errors import StoreError
 from perturb.schemas.settings import S3Settings
@@ -6,7 +6,7 @@ from perturb.sinks.stores.base import Store
 
 
 def open_store(url: str, s3: S3Settings | None = None) -> Store:
-    """The store behind `url`: a directory, `file://DIR`, or `s3://bucket/prefix`. Opening creates nothing.
+    """Return the store at `url`: a directory, `file://DIR`, or `s3://bucket/prefix`. Opening creates nothing.
 
     Raises StoreError for any other scheme.
     """
@@ -18,5 +18,5 @@ def open_store(url: str, s3: S3Settings | None = None) -> Store:
 
     path = url.removeprefix("file://")
     if "://" in path or not path:
-        raise StoreError(f"store {url!r} is of no known kind; use a directory or s3://bucket/prefix")
+        raise StoreError(f"store {url!r} is not supported; accepted: a directory, file://DIR or s3://bucket/prefix")
     return DirectoryStore(path)

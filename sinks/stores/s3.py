@@ -1,18 +1,20 @@
-"""S3 and what is compatible with it, through boto3. Credentials come from boto3's own chain."""
+"""S3 and compatible services, through boto3. Credentials come from boto3's own chain."""
 
 import base64
 import contextlib
 import hashlib
 import logging
+import random
 import tempfile
 import time
+from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from functools import cached_property
+from functools import cached_property, partial
 from typing import IO, Any, TypeVar, cast
 
-from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError
+from botocore.exceptions import BotoCoreError, ClientError
 from urllib3.exceptions import HTTPError
 
 from perturb.schemas.errors import StoreError
@@ -20,6 +22,7 @@ from perturb.schemas.settings import S3Settings
 from perturb.sinks.stores.base import (
     Buffer,
     Entry,
+    KeyTaken,
     ObjectCorrupt,
     ObjectMissing,
     ObjectWriter,
@@ -32,32 +35,35 @@ from perturb.sinks.stores.s3_errors import is_missing, is_taken, sentence, worth
 log = logging.getLogger(__name__)
 _Result = TypeVar("_Result")
 
-# The digest travels with the object, because ETags are no digests everywhere.
+# Metadata of each object that holds its digest, because not every service's ETag is a digest.
 _DIGEST = "sha256"
+# Tries of one request whose answer arrives damaged, and the first pause between them, which doubles.
 _TRIES = 6
+_PAUSE_S = 0.2
 _THREADS = 8
 _SPOOL_BYTES = 4 * 2**20
-# Ranges closer than this are fetched as one: a request costs about as much as reading over the gap.
+# Ranges with a smaller gap are fetched as one, because a request costs about as much as reading the gap.
 _GAP_BYTES = 64 * 2**10
 _JOINED_BYTES = 8 * 2**20
 
 
 class S3Store(Store):
-    """Objects below `s3://bucket/prefix`. Every object is one PUT (up to 5 GiB), so it is whole or not there.
+    """Objects below `s3://bucket/prefix`. Each object is one PUT (up to 5 GiB), so it exists as a whole or not at all.
 
-    `timeout_s` is how long an answer may take before the request is tried again.
+    `timeout_s` is how long an answer may take before the request is retried.
     """
 
     def __init__(self, url: str, settings: S3Settings, *, timeout_s: float = 30):
         bucket, _, prefix = url.removeprefix("s3://").partition("/")
         if not bucket:
-            raise StoreError(f"store {url!r} names no bucket; write s3://bucket/prefix")
+            raise StoreError(f"store {url!r} has no bucket; write s3://bucket/prefix")
         self.url = url
         self._bucket = bucket
         self._prefix = check_key(prefix.strip("/")) + "/" if prefix.strip("/") else ""
         self._settings = settings
         self._timeout_s = timeout_s
 
+    # boto3 makes the class of its client at run time, so that there is no type to name.
     @cached_property
     def _client(self) -> Any:
         import boto3
@@ -85,22 +91,31 @@ class S3Store(Store):
             raise sentence(error, self.url) from error
 
     def _call(self, action: Callable[[], _Result], key: str = "") -> _Result:
-        """Run a request, again where the answer was damaged on its way; what is left becomes a StoreError."""
+        """Run a request, and run it again when its answer was damaged on the way.
+
+        boto3 retries lost connections, timeouts, throttling and 5xx answers itself (`s3.max_attempts`). The loop here
+        covers only the errors that boto3 does not retry, so that the two do not multiply. Pauses are random up to a
+        limit that doubles ("full jitter"), so that clients that failed together do not return together.
+
+        Raises ObjectMissing, KeyTaken, ObjectCorrupt, and StoreError for any other error.
+        """
         for attempt in range(1, _TRIES + 1):
             try:
                 return action()
-            except (BotoCoreError, ClientError, HTTPClientError, HTTPError, ObjectCorrupt) as error:
+            except (BotoCoreError, ClientError, HTTPError, ObjectCorrupt) as error:
                 if attempt == _TRIES or not worth_another_try(error):
                     raise self._translated(error, key) from error
                 log.info("%s %s: %s; trying again", self.url, key, type(error).__name__)
-                time.sleep(0.05 * 2**attempt)
+                time.sleep(random.uniform(0, _PAUSE_S * 2 ** (attempt - 1)))
         raise AssertionError("unreachable")
 
-    def _translated(self, error: Exception, key: str) -> Exception:
-        if is_missing(error):
-            return ObjectMissing(f"{key} is not in store {self.url}")
-        if isinstance(error, ObjectCorrupt) or is_taken(error):
+    def _translated(self, error: Exception, key: str) -> StoreError:
+        if isinstance(error, ObjectCorrupt):
             return error
+        if is_missing(error):
+            return ObjectMissing(f"{key} does not exist in store {self.url}")
+        if is_taken(error):
+            return KeyTaken(f"{key} exists already in store {self.url}")
         return sentence(error, self.url)
 
     def _at(self, key: str) -> dict[str, str]:
@@ -117,7 +132,9 @@ class S3Store(Store):
                 writer.drain()
                 writer.won = self._upload(key, file, writer.size, writer.sha256, new=True)
         except OSError as error:
-            raise StoreError(f"{key} could not be staged: {error.strerror}; free space in $TMPDIR") from error
+            raise StoreError(
+                f"{key} cannot be written to a temporary file: {error.strerror}; free space in $TMPDIR"
+            ) from error
 
     def put_new(self, key: str, data: Buffer) -> bool:
         return self._upload(key, bytes(data), len(data), hashlib.sha256(data).hexdigest(), new=True)
@@ -126,10 +143,10 @@ class S3Store(Store):
         self._upload(key, bytes(data), len(data), hashlib.sha256(data).hexdigest(), new=False)
 
     def _upload(self, key: str, body: "bytes | IO[bytes]", size: int, sha256: str, *, new: bool) -> bool:
-        """One PUT. True unless the key is taken by other bytes.
+        """Write an object with one PUT; return False when `new` is set and the key is taken by other bytes.
 
-        An answer can get lost after the object was written. The retry then finds the key taken, by ourselves: the
-        digest stored with the object tells.
+        An answer can get lost after the object was written. The retry then finds the key taken by this very write,
+        which the digest stored with the object shows.
         """
         arguments: dict[str, Any] = self._at(key) | {
             "ContentLength": size,
@@ -147,8 +164,7 @@ class S3Store(Store):
 
         try:
             self._call(request, key)
-        except ClientError:
-            # Only "the key is taken" comes through untranslated.
+        except KeyTaken:
             return self._digest(key) == sha256
         return True
 
@@ -165,14 +181,18 @@ class S3Store(Store):
             answer = self._client.get_object(**self._at(key))
             data = _read(answer)
             digest = hashlib.sha256(data).hexdigest()
-            if digest not in (sha256, answer["Metadata"].get(_DIGEST, digest)):
+            # The bytes arrived undamaged when they have the digest stored with the object or the one that the caller
+            # expects: the metadata of an object that another program copied may have no digest, or a wrong one.
+            if digest not in (answer["Metadata"].get(_DIGEST, digest), sha256):
                 raise ObjectCorrupt(f"{key} does not arrive as it was written; check the network, then run again")
             return data, digest
 
         data, digest = self._call(request, key)
-        # What arrived is what lies there; if that is not what was expected, asking again would not help.
+        # These bytes are stored so. If the caller expects others, another request would not help.
         if sha256 is not None and digest != sha256:
-            raise ObjectCorrupt(f"{key} is not what was written: its sha256 should be {sha256}; restore it from a copy")
+            raise ObjectCorrupt(
+                f"{key} differs from what was written, whose sha256 is {sha256}; restore it from a copy"
+            )
         return data
 
     def get_range(self, key: str, offset: int, length: int) -> bytes:
@@ -180,17 +200,17 @@ class S3Store(Store):
             return b""
 
         def request() -> bytes:
-            asked = f"bytes={offset}-{offset + length - 1}"
-            answer = self._client.get_object(Range=asked, **self._at(key))
+            span = f"bytes={offset}-{offset + length - 1}"
+            answer = self._client.get_object(Range=span, **self._at(key))
             total = int(answer.get("ContentRange", "/0").rpartition("/")[2])
             data = _read(answer)
             if len(data) != min(length, max(0, total - offset)):
-                raise ObjectCorrupt(f"{key} does not arrive whole; check the network, then run again")
+                raise ObjectCorrupt(f"{key} arrives incomplete; check the network, then run again")
             return data
 
         data = self._call(request, key)
         if len(data) != length:
-            raise ObjectCorrupt(f"{key} ends before byte {offset + length}; it was cut: restore it from a copy")
+            raise ObjectCorrupt(f"{key} is truncated: it ends before byte {offset + length}; restore it from a copy")
         return data
 
     def get_ranges(self, key: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
@@ -206,12 +226,13 @@ class S3Store(Store):
             return None
         return Entry(key, answer["ContentLength"], answer["LastModified"])
 
-    def _pages(self, **arguments: Any) -> Iterator[dict[str, Any]]:
+    def _pages(self, **arguments: str) -> Iterator[dict[str, Any]]:
         token: dict[str, str] = {}
         while True:
-            asked = {"Bucket": self._bucket, **arguments, **token}
-            page = self._call(lambda asked=asked: self._client.list_objects_v2(**asked))  # type: ignore[misc]
-            yield cast(dict[str, Any], page)
+            page: dict[str, Any] = self._call(
+                partial(self._client.list_objects_v2, Bucket=self._bucket, **arguments, **token)
+            )
+            yield page
             if not page.get("IsTruncated"):
                 return
             token = {"ContinuationToken": page["NextContinuationToken"]}
@@ -231,7 +252,7 @@ class S3Store(Store):
         ]
         return sorted(found)
 
-    # The rest
+    # Deleting, links, unfinished uploads
 
     def delete(self, key: str) -> None:
         with contextlib.suppress(ObjectMissing):
@@ -263,7 +284,7 @@ def _read(answer: dict[str, Any]) -> bytes:
 
 
 def join_ranges(ranges: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Sorted `(offset, length)` spans that cover all ranges, neighbours joined up to a few MiB."""
+    """Return sorted `(offset, length)` spans that cover all ranges, with neighbours joined up to a few MiB."""
     joined: list[tuple[int, int]] = []
     for offset, length in sorted(ranges):
         if joined:
@@ -279,8 +300,6 @@ def join_ranges(ranges: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
 def _split(
     ranges: Sequence[tuple[int, int]], joined: Sequence[tuple[int, int]], pieces: Sequence[bytes]
 ) -> list[bytes]:
-    from bisect import bisect_right
-
     starts = [offset for offset, _ in joined]
     found = []
     for offset, length in ranges:

@@ -21,14 +21,18 @@ class FakeS3:
 
     endpoint: str = ""
     keeps_conditions: bool = True
+    taken_status: int = 412
     objects: dict[str, tuple[bytes, dict[str, str], float]] = field(default_factory=dict)
     requests: list[str] = field(default_factory=list)
 
 
 @contextmanager
-def fake_s3(*, keeps_conditions: bool = True) -> Iterator[FakeS3]:
-    """Run the service; with `keeps_conditions` false every PUT replaces, whatever If-None-Match says."""
-    state = FakeS3(keeps_conditions=keeps_conditions)
+def fake_s3(*, keeps_conditions: bool = True, taken_status: int = 412) -> Iterator[FakeS3]:
+    """Run the service; with `keeps_conditions` false every PUT replaces, whatever If-None-Match says.
+
+    `taken_status` is the HTTP status of a refused create-only PUT: 412 on AWS, 409 on some services.
+    """
+    state = FakeS3(keeps_conditions=keeps_conditions, taken_status=taken_status)
     lock = threading.Lock()
 
     class Handler(BaseHTTPRequestHandler):
@@ -69,7 +73,7 @@ def fake_s3(*, keeps_conditions: bool = True) -> Iterator[FakeS3]:
 
         def _put(self, place: str, data: bytes) -> None:
             if self.headers.get("If-None-Match") and state.keeps_conditions and place in state.objects:
-                self._error(412, "PreconditionFailed")
+                self._error(state.taken_status, "PreconditionFailed")
                 return
             metadata = {name: value for name, value in self.headers.items() if name.lower().startswith("x-amz-meta-")}
             state.objects[place] = (data, metadata, time.time())

@@ -3,11 +3,13 @@
 import urllib.request
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 
 import pytest
 
 from perturb.schemas.errors import StoreError
-from perturb.sinks.stores.base import ObjectCorrupt, ObjectMissing, Store
+from perturb.sinks.stores import base
+from perturb.sinks.stores.base import ObjectCorrupt, ObjectMissing, Pieces, Store
 from perturb.sinks.stores.directory import DirectoryStore
 
 
@@ -46,7 +48,7 @@ def test_ranges_are_exact(store: Store) -> None:
     ranges = [(200_000, 500), (0, 1), (7, 100), (100, 3), (255_999, 1), (50, 0)]
     assert store.get_ranges("shard.tar", ranges) == [data[offset : offset + length] for offset, length in ranges]
     assert b"".join(store.stream("shard.tar", len(data))) == data
-    with pytest.raises(ObjectCorrupt, match="cut"):
+    with pytest.raises(ObjectCorrupt, match="truncated"):
         store.get_range("shard.tar", 255_990, 20)
 
 
@@ -95,6 +97,44 @@ def test_one_of_many_creators_wins(make_store: Callable[[], Store]) -> None:
         won = list(pool.map(lambda pair: pair[1].put_new("slot", b"%d" % pair[0]), enumerate(stores)))
     assert won.count(True) == 1
     assert stores[0].get("slot") == b"%d" % won.index(True)
+
+
+@pytest.mark.parametrize("change", ["deleted", "truncated"])
+@pytest.mark.parametrize("together", [False, True])
+def test_a_slow_write_does_not_commit_parts_that_were_collected(
+    store: Store, monkeypatch: pytest.MonkeyPatch, change: str, together: bool
+) -> None:
+    """A process that was suspended in mid-write finds its parts collected as garbage; its commit must not appear."""
+    monkeypatch.setattr(base, "_SUSPENDED", timedelta(0))
+    names = ["round/original.tar", "round/perturbed.tar" if together else "elsewhere/perturbed.tar"]
+    parts = []
+    for name in names:
+        pieces = Pieces()
+        pieces.write(b"part")
+        parts.append((name, pieces))
+    if together and isinstance(store, DirectoryStore):
+        # A folder that exists already, so that its files are published one by one.
+        store.put_new("round/other", b"")
+    head = store.head
+
+    def collect_then_head(key: str) -> base.Entry | None:
+        """The garbage collector, at the moment between the parts and their commit."""
+        if key == names[1]:
+            store.delete(key)
+            if change == "truncated":
+                store.put(key, b"par")
+        return head(key)
+
+    monkeypatch.setattr(store, "head", collect_then_head)
+    with pytest.raises(StoreError, match=rf"{names[1]} was deleted before it could be committed"):
+        store.put_together(parts, "round/commit", lambda: b"commit")
+    monkeypatch.undo()
+    assert store.head("round/commit") is None
+    monkeypatch.setattr(base, "_SUSPENDED", timedelta(minutes=10))
+    store.put_new(names[1], b"part")
+    store.put(names[1], b"part")
+    assert store.put_together(parts, "round/commit", lambda: b"commit") is None
+    assert store.get("round/commit") == b"commit"
 
 
 def test_presigned_urls_are_readable(store: Store) -> None:
