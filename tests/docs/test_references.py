@@ -6,6 +6,7 @@ import subprocess
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import typer
@@ -14,7 +15,8 @@ from pydantic import BaseModel
 from typer.core import TyperGroup
 
 from perturb.cli import app
-from perturb.schemas.settings import Settings
+from perturb.schemas.settings import ScoringPolicy, Settings
+from perturb.tasks.verify.score import POLICIES
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
@@ -93,6 +95,12 @@ def test_the_readme_shows_every_command() -> None:
     text = (ROOT / "README.md").read_text()
     for words in _all_commands():
         assert f"`perturb {words}" in text or f"`{words}" in text, words
+
+
+def test_scoring_policies_are_accepted_implemented_and_documented() -> None:
+    text = (ROOT / "docs/scoring.md").read_text()
+    assert get_args(ScoringPolicy) == tuple(POLICIES)
+    assert all(f"## `{name}`" in text for name in POLICIES)
 
 
 def _prose(document: Path) -> str:
