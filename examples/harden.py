@@ -1,10 +1,10 @@
-"""Harden the classifier with an export, and measure honestly what came of it.
+"""Harden the classifier with an export, and measure the gain on photographs that were not trained on.
 
     python examples/harden.py exports/research/parquet [--folds 5] [--epochs 4] [--blend 0.5]
 
 Fine-tunes the last stages of the attacked network on clean and perturbed images. The loss has three parts:
 cross-entropy on both, and the divergence of what the network says about either from what it said about the clean image
-before, so that it stays the network it was (consistency: Zheng et al. 2016, arXiv:1604.04326; distillation: Hinton et
+before, so that the network changes little (consistency: Zheng et al. 2016, arXiv:1604.04326; distillation: Hinton et
 al. 2015, arXiv:1503.02531). The weights that are kept lie `--blend` of the way from the old to the tuned ones, which
 spares clean images more than it gives up elsewhere (Wortsman et al. 2022, arXiv:2109.01903).
 
@@ -14,21 +14,17 @@ PGD made against the network itself (Madry et al. 2018, arXiv:1706.06083), befor
 percentiles of a bootstrap over photographs, not over pairs, because the perturbations of one photograph fall together.
 The last line of the output is a JSON object.
 
-What such a set can and can't do: it removes the weaknesses that are in it, for this network, and says nothing about an
-attacker who goes on from there; the line on fresh PGD is there to be read.
+Limits: such a set removes the weaknesses that it contains, for this network. It does not protect against new attacks on
+the hardened network; the line on fresh PGD shows this.
 """
 
 import argparse
 import copy
 import hashlib
 import json
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import numpy as np
 import torch
@@ -68,7 +64,7 @@ class Change:
 
 @dataclass(frozen=True)
 class Hardened:
-    """What `harden` found out, on held-out photographs throughout."""
+    """Results of `harden`, all on held-out photographs."""
 
     photographs: int
     pairs: int
@@ -78,7 +74,7 @@ class Hardened:
 
 
 def load_pairs(path: str, *, folds: int) -> Pairs:
-    """Every pair of a `parquet/` root; a photograph's fold follows from its pixels."""
+    """Return every pair of a `parquet/` root. A photograph's fold follows from its pixels."""
     import datasets
 
     splits = datasets.load_dataset(path)
@@ -98,7 +94,7 @@ def load_pairs(path: str, *, folds: int) -> Pairs:
 
 
 class Split(nn.Module):
-    """A timm EfficientNet cut in two: `trunk` stays as it is, so its output is computed once; `head` learns."""
+    """A timm EfficientNet in two parts: `trunk` is not trained, so its output is computed once; `head` is trained."""
 
     def __init__(self, classifier: Classifier, stages: int):
         super().__init__()
@@ -113,23 +109,23 @@ class Split(nn.Module):
         self.eval()
 
     def trunk(self, images: torch.Tensor) -> torch.Tensor:
-        """Features of float RGB (N, 3, H, W) in 0..1."""
+        """Return the features of float RGB (N, 3, H, W) in 0..1."""
         features: torch.Tensor = self.first((images - self.mean) / self.std)
         return features
 
     def head(self, features: torch.Tensor) -> torch.Tensor:
-        """Logits of features."""
+        """Return the logits of features."""
         for part in self.last:
             features = part(features)
         logits: torch.Tensor = self.pool(features)
         return logits
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Logits of images."""
+        """Return the logits of images."""
         return self.head(self.trunk(images))
 
     def learning(self) -> list[nn.Parameter]:
-        """The weights that are tuned; everything else, and every statistic of a normalisation, stays."""
+        """Return the weights that are tuned. All other weights, and all statistics of normalisations, stay the same."""
         for parameter in self.parameters():
             parameter.requires_grad_(False)
         chosen = [*self.last.parameters(), *self.tail[0].classifier.parameters()]
@@ -139,31 +135,31 @@ class Split(nn.Module):
 
 
 def as_images(pixels: Pixels) -> torch.Tensor:
-    """uint8 (N, H, W, 3) -> float (N, 3, H, W) in 0..1."""
+    """Return uint8 (N, H, W, 3) as float (N, 3, H, W) in 0..1."""
     return torch.from_numpy(pixels.copy()).permute(0, 3, 1, 2).float() / 255
 
 
 def mirrored(pixels: Pixels) -> Pixels:
-    """Left and right exchanged."""
+    """Return the images with left and right exchanged."""
     return pixels[:, :, ::-1]
 
 
 def batched(step: Callable[[torch.Tensor], torch.Tensor], pixels: Pixels) -> torch.Tensor:
-    """`step` over images, a few at a time, without gradients."""
+    """Return the results of `step` for all images, computed a few at a time, without gradients."""
     with torch.no_grad():
         return torch.cat([step(as_images(pixels[at : at + _BATCH])) for at in range(0, len(pixels), _BATCH)])
 
 
 @dataclass(frozen=True)
 class Features:
-    """What the trunk makes of every image: float (view, N, C, h, w); the views are the image and its mirror image."""
+    """The trunk's output for every image: float (view, N, C, h, w). The views are the image and its mirror image."""
 
     clean: torch.Tensor
     perturbed: torch.Tensor
 
 
 def features_of(network: Split, pairs: Pairs) -> Features:
-    """The trunk never learns, so this is done once for all folds."""
+    """Return the features of all pairs. The trunk is not trained, so they are computed once for all folds."""
     both = [
         torch.stack([batched(network.trunk, view) for view in (pixels, mirrored(pixels))])
         for pixels in (pairs.clean, pairs.perturbed)
@@ -206,13 +202,16 @@ def blend(network: Split, before: Split, share: float) -> None:
 
 
 def logits_of(network: Split, features: torch.Tensor) -> torch.Tensor:
-    """Logits of (N, C, h, w) features, a few at a time, without gradients."""
+    """Return the logits of (N, C, h, w) features, computed a few at a time, without gradients."""
     with torch.no_grad():
         return torch.cat([network.head(part) for part in features.split(_BATCH)])
 
 
 def fresh_pgd(network: Split, pixels: Pixels, labels: np.ndarray, *, epsilon: float, steps: int, seed: int) -> Pixels:
-    """Untargeted L-inf PGD from a random start against `network` itself, rounded to the 8-bit grid inside the box."""
+    """Return images attacked by untargeted L-inf PGD against `network` itself, from a random start.
+
+    They are rounded to the 8-bit grid inside the box.
+    """
     random = torch.Generator().manual_seed(seed)
     levels = max(1, round(epsilon * 255))
     found = []
@@ -230,12 +229,12 @@ def fresh_pgd(network: Split, pixels: Pixels, labels: np.ndarray, *, epsilon: fl
 
 
 def right(network: Split, features: torch.Tensor, labels: np.ndarray) -> np.ndarray:
-    """Whether each image gets its label."""
+    """Return for each image whether the network gives it its label."""
     return logits_of(network, features).argmax(dim=1).numpy() == labels
 
 
 def change(before: np.ndarray, after: np.ndarray, photo: np.ndarray, *, seed: int = 0) -> Change:
-    """Accuracies, and the interval of their difference under a bootstrap over photographs."""
+    """Return both accuracies, and the interval of their difference under a bootstrap over photographs."""
     names = np.unique(photo)
     gain = [(after[photo == name].astype(float) - before[photo == name]) for name in names]
     totals, sizes = np.array([part.sum() for part in gain]), np.array([len(part) for part in gain])
@@ -291,12 +290,14 @@ def main(arguments: Sequence[str] | None = None) -> Hardened:
     parser.add_argument("export", help="a parquet/ root")
     parser.add_argument("--folds", type=int, default=5)
     parser.add_argument("--epochs", type=int, default=4)
-    parser.add_argument("--stages", type=int, default=2, help="how many of the network's last stages learn")
+    parser.add_argument("--stages", type=int, default=2, help="number of the network's last stages that are trained")
     parser.add_argument("--rate", type=float, default=1e-4, help="learning rate")
-    parser.add_argument("--blend", type=float, default=0.5, help="how far to go to the tuned weights, 0..1")
+    parser.add_argument(
+        "--blend", type=float, default=0.5, help="share of the way from the old to the tuned weights, 0..1"
+    )
     parser.add_argument("--pgd-epsilon", type=float, default=1 / 255, help="L-inf of the fresh attack, 0..1")
     parser.add_argument("--pgd-steps", type=int, default=20)
-    parser.add_argument("--pgd-photographs", type=int, default=40, help="how many photographs it is made on")
+    parser.add_argument("--pgd-photographs", type=int, default=40, help="number of photographs that it is made on")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)
     torch.manual_seed(options.seed)
