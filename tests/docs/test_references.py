@@ -99,6 +99,13 @@ def test_the_readme_shows_every_command() -> None:
         assert f"`perturb {words}" in text or f"`{words}" in text, words
 
 
+def test_the_operations_page_shows_every_deployment() -> None:
+    text = (ROOT / "docs/operations.md").read_text()
+    names = {item["name"] for item in yaml.safe_load((ROOT / "prefect.yaml").read_text())["deployments"]}
+    named = {re.sub(r"^export-.*", "export-TIER", name) for name in names}
+    assert sorted(name for name in named if f"| `{name}` |" not in text) == []
+
+
 def test_scoring_policies_are_accepted_implemented_and_documented() -> None:
     text = (ROOT / "docs/scoring.md").read_text()
     assert get_args(ScoringPolicy) == tuple(POLICIES)
