@@ -28,13 +28,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks.sealed import samples, write_sealed
 from perturb.schemas.tier import Tier
 from perturb.sinks.corpus.corpus import Corpus
+from perturb.sinks.dataset.day_index import read_day_indexes
 from perturb.sinks.dataset.features import metadata_schema
-from perturb.sinks.dataset.writers import row_json
+from perturb.sinks.dataset.writers import FORMATS, Format, row_json
 from perturb.sinks.stores.open import open_store
 from perturb.tasks.export.plan import plan_day
-from perturb.tasks.export.publish_card import publish_cards, read_digests
-from perturb.tasks.export.write_day import ROOTS, write_day, write_shard
-from perturb.tasks.tiers.grant import sample_id, sampled
+from perturb.tasks.export.publish_card import publish_cards
+from perturb.tasks.export.write_day import write_day, write_shard
+from perturb.tasks.tiers.grant import in_fraction, sample_id
 
 COLUMNS = ("@source", "@challenge", "@verdict", "@score", "@pixels", "created_at", "response_ms", "outcome")
 SHARES = (0.01, 0.1, 1.0)
@@ -78,22 +79,22 @@ def export_obvious(urls: list[str], target: Path, share: float) -> int:
     with webdataset.ShardWriter(f"{target}/%05d.tar", maxsize=512 * 2**20, verbose=0) as writer:
         for sample in webdataset.WebDataset(urls, shardshuffle=False):
             row = json.loads(sample["json"])
-            if row["outcome"] == "accepted" and sampled(row["sample_id"], share):
+            if row["outcome"] == "accepted" and in_fraction(row["sample_id"], share):
                 sample["json"] = json.dumps({name: row[name] for name in granted}).encode()
                 writer.write({name: value for name, value in sample.items() if name not in INTERNAL})
                 kept += 1
     return kept
 
 
-def export_ours(corpus: Corpus, share: float, roots: tuple[str, ...]) -> int:
-    """Plan, then write the given roots; with both, also the digest."""
+def export_ours(corpus: Corpus, share: float, formats: tuple[Format, ...]) -> int:
+    """Plan, then write the given formats; with both, also the index."""
     tier = tier_of(share)
     plan = plan_day(corpus, corpus.manifests()[0], tier, key=b"")
-    if roots == ROOTS:
+    if formats == FORMATS:
         write_day(corpus, tier, plan)
     else:
         for shard in plan.shards:
-            write_shard(corpus, tier, plan, shard, roots=roots)
+            write_shard(corpus, tier, plan, shard, formats=formats)
     return plan.records
 
 
@@ -122,13 +123,13 @@ def _ways(folder: Path, corpus: Corpus, urls: list[str], share: float) -> Iterat
     yield "obvious", lambda: export_obvious(urls, folder / "obvious-out", share), folder / "obvious-out"
     yield "wds", lambda: export_ours(corpus, share, ("wds",)), exports
     yield "parquet", lambda: export_ours(corpus, share, ("parquet",)), exports
-    yield "both roots", lambda: export_ours(corpus, share, ROOTS), exports
+    yield "both", lambda: export_ours(corpus, share, FORMATS), exports
 
 
 def _card(folder: Path, share: float) -> None:
     store = open_store(str(folder / "corpus"))
     tier = tier_of(share)
-    publish_cards(store, tier, read_digests(store, tier.name))
+    publish_cards(store, tier, read_day_indexes(store, tier.name))
 
 
 def main() -> None:

@@ -11,11 +11,11 @@ from perturb.flows.engine.retry import when_out_of_reach
 from perturb.flows.engine.runner import workers
 from perturb.schemas.settings import Settings, load_settings
 from perturb.sinks.corpus.corpus import Corpus
-from perturb.sinks.dataset.day_index import DayDigest
+from perturb.sinks.dataset.day_index import DayIndex
+from perturb.sinks.dataset.keys import figure_folder, format_folder
 from perturb.sinks.stores.base import Store
 from perturb.tasks.export.export import ExportResult, export_day
 from perturb.tasks.export.export_tiers import export_tiers
-from perturb.tasks.export.operator_state import tier_folder
 from perturb.tasks.tiers.tier_file import get_tier, load_tiers
 
 # Starting a cluster takes longer than exporting a single day.
@@ -40,8 +40,8 @@ def _export(tier: str, store: str | None, today: date, release: str | None) -> E
 
 
 def _on_workers(
-    write: Callable[[date], DayDigest], days: Sequence[date], *, settings: Settings, tier: str
-) -> list[DayDigest]:
+    write: Callable[[date], DayIndex], days: Sequence[date], *, settings: Settings, tier: str
+) -> list[DayIndex]:
     """Write the days on the runner's workers, and a single day here."""
     if len(days) < _LEAST_DAYS:
         return [write(day) for day in days]
@@ -52,15 +52,15 @@ def _on_workers(
 
 # A day's files are created once and its index last, so a day that a lost worker left unfinished is written again.
 @task(name="export day", task_run_name="export {tier} {day}", retries=2, retry_delay_seconds=5)
-def _export_day(tier: str, day: date, store: str | None) -> DayDigest:
+def _export_day(tier: str, day: date, store: str | None) -> DayIndex:
     settings = load_settings(store=store)
     grant = get_tier(load_tiers(settings.tiers), tier)
     return export_day(Corpus.open(settings), grant, day, key=settings.pseudonym_key)
 
 
 def _distributions(store: Store, result: ExportResult) -> bytes | None:
-    """The plot that the card shows; None where nothing could be plotted."""
-    key = f"{tier_folder(result.tier)}parquet/.meta/{result.version}/distributions.png"
+    """Return the figure that the card shows; None when there was nothing to plot."""
+    key = f"{format_folder(result.tier, 'parquet')}{figure_folder(result.version)}distributions.png"
     return store.get(key) if store.head(key) is not None else None
 
 

@@ -10,11 +10,14 @@ from perturb.schemas.record import POINTERS, record_schema
 Identity = Literal["none", "pseudonym", "hotkey"]
 IDENTITIES: tuple[Identity, ...] = ("none", "pseudonym", "hotkey")
 
-# Where the corpus keeps the bytes is nobody else's business, and `duplicate_of` is null in every accepted row.
+# The parts of an export, in the order in which rows and files of one day stand.
+SPLITS = ("train", "validation", "test")
+
+# Where the corpus keeps an image concerns only the corpus, and `duplicate_of` is null in every accepted row.
 NEVER_GRANTED = frozenset({*POINTERS, "duplicate_of"})
 
-# Each of these says who the miner is, or lets anybody find out: hotkeys are public, so whoever knows a task's id can
-# try all of them against a record id (a hash over task, hotkey and pixels) or a signature until one fits.
+# Each of these columns identifies the miner, or allows to find out: hotkeys are public, so a reader who knows a task's
+# id can try all of them against a record id (a hash over task, hotkey and pixels) or a signature until one matches.
 IDENTIFYING = frozenset(
     {"record_id", "task_id", "miner_uid", "miner_hotkey", "miner_signature", "request_nonce", "detail"}
 )
@@ -40,7 +43,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "@pixels": ("original_sha256", "perturbed_sha256"),
 }
 
-# Columns that an export adds; a tier can't list them and a view can't be called like one.
+# Columns that an export adds. A tier cannot list them, and a view cannot have such a name.
 ADDED = ("sample_id", "miner_pseudonym", "original", "perturbed")
 
 _NAME = re.compile(r"^[a-z][a-z0-9-]{0,39}$")
@@ -48,21 +51,21 @@ _VIEW = re.compile(r"^[a-z][a-z0-9_]{0,39}$")
 
 
 def grantable(identity: Identity) -> tuple[str, ...]:
-    """The record columns that a tier with this miner identity may list, in the record's order."""
+    """Return the record columns that a tier with this miner identity may list, in the record's order."""
     withheld = NEVER_GRANTED if identity == "hotkey" else NEVER_GRANTED | IDENTIFYING
     return tuple(name for name in record_schema().names if name not in withheld)
 
 
 class Tier(BaseModel):
-    """An export filter.
+    """An export filter: which rows and columns of the corpus a group of subscribers gets.
 
     `where` is one SQL expression over the record's columns. `columns` lists record columns, or groups of them
-    (`@source`, `@challenge`, …), which stand for those of their columns that `miner` allows. `fraction` keeps the
-    records whose sample id, read as a number in 0..1, is below it: the same records every time, and those of a smaller
-    fraction are among those of a larger one. `delay_days` counts from the end of the sealed day (UTC). `miner` is what
-    is shown of who made a perturbation: nothing, a pseudonym that holds within this tier, or the hotkey. `views` are
-    named predicates over the granted columns. Where `within` names another tier, every record and column of this one
-    must be in that one too.
+    (`@source`, `@challenge`, …); a group stands for those of its columns that `miner` allows. `fraction` keeps the
+    records whose sample id, read as a number in 0..1, is below it: the same records every time, and the records of a
+    smaller fraction are among those of a larger one. `delay_days` counts from the end of the sealed day (UTC). `miner`
+    says how a tier identifies the miner of a perturbation: not at all, by a pseudonym that is valid within this tier,
+    or by the hotkey. `views` are named predicates over the granted columns. If `within` names another tier, that tier
+    must contain every record and column of this one.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -76,20 +79,22 @@ class Tier(BaseModel):
     miner: Identity = "none"
     views: dict[str, str] = Field(default_factory=dict)
     within: str | None = None
-    license: str = Field(min_length=1, description="the terms, as they stand in the card")
+    license: str = Field(min_length=1, description="the licence terms, printed in the card")
     license_name: str = Field(default="other", pattern=r"^[A-Za-z0-9][A-Za-z0-9.+-]*$")
 
     @field_validator("name")
     @classmethod
     def _plain_name(cls, name: str) -> str:
         if not _NAME.fullmatch(name):
-            raise ValueError(f"tier name {name!r}: use lower-case letters, digits and '-', at most 40, a letter first")
+            raise ValueError(
+                f"tier name {name!r}: use at most 40 lower-case letters, digits and '-', and begin with a letter"
+            )
         return name
 
     @field_validator("views")
     @classmethod
     def _plain_views(cls, views: dict[str, str]) -> dict[str, str]:
-        taken = {*record_schema().names, *ADDED, "default", "train", "validation", "test", "key"}
+        taken = {*record_schema().names, *ADDED, *SPLITS, "default", "key"}
         for view in views:
             if not _VIEW.fullmatch(view) or view in taken:
                 raise ValueError(
@@ -104,9 +109,9 @@ class Tier(BaseModel):
             if column in allowed or column in GROUPS:
                 continue
             if column in IDENTIFYING:
-                raise ValueError(f'column {column!r} says who the miner is; list it only where miner = "hotkey"')
+                raise ValueError(f'column {column!r} identifies the miner; list it only with miner = "hotkey"')
             if column in NEVER_GRANTED:
-                raise ValueError(f"column {column!r} belongs to the corpus and never leaves; strike it")
+                raise ValueError(f"column {column!r} is internal to the corpus and is never exported; remove it")
             raise ValueError(
                 f"column {column!r} does not exist; groups are {', '.join(GROUPS)}, columns {', '.join(allowed)}"
             )
@@ -114,6 +119,6 @@ class Tier(BaseModel):
 
     @property
     def granted(self) -> tuple[str, ...]:
-        """The record columns that leave, groups resolved, in the record's order."""
+        """The record columns that are exported, groups resolved, in the record's order."""
         listed = {name for column in self.columns for name in GROUPS.get(column, (column,))}
         return tuple(name for name in grantable(self.miner) if name in listed)

@@ -1,4 +1,4 @@
-"""Dataset cards. A card lists its files one by one, so replacing it is what moves readers to the next version."""
+"""Dataset cards. A card lists its files one by one, so that replacing the card moves readers to the next version."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,26 +6,32 @@ from datetime import date
 from html import escape
 from importlib.resources import files
 from string import Template
-from typing import Any
+from typing import TypedDict
 
-from perturb.schemas.tier import Tier
-from perturb.sinks.dataset.day_index import DayDigest, ExportFile, Statistics, add_up
+from perturb.schemas.tier import SPLITS, Identity, Tier
+from perturb.sinks.dataset.day_index import DayIndex, ExportFile, Statistics, add_up, export_version
 from perturb.sinks.dataset.features import describe, parquet_features, wds_features
-from perturb.sinks.dataset.plots import top
+from perturb.sinks.dataset.plots import most_common
+from perturb.sinks.dataset.writers import Format
 
-SPLITS = ("train", "validation", "test")
-# Licences that the Hub knows by name; all others are `other` to it.
+# Licences that have an identifier on the Hub; any other licence is `other` there.
 _KNOWN_LICENSES = frozenset({"cc0-1.0", "cc-by-4.0", "cc-by-sa-4.0", "cc-by-nc-4.0", "apache-2.0", "mit"})
-_IDENTITY = {
-    "none": "Who made a perturbation is not told.",
-    "pseudonym": "Miners stand under pseudonyms (`miner_pseudonym`) that hold within this tier and nowhere else.",
-    "hotkey": "Miners stand under their hotkeys, with the signatures that they put under their answers.",
+_MINERS: dict[Identity, str] = {"none": "not identified", "pseudonym": "pseudonyms", "hotkey": "hotkeys"}
+_IDENTITY: dict[Identity, str] = {
+    "none": "This tier does not identify miners.",
+    "pseudonym": "`miner_pseudonym` identifies each miner by a pseudonym that is valid within this tier only.",
+    "hotkey": "`miner_hotkey` identifies each miner, and `miner_signature` is the miner's signature of the answer.",
 }
+
+
+class _DataFiles(TypedDict):
+    split: str
+    path: list[str]
 
 
 @dataclass(frozen=True)
 class Contents:
-    """Everything that a version of an export consists of, summed over its days."""
+    """What a version of an export contains: its days, their files, and the statistics of all rows together."""
 
     tier: Tier
     days: tuple[date, ...]
@@ -34,52 +40,52 @@ class Contents:
 
     @property
     def version(self) -> str:
-        """`1.N.0` after N days: each day is a minor version, however many of them one run adds."""
-        return f"1.{len(self.days)}.0"
+        """`1.N.0` after N days."""
+        return export_version(len(self.days))
 
     @property
     def records(self) -> int:
-        """Rows in each root."""
+        """Rows in each format."""
         return sum(self.statistics.splits.values())
 
-    def of(self, root: str, split: str | None = None) -> list[ExportFile]:
-        """The files of one root, or of one split of it, in order."""
-        return [file for file in self.files if file.root == root and split in (None, file.split)]
+    def of(self, format: Format, split: str | None = None) -> list[ExportFile]:
+        """Return the files of one format, or of one of its splits, in order."""
+        return [file for file in self.files if file.root == format and split in (None, file.split)]
 
 
-def contents(tier: Tier, digests: Sequence[DayDigest]) -> Contents:
-    """Add up the digests of an export's days."""
-    ordered = sorted(digests, key=lambda digest: digest.day)
+def contents_of(tier: Tier, indexes: Sequence[DayIndex]) -> Contents:
+    """Add up the indexes of an export's days."""
+    ordered = sorted(indexes, key=lambda index: index.day)
     return Contents(
         tier=tier,
-        days=tuple(digest.day for digest in ordered),
-        files=tuple(file for digest in ordered for file in digest.files),
-        statistics=add_up([digest.statistics for digest in ordered]),
+        days=tuple(index.day for index in ordered),
+        files=tuple(file for index in ordered for file in index.files),
+        statistics=add_up([index.statistics for index in ordered]),
     )
 
 
-def make_card(made: Contents, root: str, *, figures: Sequence[str] = ()) -> bytes:
-    """The README.md of a root; `figures` are paths of pictures relative to it."""
-    tier, statistics = made.tier, made.statistics
+def make_card(contents: Contents, format: Format, *, figures: Sequence[str] = ()) -> bytes:
+    """Return the README.md of a format; `figures` are paths of figures relative to it."""
+    tier, statistics = contents.tier, contents.statistics
     template = Template((files("perturb.sinks.dataset") / "card.md").read_text(encoding="utf-8"))
     text = template.substitute(
-        front=_front(made, root),
+        front=_front(contents, format),
         title=f"Perturb, tier {tier.name}",
         description=tier.description,
-        version=made.version,
-        days=len(made.days),
-        first_day=made.days[0].isoformat() if made.days else "none",
-        last_day=made.days[-1].isoformat() if made.days else "none",
-        records=f"{made.records:,}",
+        version=contents.version,
+        days=len(contents.days),
+        first_day=contents.days[0].isoformat() if contents.days else "none",
+        last_day=contents.days[-1].isoformat() if contents.days else "none",
+        records=f"{contents.records:,}",
         splits=", ".join(f"{split} {statistics.splits.get(split, 0):,}" for split in SPLITS),
-        bytes=f"{sum(file.size for file in made.of(root)):,}",
-        root=root,
-        miners={"none": "not told", "pseudonym": "pseudonyms", "hotkey": "hotkeys"}[tier.miner],
+        bytes=f"{sum(file.size for file in contents.of(format)):,}",
+        root=format,
+        miners=_MINERS[tier.miner],
         license_name=tier.license_name,
         license=tier.license,
-        snippets=_snippets(made, root),
-        views=_views(made, root),
-        columns=_columns(tier, root),
+        snippets=_snippets(contents, format),
+        views=_views(contents, format),
+        columns=_columns(tier, format),
         figures="\n\n".join([*(f"![{_alt(path)}]({path})" for path in figures), _numbers(statistics)]),
         identity=_IDENTITY[tier.miner],
         sources=_sources(statistics),
@@ -88,57 +94,64 @@ def make_card(made: Contents, root: str, *, figures: Sequence[str] = ()) -> byte
     return text.encode()
 
 
-def _front(made: Contents, root: str) -> str:
-    """The YAML between dashes: what `datasets` and the Hub read."""
+def _front(contents: Contents, format: Format) -> str:
+    """The YAML between dashes, which `datasets` and the Hub read."""
     import yaml
 
-    tier = made.tier
+    tier = contents.tier
     known = tier.license_name in _KNOWN_LICENSES
-    front: dict[str, Any] = {
+    front: dict[str, object] = {
         "pretty_name": f"Perturb ({tier.name})",
         "license": tier.license_name if known else "other",
         **({} if known else {"license_name": tier.license_name}),
         "language": ["en"],
         "task_categories": ["image-classification"],
         "tags": ["adversarial-examples", "robustness", "imagenet", "perturb", "bittensor"],
-        "size_categories": [_size_category(made.records)],
-        "configs": [_config(made, root, name, counts) for name, counts in _configs(made, root).items()],
-        "dataset_info": [_info(made, root, name, counts) for name, counts in _configs(made, root).items()],
+        "size_categories": [_size_category(contents.records)],
+        "configs": [_config(contents, format, name, counts) for name, counts in _configs(contents, format).items()],
+        "dataset_info": [_info(contents, format, name, counts) for name, counts in _configs(contents, format).items()],
     }
     return f"---\n{yaml.safe_dump(front, sort_keys=False, allow_unicode=True, width=10_000)}---"
 
 
-def _configs(made: Contents, root: str) -> dict[str, dict[str, int]]:
-    """Configuration -> rows of each split that has any; views need filters, which only Parquet can."""
-    views = made.statistics.views if root == "parquet" else {}
-    return {"default": made.statistics.splits} | {
+def _configs(contents: Contents, format: Format) -> dict[str, dict[str, int]]:
+    """Configuration -> rows of each split that has any. Views need filters, which only Parquet supports."""
+    views = contents.statistics.views if format == "parquet" else {}
+    return {"default": contents.statistics.splits} | {
         name: counts for name, counts in views.items() if any(counts.values())
     }
 
 
-def _config(made: Contents, root: str, name: str, counts: dict[str, int]) -> dict[str, Any]:
+def _config(contents: Contents, format: Format, name: str, counts: dict[str, int]) -> dict[str, object]:
+    files: list[_DataFiles] = [
+        {"split": split, "path": [file.key.removeprefix(f"{format}/") for file in contents.of(format, split)]}
+        for split in SPLITS
+        if counts.get(split)
+    ]
     return {
         "config_name": name,
-        "version": made.version,
-        "data_files": [
-            {"split": split, "path": [file.key.removeprefix(f"{root}/") for file in made.of(root, split)]}
-            for split in SPLITS
-            if counts.get(split)
-        ],
+        "version": contents.version,
+        "data_files": files,
         **({"default": True} if name == "default" else {"filters": [[name, "==", True]]}),
     }
 
 
-def _info(made: Contents, root: str, name: str, counts: dict[str, int]) -> dict[str, Any]:
-    features = parquet_features(made.tier) if root == "parquet" else wds_features(made.tier)
-    sizes = {split: sum(file.size for file in made.of(root, split)) for split in SPLITS if counts.get(split)}
-    return {
-        "config_name": name,
-        "features": features._to_yaml_list(),
-        "splits": [{"name": split, "num_bytes": sizes[split], "num_examples": counts[split]} for split in sizes],
-        "download_size": sum(sizes.values()),
-        "dataset_size": sum(sizes.values()),
-    }
+def _info(contents: Contents, format: Format, name: str, counts: dict[str, int]) -> dict[str, object]:
+    """The features and sizes of a configuration, as `datasets` writes them into a card."""
+    import datasets
+    from datasets.info import DatasetInfosDict
+    from huggingface_hub import DatasetCardData
+
+    sizes = {split: sum(file.size for file in contents.of(format, split)) for split in SPLITS if counts.get(split)}
+    info = datasets.DatasetInfo(
+        features=parquet_features(contents.tier) if format == "parquet" else wds_features(contents.tier),
+        splits={split: {"name": split, "num_bytes": sizes[split], "num_examples": counts[split]} for split in sizes},
+        download_size=sum(sizes.values()),
+        dataset_size=sum(sizes.values()),
+    )
+    card = DatasetCardData()
+    DatasetInfosDict({name: info}).to_dataset_card_data(card)
+    return {"config_name": name, **card["dataset_info"]}
 
 
 def _size_category(records: int) -> str:
@@ -146,11 +159,12 @@ def _size_category(records: int) -> str:
     return next((name for limit, name in steps if records < limit), "n>10M")
 
 
-def _snippets(made: Contents, root: str) -> str:
-    split = next((name for name in SPLITS if made.statistics.splits.get(name)), "train")
-    load = f'from datasets import load_dataset\n\nds = load_dataset("path/to/{made.tier.name}/{root}", split="{split}"'
-    if root == "parquet":
-        example = next((file.key.rpartition("/")[0] for file in made.of(root, split)), "parquet/data/train")
+def _snippets(contents: Contents, format: Format) -> str:
+    split = next((name for name in SPLITS if contents.statistics.splits.get(name)), "train")
+    path = f"path/to/{contents.tier.name}/{format}"
+    load = f'from datasets import load_dataset\n\nds = load_dataset("{path}", split="{split}"'
+    if format == "parquet":
+        example = next((file.key.rpartition("/")[0] for file in contents.of(format, split)), "parquet/data/train")
         return (
             f"{load}, streaming=True)\nrow = next(iter(ds))  # row['original'], row['perturbed'] are PIL images\n\n"
             f"import duckdb\n\nduckdb.sql(\"SELECT count(*) FROM '{example.removeprefix('parquet/')}/*.parquet'\")"
@@ -162,21 +176,21 @@ def _snippets(made: Contents, root: str) -> str:
     )
 
 
-def _views(made: Contents, root: str) -> str:
-    if not made.tier.views:
+def _views(contents: Contents, format: Format) -> str:
+    if not contents.tier.views:
         return ""
-    how = 'as configuration, `load_dataset(path, "NAME")`, and ' if root == "parquet" else ""
+    how = 'as configuration, `load_dataset(path, "NAME")`, and ' if format == "parquet" else ""
     head = [f"Views, {how}as boolean column:", "", "| view | holds where | records |", "|---|---|---|"]
     lines = [
-        f"| `{name}` | {_text(sql)} | {sum(made.statistics.views.get(name, {}).values()):,} |"
-        for name, sql in made.tier.views.items()
+        f"| `{name}` | {_text(sql)} | {sum(contents.statistics.views.get(name, {}).values()):,} |"
+        for name, sql in contents.tier.views.items()
     ]
     return "\n".join([*head, *lines])
 
 
-def _columns(tier: Tier, root: str) -> str:
-    head = "" if root == "parquet" else "Keys of the JSON member, beside the two PNGs:\n\n"
-    images = () if root == "parquet" else ("original", "perturbed")
+def _columns(tier: Tier, format: Format) -> str:
+    head = "" if format == "parquet" else "Keys of the JSON member, beside the two PNGs:\n\n"
+    images = () if format == "parquet" else ("original", "perturbed")
     lines = [f"| `{name}` | {_text(text)} |" for name, text in describe(tier).items() if name not in images]
     return head + "\n".join(["| column | |", "|---|---|", *lines])
 
@@ -187,7 +201,7 @@ def _numbers(statistics: Statistics) -> str:
         for name, found in statistics.numbers.items()
     ]
     tables = [["| column | values | min | mean | max |", "|---|---|---|---|---|", *lines]] if lines else []
-    if flips := top(statistics.flips, 10):
+    if flips := most_common(statistics.flips, 10):
         tables.append(["| flip | records |", "|---|---|", *(f"| {_text(name)} | {count:,} |" for name, count in flips)])
     return "\n\n".join("\n".join(table) for table in tables)
 
@@ -196,12 +210,14 @@ def _sources(statistics: Statistics) -> str:
     parts = []
     for column, title in (("source", "Photographs by source"), ("license", "by licence")):
         if counts := statistics.counts.get(column):
-            parts.append(f"{title}: " + ", ".join(f"{_text(name)} {count:,}" for name, count in top(counts, 20)))
+            parts.append(
+                f"{title}: " + ", ".join(f"{_text(name)} {count:,}" for name, count in most_common(counts, 20))
+            )
     return f"{'; '.join(parts)}.\n" if parts else ""
 
 
 def _text(value: str) -> str:
-    """Text from outside as it may stand in Markdown: no markup, no table cell, no line of its own."""
+    """Text from outside, escaped for Markdown: it cannot hold markup, end a table cell or begin a line."""
     plain = " ".join("".join(sign if sign.isprintable() else " " for sign in value).split())
     return escape("".join(f"\\{sign}" if sign in "\\`*_[]()|#!~$" else sign for sign in plain[:200]))
 

@@ -1,43 +1,50 @@
-"""Croissant metadata of an export's Parquet root, made and checked offline.
+"""Croissant metadata of the `parquet/` format of an export, made and checked offline.
 
 The format: Croissant 1.0, https://docs.mlcommons.org/croissant/docs/croissant-spec.html
 """
 
 import json
-from typing import Any
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
 from perturb.schemas.errors import CorpusError
-from perturb.sinks.dataset.card import SPLITS, Contents
+from perturb.schemas.tier import SPLITS
+from perturb.sinks.dataset.card import Contents
+from perturb.sinks.dataset.day_index import ExportFile
 from perturb.sinks.dataset.features import IMAGES, describe, metadata_schema
 
+if TYPE_CHECKING:
+    import mlcroissant as mlc
 
-def make_croissant(made: Contents) -> bytes:
-    """The JSON-LD of the `parquet/` root. Raises CorpusError if `mlcroissant` finds a fault in it."""
+
+def make_croissant(contents: Contents) -> bytes:
+    """Return the JSON-LD of the `parquet/` format. Raises CorpusError if `mlcroissant` finds it invalid."""
     import mlcroissant as mlc
 
     context = mlc.Context()
-    splits = [split for split in SPLITS if made.statistics.splits.get(split)]
+    splits = [split for split in SPLITS if contents.statistics.splits.get(split)]
     try:
         metadata = mlc.Metadata(
             ctx=context,
-            name=f"perturb-{made.tier.name}",
-            description=made.tier.description,
-            license=[made.tier.license],
-            version=made.version,
-            cite_as=f"Perturb, tier {made.tier.name}, version {made.version}",
-            distribution=[_file(mlc, context, made, file) for split in splits for file in made.of("parquet", split)]
-            + [_file_set(mlc, context, split) for split in splits],
-            record_sets=[_records(mlc, context, made, split) for split in splits],
+            name=f"perturb-{contents.tier.name}",
+            description=contents.tier.description,
+            license=[contents.tier.license],
+            version=contents.version,
+            cite_as=f"Perturb, tier {contents.tier.name}, version {contents.version}",
+            distribution=[_file(context, file) for split in splits for file in contents.of("parquet", split)]
+            + [_file_set(context, split) for split in splits],
+            record_sets=[_records(context, contents, split) for split in splits],
         )
         found = metadata.to_json()
     except mlc.ValidationError as error:
-        raise CorpusError(f"the Croissant metadata of tier {made.tier.name} is invalid: {error}") from error
+        raise CorpusError(f"the Croissant metadata of tier {contents.tier.name} is invalid: {error}") from error
     return json.dumps(found, indent=1, ensure_ascii=False, default=str).encode() + b"\n"
 
 
-def _file(mlc: Any, context: Any, made: Contents, file: Any) -> Any:
+def _file(context: "mlc.Context", file: ExportFile) -> "mlc.FileObject":
+    import mlcroissant as mlc
+
     return mlc.FileObject(
         ctx=context,
         id=file.key.removeprefix("parquet/"),
@@ -49,7 +56,9 @@ def _file(mlc: Any, context: Any, made: Contents, file: Any) -> Any:
     )
 
 
-def _file_set(mlc: Any, context: Any, split: str) -> Any:
+def _file_set(context: "mlc.Context", split: str) -> "mlc.FileSet":
+    import mlcroissant as mlc
+
     return mlc.FileSet(
         ctx=context,
         id=f"{split}-files",
@@ -59,24 +68,28 @@ def _file_set(mlc: Any, context: Any, split: str) -> Any:
     )
 
 
-def _records(mlc: Any, context: Any, made: Contents, split: str) -> Any:
-    schema = metadata_schema(made.tier)
+def _records(context: "mlc.Context", contents: Contents, split: str) -> "mlc.RecordSet":
+    import mlcroissant as mlc
+
+    schema = metadata_schema(contents.tier)
     fields = [
         mlc.Field(
             ctx=context,
             id=f"{split}/{name}",
             name=name,
             description=text,
-            data_types=[_kind(mlc, schema, name)],
+            data_types=[_kind(schema, name)],
             repeated=name in schema.names and pa.types.is_list(schema.field(name).type),
             source=mlc.Source(ctx=context, file_set=f"{split}-files", extract=mlc.Extract(ctx=context, column=name)),
         )
-        for name, text in describe(made.tier).items()
+        for name, text in describe(contents.tier).items()
     ]
     return mlc.RecordSet(ctx=context, id=split, name=split, key=[f"{split}/sample_id"], fields=fields)
 
 
-def _kind(mlc: Any, schema: pa.Schema, name: str) -> Any:
+def _kind(schema: pa.Schema, name: str) -> "mlc.DataType":
+    import mlcroissant as mlc
+
     if name in IMAGES:
         return mlc.DataType.IMAGE_OBJECT
     kind = schema.field(name).type

@@ -1,6 +1,6 @@
-"""What one sealed day added to an export: files with digests, and counts from which the card is made.
+"""The index of a sealed day in an export: the files it added with their sha256, and counts for the card.
 
-A digest is made from the exported rows alone and is written once, after the files it names.
+An index is made from the exported rows alone. It is written once, after the files that it names.
 """
 
 from collections import Counter
@@ -13,11 +13,13 @@ import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from perturb.schemas.errors import CorpusError
+from perturb.sinks.dataset.keys import exported_days, index_key
 from perturb.sinks.formats.merkle import canonical_json
+from perturb.sinks.stores.base import Store
 
 FORMAT = 1
 
-# Fixed edges, so that days add up: (first, step, bins). What lies outside is counted in the outer bins.
+# Fixed bins, so that days can be added up: (first edge, width, number). The outer bins count all values beyond them.
 HISTOGRAMS: dict[str, tuple[float, float, int]] = {
     "linf_levels": (0.5, 1.0, 32),
     "ssim": (0.98, 0.0005, 40),
@@ -37,7 +39,7 @@ class _Part(BaseModel):
 
 
 class Histogram(_Part):
-    """One numeric column: counts in the bins of `HISTOGRAMS`, and the extremes."""
+    """One numeric column: counts in the bins of `HISTOGRAMS`, the extremes, and the sum (`total`) of its values."""
 
     count: int
     min: float
@@ -52,7 +54,7 @@ class Histogram(_Part):
 
 
 class Statistics(_Part):
-    """Counts over exported rows. `flips` maps `true label → adversarial label`; `views` counts by view and split."""
+    """Counts over exported rows: `views` by view and split, `flips` by `true label → adversarial label`."""
 
     splits: dict[str, int] = {}
     views: dict[str, dict[str, int]] = {}
@@ -62,7 +64,11 @@ class Statistics(_Part):
 
 
 class ExportFile(_Part):
-    """One file of an export; `key` is relative to the tier's folder (`parquet/data/train/…`)."""
+    """One file of an export.
+
+    `key` is relative to the tier's folder (`parquet/data/train/…`), `root` the format (`parquet` or `wds`), `size` in
+    bytes.
+    """
 
     key: str
     root: str
@@ -72,8 +78,8 @@ class ExportFile(_Part):
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
 
 
-class DayDigest(_Part):
-    """What a day added. `merkle_root` is the sealed day's, the one that a validator commits on chain."""
+class DayIndex(_Part):
+    """What a day added. `merkle_root` is that of the sealed day, which the validator commits on chain."""
 
     format: int = FORMAT
     tier: str
@@ -84,20 +90,30 @@ class DayDigest(_Part):
     statistics: Statistics
 
     def to_json(self) -> bytes:
-        """Canonical JSON."""
+        """Return the index as canonical JSON."""
         return canonical_json(self.model_dump(mode="json")) + b"\n"
 
 
-def parse_digest(data: bytes, where: str) -> DayDigest:
-    """A day's digest. Raises CorpusError that names the object."""
+def read_day_indexes(store: Store, tier: str) -> list[DayIndex]:
+    """Return the indexes of all exported days of a tier, in the order of days. Raises CorpusError for a damaged one."""
+    places = [index_key(tier, day) for day in exported_days(store, tier)]
+    return [_parse(store.get(place), place) for place in places]
+
+
+def _parse(data: bytes, place: str) -> DayIndex:
     try:
-        return DayDigest.model_validate_json(data)
+        return DayIndex.model_validate_json(data)
     except ValidationError as error:
-        raise CorpusError(f"{where} is not a day's digest ({error.errors()[0]['msg']}); restore it") from error
+        raise CorpusError(f"{place} is not the index of a day ({error.errors()[0]['msg']}); restore it") from error
 
 
-def count(rows: pa.Table, splits: Sequence[str], views: Iterable[str]) -> Statistics:
-    """Statistics of exported rows; columns that the rows don't have are left out."""
+def export_version(days: int) -> str:
+    """Return the version of an export of so many days: each day is a minor version, even if one run adds several."""
+    return f"1.{days}.0"
+
+
+def statistics_of(rows: pa.Table, splits: Sequence[str], views: Iterable[str]) -> Statistics:
+    """Return the statistics of exported rows; `splits` names the split of each row. Columns not granted are skipped."""
     present = set(rows.column_names)
     named = {name: rows[name].to_pylist() for name in _COUNTED if name in present}
     flips: Counter[str] = Counter()
@@ -119,7 +135,7 @@ def count(rows: pa.Table, splits: Sequence[str], views: Iterable[str]) -> Statis
 
 
 def add_up(parts: Sequence[Statistics]) -> Statistics:
-    """The statistics of all rows together, in the order of the parts."""
+    """Return the statistics of all rows together. Sums of floats are taken in the order of the parts."""
     return Statistics(
         splits=_sum(part.splits for part in parts),
         views={view: _sum(part.views.get(view, {}) for part in parts) for view in _keys(part.views for part in parts)},

@@ -1,10 +1,10 @@
-"""What a subscriber's tools are told about an export: its columns as Arrow schema and as `datasets.Features`.
+"""The columns of an export, as Arrow schema and as `datasets.Features`.
 
-The Hugging Face schema metadata is what makes `datasets` show the two image columns as images; their struct must be
-exactly `{bytes: binary, path: string}`.
+The Hugging Face schema metadata makes `datasets` show the two image columns as images. Their struct must be exactly
+`{bytes: binary, path: string}`.
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
@@ -13,19 +13,20 @@ from perturb.schemas.tier import Tier
 
 if TYPE_CHECKING:
     import datasets
+    from datasets.features.features import FeatureType
 
 IMAGES = ("original", "perturbed")
 _ADDED = {
-    "sample_id": "first half of sha256(original_sha256 + '|' + perturbed_sha256): the same pair has the same id in "
+    "sample_id": "first half of sha256(original_sha256 + '|' + perturbed_sha256): the same pair has the same ID in "
     "every tier; also the key in tar shards",
-    "miner_pseudonym": "who answered, under a name that holds within this tier only",
+    "miner_pseudonym": "pseudonym of the miner that answered, valid within this tier only",
     "original": "the clean image, PNG, 8-bit RGB, as it was sent to the miners",
     "perturbed": "the perturbed image, PNG, 8-bit RGB, byte for byte as the miner sent it",
 }
 
 
 def metadata_schema(tier: Tier) -> pa.Schema:
-    """Every column of an export but the images: ids, the granted record columns, one boolean for each view."""
+    """Return every column of an export except the images: IDs, the granted record columns, a boolean for each view."""
     record = record_schema()
     fields = [pa.field("sample_id", pa.string())]
     if tier.miner == "pseudonym":
@@ -36,11 +37,11 @@ def metadata_schema(tier: Tier) -> pa.Schema:
 
 
 def describe(tier: Tier) -> dict[str, str]:
-    """One line on each column of the `parquet/` root, in its order."""
+    """Return a description of each column of the `parquet/` format, in the order of its columns."""
     record = {name: info.description or "" for name, info in Record.model_fields.items()}
     record["near_duplicate_of"] = (
         f"{'record_id' if 'record_id' in tier.granted else 'sample_id'} of a faster answer with nearly the same "
-        "perturbation; null also where that answer is not part of this tier"
+        "perturbation; null also if that answer is not part of this tier"
     )
     views = {view: f"whether {sql}" for view, sql in tier.views.items()}
     known = {**record, **_ADDED, **views}
@@ -48,7 +49,7 @@ def describe(tier: Tier) -> dict[str, str]:
 
 
 def parquet_features(tier: Tier) -> "datasets.Features":
-    """Features of the `parquet/` root: `sample_id`, `original`, `perturbed`, then the metadata."""
+    """Return the features of the `parquet/` format: `sample_id`, `original`, `perturbed`, then the metadata."""
     import datasets
 
     columns = {field.name: _feature(field.type, as_json=False) for field in metadata_schema(tier)}
@@ -57,9 +58,9 @@ def parquet_features(tier: Tier) -> "datasets.Features":
 
 
 def wds_features(tier: Tier) -> "datasets.Features":
-    """Features of the `wds/` root as `datasets` names them: `original.png`, `perturbed.png`, `json`, key and url.
+    """Return the features of the `wds/` format as `datasets` names them: the two PNGs, `json`, `__key__`, `__url__`.
 
-    Times are ISO 8601 strings in UTC there, because JSON has no better.
+    Times are ISO 8601 strings in UTC there, because JSON has no type for them.
     """
     import datasets
 
@@ -69,7 +70,7 @@ def wds_features(tier: Tier) -> "datasets.Features":
     return datasets.Features({**images, "json": row, "__key__": text, "__url__": text})
 
 
-def _feature(kind: pa.DataType, *, as_json: bool) -> Any:
+def _feature(kind: pa.DataType, *, as_json: bool) -> "FeatureType | dict[str, FeatureType]":
     import datasets
 
     if pa.types.is_struct(kind):

@@ -1,9 +1,9 @@
-"""Pictures for dataset cards, drawn from a day's or an export's statistics. The same counts give the same PNG bytes."""
+"""Figures for dataset cards, drawn from the statistics of a day or an export. Equal counts give equal PNG bytes."""
 
 import io
 import warnings
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 from perturb.sinks.dataset.day_index import HISTOGRAMS, Statistics
 
@@ -20,12 +20,12 @@ _LABELS = {
     "response_ms": "response time, ms",
 }
 _SHOWN = ("linf_levels", "ssim", "psnr", "margin", "score", "response_ms")
-_TOP = 15
+_BARS = 15
 _COLOUR = "#3b6ea5"
 
 
 def plot_names(statistics: Statistics) -> list[str]:
-    """File names of the plots that these statistics have counts for."""
+    """Return the file names of the figures for which these statistics have counts."""
     drawn = {
         "distributions.png": any(name in statistics.numbers for name in _SHOWN),
         "classes.png": bool(statistics.counts.get("true_label_name")),
@@ -35,7 +35,7 @@ def plot_names(statistics: Statistics) -> list[str]:
 
 
 def draw_plots(statistics: Statistics) -> dict[str, bytes]:
-    """File name -> PNG: distributions, most frequent classes, most frequent flips."""
+    """Draw the figures by file name, as PNG: distributions, most frequent classes, most frequent flips."""
     shown = [name for name in _SHOWN if name in statistics.numbers]
     draw = {
         "distributions.png": lambda: _distributions(statistics, shown),
@@ -46,12 +46,12 @@ def draw_plots(statistics: Statistics) -> dict[str, bytes]:
 
 
 def draw_counts(counts: dict[str, int], title: str) -> bytes:
-    """PNG of bars, the most frequent first; `title` says what is counted, and in what."""
+    """Draw a bar for each count as PNG, the most frequent first; `title` names what is counted and the unit."""
     return _bars(counts, title)
 
 
-def top(counts: dict[str, int], limit: int = _TOP) -> list[tuple[str, int]]:
-    """The most frequent entries, ties by name."""
+def most_common(counts: dict[str, int], limit: int = _BARS) -> list[tuple[str, int]]:
+    """Return the `limit` most frequent entries, those of equal counts by name."""
     return sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:limit]
 
 
@@ -77,7 +77,7 @@ def _distributions(statistics: Statistics, names: Sequence[str]) -> bytes:
 
 
 def _bars(counts: dict[str, int], title: str) -> bytes:
-    entries = top(counts)[::-1]
+    entries = most_common(counts)[::-1]
 
     def fill(figure: "Figure") -> None:
         axes = figure.subplots()
@@ -88,12 +88,12 @@ def _bars(counts: dict[str, int], title: str) -> bytes:
     return _render(fill, (8.0, 0.8 + 0.28 * len(entries)))
 
 
-def _render(fill: Any, size: tuple[float, float]) -> bytes:
+def _render(fill: Callable[["Figure"], None], size: tuple[float, float]) -> bytes:
     import matplotlib as mpl
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    # The reader's own matplotlibrc, and anything that label text could mean to mathtext, must not matter.
+    # The result must not depend on the user's matplotlibrc, and label text must not be read as mathtext.
     with mpl.rc_context():
         mpl.rcParams.update(mpl.rcParamsDefault)
         mpl.rcParams.update({"text.parse_math": False, "font.family": "DejaVu Sans", "font.size": 9})
@@ -102,7 +102,7 @@ def _render(fill: Any, size: tuple[float, float]) -> bytes:
         fill(figure)
         buffer = io.BytesIO()
         with warnings.catch_warnings():
-            # A label in a script that the font lacks is drawn as boxes; the table beside the plot has it in letters.
+            # A label in a script that the font lacks is drawn as boxes; the card's table shows its letters.
             warnings.filterwarnings("ignore", message="Glyph .* missing from font")
             figure.savefig(buffer, format="png", metadata={"Software": None})
     return buffer.getvalue()

@@ -1,29 +1,35 @@
-"""The files that are sold: WebDataset tars and Parquet with images in it, the same bytes for the same rows."""
+"""The data files of an export: Parquet with images in it and WebDataset tars, the same bytes for the same rows."""
 
 import io
 import json
 from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
-from typing import Any, Protocol
+from typing import Literal, Protocol
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from perturb.schemas.record import Row
 from perturb.schemas.tier import Tier
 from perturb.sinks.dataset.features import IMAGES, metadata_schema, parquet_features
 from perturb.sinks.formats.tar import BLOCK, END, header
 from perturb.sinks.stores.base import Buffer, ObjectWriter
 
-# Logical bytes of images in one row group: far below what the Hub's viewer takes, and soon there while streaming.
+Format = Literal["parquet", "wds"]
+FORMATS: tuple[Format, ...] = ("parquet", "wds")
+SUFFIXES: dict[Format, str] = {"parquet": "parquet", "wds": "tar"}
+
+# Bytes of images in one row group before compression: far below the limit of the Hub's viewer, and a short download
+# for a reader that streams.
 GROUP_BYTES = 32 * 2**20
 _FLUSH_BYTES = 4 * 2**20
 
 
-class SampleWriter(Protocol):
-    """Appends batches of rows with their images; without `finish` the file is not one."""
+class PairWriter(Protocol):
+    """Appends batches of rows with their images. The file is valid after `finish` only."""
 
     def add(self, rows: pa.Table, originals: Sequence[bytes], perturbed: Sequence[bytes]) -> None:
-        """Append rows of `metadata_schema`, and for each row its two PNGs."""
+        """Append rows with the columns of `metadata_schema`, and for each row its two PNGs."""
         ...
 
     def finish(self) -> None:
@@ -31,11 +37,11 @@ class SampleWriter(Protocol):
         ...
 
     def abandon(self) -> None:
-        """Write nothing more, whatever happens."""
+        """Write nothing more, not even from a destructor."""
         ...
 
 
-class WdsWriter:
+class WdsPairWriter:
     """WebDataset: `{sample_id}.original.png`, `{sample_id}.perturbed.png`, `{sample_id}.json`; USTAR, mtime 0."""
 
     def __init__(self, sink: ObjectWriter, tier: Tier):
@@ -44,7 +50,7 @@ class WdsWriter:
         self._bytes = 0
 
     def add(self, rows: pa.Table, originals: Sequence[bytes], perturbed: Sequence[bytes]) -> None:
-        """Append rows of `metadata_schema`, and for each row its two PNGs."""
+        """Append rows with the columns of `metadata_schema`, and for each row its two PNGs."""
         for row, original, changed in zip(rows.to_pylist(), originals, perturbed, strict=True):
             key = row["sample_id"]
             self._member(f"{key}.original.png", original)
@@ -58,7 +64,7 @@ class WdsWriter:
             self._flush()
 
     def _flush(self) -> None:
-        # One write for many small pieces: hashing and writing then run at their own speed.
+        # One write for many small pieces: then neither hashing nor writing waits for the other.
         self._sink.write(b"".join(self._pending))
         self._pending, self._bytes = [], 0
 
@@ -68,12 +74,15 @@ class WdsWriter:
         self._flush()
 
     def abandon(self) -> None:
-        """Drop what was not written yet."""
+        """Drop the members that are not written yet."""
         self._pending = []
 
 
-class ParquetWriter:
-    """Parquet with `datasets` image columns, row groups by bytes, page index, images neither compressed nor indexed."""
+class ParquetPairWriter:
+    """Parquet with the image columns of `datasets`, row groups cut by bytes, and a page index.
+
+    Images are neither compressed (PNG is compressed already) nor indexed.
+    """
 
     def __init__(self, sink: ObjectWriter, tier: Tier):
         self._schema = parquet_features(tier).arrow_schema
@@ -92,7 +101,7 @@ class ParquetWriter:
         )
 
     def add(self, rows: pa.Table, originals: Sequence[bytes], perturbed: Sequence[bytes]) -> None:
-        """Append rows of `metadata_schema`, and for each row its two PNGs; makes one row group."""
+        """Append rows with the columns of `metadata_schema`, and for each row its two PNGs, as one row group."""
         columns = {name: rows[name] for name in rows.column_names}
         columns |= {name: _images(data) for name, data in zip(IMAGES, (originals, perturbed), strict=True)}
         table = pa.table([columns[name] for name in self._schema.names], schema=self._schema)
@@ -103,14 +112,17 @@ class ParquetWriter:
         self._writer.close()
 
     def abandon(self) -> None:
-        """Close Arrow's writer without letting it write its footer."""
+        """Close Arrow's writer without its footer."""
         self._valve.shut = True
         self._writer.close()
 
 
 class _Valve(io.RawIOBase):
-    """The sink, until it is shut. Arrow's writer writes a footer even when it is merely collected as garbage, and by
-    then the descriptor below may belong to another file."""
+    """The sink, until it is shut.
+
+    Arrow's writer writes a footer even when it is collected as garbage, and by then the descriptor below may belong to
+    another file.
+    """
 
     def __init__(self, sink: ObjectWriter):
         self._sink = sink
@@ -126,17 +138,16 @@ class _Valve(io.RawIOBase):
         return self._sink.tell()
 
 
-WRITERS: dict[str, Callable[[ObjectWriter, Tier], SampleWriter]] = {"parquet": ParquetWriter, "wds": WdsWriter}
-SUFFIXES = {"parquet": "parquet", "wds": "tar"}
+WRITERS: dict[Format, Callable[[ObjectWriter, Tier], PairWriter]] = {"parquet": ParquetPairWriter, "wds": WdsPairWriter}
 
 
-def row_json(row: dict[str, Any]) -> bytes:
-    """A metadata row as JSON: every column in its order, times as ISO 8601 in UTC."""
+def row_json(row: Row) -> bytes:
+    """Return a metadata row as JSON: every column in its order, times as ISO 8601 in UTC."""
     return json.dumps(row, separators=(",", ":"), ensure_ascii=False, allow_nan=False, default=_plain).encode()
 
 
 def row_groups(image_bytes: Iterable[int]) -> list[slice]:
-    """Slices of rows whose images stay under `GROUP_BYTES` together (one row at least)."""
+    """Cut rows, given the bytes of each row's images, into slices of at most `GROUP_BYTES` (at least one row each)."""
     groups, start, total, end = [], 0, 0, 0
     for end, size in enumerate(image_bytes, start=1):
         if total and total + size > GROUP_BYTES:
@@ -159,7 +170,7 @@ def _image_leaves() -> list[str]:
 
 
 def _leaves(fields: Iterable[pa.Field], above: str = "") -> Iterable[str]:
-    """Parquet's names of the leaf columns below `fields`."""
+    """Yield Parquet's names of the leaf columns below `fields`."""
     for field in fields:
         yield from _leaf(field.type, above + field.name)
 
@@ -173,7 +184,7 @@ def _leaf(kind: pa.DataType, path: str) -> Iterable[str]:
         yield path
 
 
-def _plain(value: Any) -> str:
+def _plain(value: object) -> str:
     if isinstance(value, datetime):
         return value.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
     raise TypeError(f"{type(value).__name__} has no JSON")

@@ -1,4 +1,4 @@
-"""Tier exports: one growing dataset for each tier, each sealed day adding files that never change again."""
+"""Tier exports: a growing dataset for each tier. Each sealed day adds files, which never change afterwards."""
 
 import logging
 from collections.abc import Callable, Iterable, Sequence
@@ -13,22 +13,24 @@ from perturb.schemas.tier import Tier
 from perturb.sinks.corpus import keys
 from perturb.sinks.corpus.corpus import Corpus
 from perturb.sinks.corpus.manifest import Manifest
-from perturb.sinks.dataset.day_index import DayDigest
+from perturb.sinks.dataset.day_index import DayIndex, export_version, read_day_indexes
+from perturb.sinks.dataset.keys import release_key, tier_folder
 from perturb.sinks.stores.base import Store
-from perturb.tasks.export.operator_state import freeze, pseudonym_key, release_key, tier_folder
+from perturb.tasks.export.operator_state import freeze, pseudonym_key
 from perturb.tasks.export.plan import due, plan_day
-from perturb.tasks.export.publish_card import publish_cards, read_digests, write_release
+from perturb.tasks.export.publish_card import publish_cards
+from perturb.tasks.export.release import write_release
 from perturb.tasks.export.write_day import Progress, write_day
 
 log = logging.getLogger(__name__)
 
-MapDays = Callable[[Callable[[date], DayDigest], Sequence[date]], Iterable[DayDigest]]
+MapDays = Callable[[Callable[[date], DayIndex], Sequence[date]], Iterable[DayIndex]]
 """As the builtin `map`: given a function that writes one day, and days, return the index of each day."""
 
 
 @dataclass(frozen=True)
 class DayAdded:
-    """What one sealed day adds to an export. In a dry run `bytes` are those of the images alone."""
+    """What one sealed day adds to an export, both formats together. In a dry run `bytes` counts the images only."""
 
     day: date
     records: int
@@ -40,8 +42,9 @@ class DayAdded:
 class ExportResult:
     """The state of a tier's export after a run; `added` is what this run added, or would add in a dry run.
 
-    `path` is where the export lies (its roots are `path/parquet` and `path/wds`), `waiting` the sealed days that the
-    tier's delay still holds back, `release` the key of the file list that was frozen.
+    `bytes` is the size of both formats. `path` is the export's folder (its datasets are `path/parquet` and `path/wds`),
+    `waiting` the sealed days that the tier's delay still holds back, `release` the key of the file list that was
+    frozen.
     """
 
     tier: str
@@ -82,9 +85,9 @@ def export(
     store = corpus.store
     if release is not None:
         release_key(tier.name, release)
-    secret = _secret(store, tier, key, draw=not dry_run)
+    secret = _secret(store, tier, key, create=not dry_run)
     manifests = corpus.manifests()
-    done = {digest.day: digest for digest in read_digests(store, tier.name)}
+    done = {index.day: index for index in read_day_indexes(store, tier.name)}
     _check_sealed(manifests, done.values(), tier)
     missing = [manifest for manifest in manifests if manifest.day not in done]
     fresh = [manifest for manifest in missing if due(manifest, tier, today)]
@@ -96,7 +99,7 @@ def export(
     else:
         freeze(store, tier, secret)
         write = partial(export_day, corpus, tier, key=key, progress=progress)
-        written = {digest.day: digest for digest in map_days(write, [manifest.day for manifest in fresh])}
+        written = {index.day: index for index in map_days(write, [manifest.day for manifest in fresh])}
         added = [_added(written[day]) for day in sorted(written)]
         done |= written
         if done:
@@ -104,9 +107,9 @@ def export(
             frozen = write_release(store, made, release) if release is not None else None
     return ExportResult(
         tier=tier.name,
-        version=f"1.{len(done)}.0",
-        records=sum(digest.records for digest in done.values()),
-        bytes=sum(_size(digest) for digest in done.values()),
+        version=export_version(len(done)),
+        records=sum(index.records for index in done.values()),
+        bytes=sum(_size(index) for index in done.values()),
         path=f"{store.url.rstrip('/')}/{tier_folder(tier.name)}".rstrip("/"),
         added=tuple(added),
         waiting=tuple(manifest.day for manifest in missing if not due(manifest, tier, today)),
@@ -117,7 +120,7 @@ def export(
 
 def export_day(
     corpus: Corpus, tier: Tier, day: date, *, key: SecretStr | None = None, progress: Progress = lambda _: None
-) -> DayDigest:
+) -> DayIndex:
     """Write one sealed day's files and return its index; the step that `export` maps over the days that are due.
 
     Days are independent of each other, so several processes may write several of them at once. `key` and `progress`
@@ -128,28 +131,28 @@ def export_day(
     if manifest is None:
         raise CorpusError(f"{day} is not sealed ({keys.manifest_key(day)} is missing); seal it first")
     plan = plan_day(corpus, manifest, tier, key=_secret(corpus.store, tier, key))
-    digest = write_day(corpus, tier, plan, progress=progress)
-    log.info("tier %s: %s added %d records", tier.name, day, digest.records)
-    return digest
+    index = write_day(corpus, tier, plan, progress=progress)
+    log.info("tier %s: %s added %d records", tier.name, day, index.records)
+    return index
 
 
-def _secret(store: Store, tier: Tier, key: SecretStr | None, *, draw: bool = True) -> bytes:
-    return pseudonym_key(store, key, draw=draw) if tier.miner == "pseudonym" else b""
+def _secret(store: Store, tier: Tier, key: SecretStr | None, *, create: bool = True) -> bytes:
+    return pseudonym_key(store, key, create=create) if tier.miner == "pseudonym" else b""
 
 
-def _added(digest: DayDigest) -> DayAdded:
-    return DayAdded(digest.day, digest.records, len(digest.files), _size(digest))
+def _added(index: DayIndex) -> DayAdded:
+    return DayAdded(index.day, index.records, len(index.files), _size(index))
 
 
-def _size(digest: DayDigest) -> int:
-    return sum(file.size for file in digest.files)
+def _size(index: DayIndex) -> int:
+    return sum(file.size for file in index.files)
 
 
-def _check_sealed(manifests: Sequence[Manifest], digests: Iterable[DayDigest], tier: Tier) -> None:
+def _check_sealed(manifests: Sequence[Manifest], indexes: Iterable[DayIndex], tier: Tier) -> None:
     roots = {manifest.day: manifest.merkle_root for manifest in manifests}
-    for digest in digests:
-        if roots.get(digest.day) != digest.merkle_root:
+    for index in indexes:
+        if roots.get(index.day) != index.merkle_root:
             raise CorpusError(
-                f"tier {tier.name} has exported {digest.day} from another sealed day than the corpus holds now; "
-                "restore the corpus, or export into a fresh store"
+                f"tier {tier.name} exported {index.day} from another sealed day than the one in the corpus now; "
+                "restore the corpus, or export into an empty store"
             )

@@ -1,23 +1,28 @@
-"""Uploading one root of an export to a dataset repository on the Hugging Face Hub, in one commit.
+"""Upload one format of an export to a dataset repository on the Hugging Face Hub, in one commit.
 
-Only what is missing there is sent: day files never change, so a later version adds files and replaces the card.
+Only data files that the repository lacks are sent: they never change, so a later version adds files and replaces the
+card.
 """
 
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from perturb.schemas.errors import SettingsError, StoreError, TierError
+from perturb.sinks.dataset.day_index import DayIndex, export_version, read_day_indexes
+from perturb.sinks.dataset.keys import CARD, figure_folder, format_folder, index_key, tier_folder
+from perturb.sinks.dataset.writers import FORMATS, Format
 from perturb.sinks.stores.base import Store
-from perturb.tasks.export.operator_state import tier_folder
-from perturb.tasks.export.publish_card import read_digests
-from perturb.tasks.export.write_day import ROOTS
+
+if TYPE_CHECKING:
+    from huggingface_hub import CommitOperationAdd, HfApi
 
 
 @dataclass(frozen=True)
 class Published:
-    """What a commit to the Hub brought: files sent, and those that were there already."""
+    """The result of an upload: the paths that were sent, and the number of data files that the repository had."""
 
     tier: str
     repo: str
@@ -28,61 +33,70 @@ class Published:
 
 
 def publish(
-    store: Store, tier: str, *, repo: str, root: str = "parquet", private: bool = True, api: Any = None
+    store: Store, tier: str, *, repo: str, root: str = "parquet", private: bool = True, api: "HfApi | None" = None
 ) -> Published:
-    """Bring a Hub repository up to the tier's export; `api` is a `huggingface_hub.HfApi` (default: one with the
-    credentials of the environment).
+    """Bring a Hub repository up to date with the format `root` of the tier's export.
 
-    Raises TierError where nothing is exported, SettingsError for a name that can't be a repository's, StoreError where
-    the Hub refuses.
+    The repository is created if it does not exist, `private` or public. `api` defaults to one with the credentials of
+    the environment. Raises TierError when the tier has no export, SettingsError for an invalid format or repository
+    name, StoreError when the Hub refuses.
     """
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
     from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
-    if root not in ROOTS:
-        raise SettingsError(f"root {root!r} is none; choose one of {', '.join(ROOTS)}")
+    format = next((name for name in FORMATS if name == root), None)
+    if format is None:
+        raise SettingsError(f"root {root!r} is not a format of exports; choose one of {', '.join(FORMATS)}")
     try:
         validate_repo_id(repo)
     except HFValidationError as error:
-        raise SettingsError(f"--repo {repo!r} is no repository's name ({error}); write org/name") from error
-    digests = read_digests(store, tier)
-    if not digests:
+        raise SettingsError(f"--repo {repo!r} is not the name of a repository ({error}); write org/name") from error
+    indexes = read_day_indexes(store, tier)
+    if not indexes:
         raise TierError(f"tier {tier} has no export yet; run perturb export --tier {tier} first")
-    version = f"1.{len(digests)}.0"
+    version = export_version(len(indexes))
+    listed = _data_files(tier, indexes, format)
     client = api or HfApi()
     try:
         client.create_repo(repo, repo_type="dataset", private=private, exist_ok=True)
         there = set(client.list_repo_files(repo, repo_type="dataset"))
         with tempfile.TemporaryDirectory() as temporary:
-            files = _to_send(store, tier, root, there)
-            operations = [_operation(store, key, path, Path(temporary)) for key, path in files.items()]
+            files = {path: key for path, key in listed.items() if path not in there}
+            files |= _card_files(store, tier, format, indexes)
+            operations = [_operation(store, key, path, Path(temporary)) for path, key in files.items()]
             client.create_commit(
                 repo, repo_type="dataset", operations=operations, commit_message=f"Perturb {tier}, version {version}"
             )
     except HfHubHTTPError as error:
         raise StoreError(f"the Hub refused {repo}: {error}; check HF_TOKEN and that it may write there") from error
-    return Published(tier, repo, root, version, sent=tuple(files.values()), kept=len(there & set(_all(digests, root))))
+    return Published(tier, repo, format, version, sent=tuple(files), kept=len(there & set(listed)))
 
 
-def _all(digests: Any, root: str) -> list[str]:
-    return [file.key.removeprefix(f"{root}/") for digest in digests for file in digest.files if file.root == root]
-
-
-def _to_send(store: Store, tier: str, root: str, there: set[str]) -> dict[str, str]:
-    """Key -> path in the repository: the root as it stands and the days' digests, less data files already there."""
+def _data_files(tier: str, indexes: Sequence[DayIndex], format: Format) -> dict[str, str]:
+    """Path in the repository -> key, for every data file of a format."""
     folder = tier_folder(tier)
-    found = {entry.key: entry.key.removeprefix(f"{folder}{root}/") for entry in store.entries(f"{folder}{root}/")}
-    found |= {entry.key: entry.key.removeprefix(folder) for entry in store.entries(f"{folder}.perturb/")}
-    return {key: path for key, path in found.items() if not (path.startswith("data/") and path in there)}
+    keys = [file.key for index in indexes for file in index.files if file.root == format]
+    return {key.removeprefix(f"{format}/"): folder + key for key in keys}
 
 
-def _operation(store: Store, key: str, path: str, temporary: Path) -> Any:
+def _card_files(store: Store, tier: str, format: Format, indexes: Sequence[DayIndex]) -> dict[str, str]:
+    """Path in the repository -> key, for the card, its figures and Croissant metadata, and the indexes of the days."""
+    folder = format_folder(tier, format)
+    figures = folder + figure_folder(export_version(len(indexes)))
+    keys = [folder + CARD, *(entry.key for entry in store.entries(figures))]
+    found = {key.removeprefix(folder): key for key in keys}
+    return found | {
+        key.removeprefix(tier_folder(tier)): key for key in (index_key(tier, index.day) for index in indexes)
+    }
+
+
+def _operation(store: Store, key: str, path: str, temporary: Path) -> "CommitOperationAdd":
     from huggingface_hub import CommitOperationAdd
 
     entry = store.head(key)
     if entry is None:
-        raise StoreError(f"{key} vanished while it was uploaded; export again")
+        raise StoreError(f"{key} disappeared during the upload; export again")
     local = temporary / path
     local.parent.mkdir(parents=True, exist_ok=True)
     with local.open("wb") as file:

@@ -1,65 +1,51 @@
-"""What the operator keeps about exports, outside of everything that a subscriber can read.
+"""What the operator keeps about exports, where no subscriber can read it.
 
-`operator/pseudonym.key` keys the pseudonyms where the settings give no key. It lies in the corpus' own store, because
-whoever can read there can read the hotkeys themselves. `operator/tiers/{tier}.json` is the definition under which a
-tier was first exported: its files never change again, so neither may what they were made by.
+`operator/pseudonym.key` keys the pseudonyms if the settings give no key. It is in the corpus' own store, because a
+reader of that store can read the hotkeys themselves. `operator/tiers/{tier}.json` is the definition under which a tier
+was first exported. Exported files never change, so the definition may not change either.
 """
 
 import hashlib
 import hmac
 import json
-import re
 import secrets
 
 from pydantic import SecretStr
 
 from perturb.schemas.errors import TierError
 from perturb.schemas.tier import Tier
+from perturb.sinks.dataset.keys import tier_folder
 from perturb.sinks.formats.merkle import canonical_json
 from perturb.sinks.stores.base import ObjectMissing, Store
 
-EXPORTS = "exports/"
 KEY_OBJECT = "operator/pseudonym.key"
-_RELEASE = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
-_MIN_KEY = 16
+_MIN_KEY_BYTES = 16
 
 
-def tier_folder(tier: str) -> str:
-    """`exports/{tier}/`."""
-    return f"{EXPORTS}{tier}/"
+def pseudonym_key(store: Store, given: SecretStr | None, *, create: bool = True) -> bytes:
+    """Return the key of the pseudonyms: the setting's, or else the random key that the corpus keeps.
 
-
-def release_key(tier: str, release: str) -> str:
-    """The frozen file list of a release. Raises TierError for a name that can't be one."""
-    if not _RELEASE.fullmatch(release):
-        raise TierError(f"release name {release!r}: use letters, digits, '.', '_' and '-', at most 64, such as 2026-q1")
-    return f"{tier_folder(tier)}releases/{release}.json"
-
-
-def pseudonym_key(store: Store, given: SecretStr | None, *, draw: bool = True) -> bytes:
-    """The key of the pseudonyms: the setting's, or one that was drawn for this corpus.
-
-    Where there is none yet, it is drawn and kept; without `draw`, for a mere look, a passing one serves.
-    Raises TierError for a setting that is too short to keep a secret.
+    A corpus without a key gets one. Without `create` (previews, dry runs) nothing is written, and the key returned for
+    such a corpus is not kept. Raises TierError for a setting of less than 16 bytes.
     """
     if given is not None:
         key = given.get_secret_value().encode()
-        if len(key) < _MIN_KEY:
+        if len(key) < _MIN_KEY_BYTES:
             raise TierError(
-                f"pseudonym_key has {len(key)} bytes; give at least {_MIN_KEY} random ones (PERTURB_PSEUDONYM_KEY)"
+                f"pseudonym_key has {len(key)} bytes; set {_MIN_KEY_BYTES} or more random bytes (PERTURB_PSEUDONYM_KEY)"
             )
         return key
     try:
         return store.get(KEY_OBJECT)
     except ObjectMissing:
-        if not draw:
+        if not create:
             return secrets.token_bytes(32)
         store.put_new(KEY_OBJECT, secrets.token_hex(32).encode())
         return store.get(KEY_OBJECT)
 
 
 def definition(tier: Tier, key: bytes) -> dict[str, object]:
-    """What a tier's files depend on: everything but description, licence and delay. The key stands as a fingerprint."""
+    """Return what a tier's files depend on: all but description, licence and delay, and the key as a fingerprint."""
     fixed: dict[str, object] = {
         "where": tier.where,
         "columns": list(tier.granted),
@@ -73,7 +59,7 @@ def definition(tier: Tier, key: bytes) -> dict[str, object]:
 
 
 def freeze(store: Store, tier: Tier, key: bytes) -> None:
-    """Keep the tier's definition on its first export. Raises TierError if it was exported under another one."""
+    """Store the tier's definition at its first export. Raises TierError if it was exported under another definition."""
     place = f"operator/tiers/{tier.name}.json"
     now = definition(tier, key)
     if store.put_new(place, canonical_json(now)):
@@ -82,5 +68,6 @@ def freeze(store: Store, tier: Tier, key: bytes) -> None:
     changed = sorted(name for name in {*now, *before} if now.get(name) != before.get(name))
     raise TierError(
         f"tier {tier.name} was first exported with other {', '.join(changed)}, and exported files never change: "
-        f"restore that, give the tier a new name, or delete {tier_folder(tier.name)} and {place} to start over"
+        "restore the first definition, give the tier a new name, or start over: "
+        f"delete {tier_folder(tier.name)} and {place}"
     )

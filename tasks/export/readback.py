@@ -1,25 +1,30 @@
-"""An export read as its subscribers read it, and one record of it proven from nothing but the bytes they get."""
+"""Read an export as its subscribers read it, and check one pair of it from its two images alone."""
 
 import contextlib
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from perturb.models.classifier import Classifier
 from perturb.schemas.errors import TierError
 from perturb.schemas.image import pixel_identity
+from perturb.schemas.record import Row
 from perturb.schemas.settings import S3Settings
+from perturb.sinks.dataset.writers import FORMATS, Format
 from perturb.sinks.stores.open import open_store
 from perturb.tasks.tiers.grant import sample_id
 
+if TYPE_CHECKING:
+    import datasets
+
 
 @dataclass(frozen=True)
-class Proof:
-    """One record, checked from its two images: what they say, and whether the metadata says the same."""
+class PairCheck:
+    """One pair, checked from its two images: what they show, and whether the metadata agrees (`holds`)."""
 
     sample_id: str
     linf_levels: int
@@ -31,47 +36,47 @@ class Proof:
 
 @dataclass(frozen=True)
 class ReadBack:
-    """Records that each reader found (`datasets` in memory and streaming, on both roots; `webdataset`), and a proof.
+    """Records by reader (`datasets` in memory and streaming, on both formats; `webdataset`), and the check of a pair.
 
-    `agree` says whether all readers found the same records as the card states; `proof.holds` whether the recomputed
-    L-inf, labels and sample id are those of the metadata.
+    `agree` says whether all readers found the same records; `proof.holds` whether the recomputed L-inf, labels and
+    sample id are those of the metadata.
     """
 
     records: dict[str, int]
     agree: bool
-    proof: Proof
+    proof: PairCheck
 
     @property
     def holds(self) -> bool:
-        """Everything that was read is what was promised."""
+        """Whether all readers agree and the pair is what its metadata says."""
         return self.agree and self.proof.holds
 
 
 def read_back(path: str, *, classifier: Classifier, s3: S3Settings | None = None) -> ReadBack:
-    """Load the export at `path` (a tier's folder; on S3 it is downloaded first) with every reader that is promised.
+    """Load the export at `path` (a tier's folder; on S3 it is downloaded first) with each reader of the guide.
 
-    Raises TierError where nothing was exported yet.
+    Raises TierError when nothing is exported there yet.
     """
     with _local(path, s3) as folder:
         if not (folder / "parquet" / "README.md").exists():
-            raise TierError(f"there is nothing exported in {path} yet; the tier's delay may hold the sealed days back")
+            raise TierError(f"nothing is exported to {path} yet; the tier's delay may hold the sealed days back")
         found: dict[str, set[str]] = {}
         records: dict[str, int] = {}
         for reader, ids in _readers(folder):
             found[reader], records[reader] = set(ids), len(ids)
         agree = len(set(map(frozenset, found.values()))) == 1 and len(set(records.values())) == 1
-        return ReadBack(records=records, agree=agree, proof=prove(_first_row(folder), classifier))
+        return ReadBack(records=records, agree=agree, proof=check_pair(_first_row(folder), classifier))
 
 
-def prove(row: dict[str, Any], classifier: Classifier) -> Proof:
-    """Check one row of a `parquet/` root as `datasets` gives it; columns that the tier withholds are not compared."""
+def check_pair(row: Row, classifier: Classifier) -> PairCheck:
+    """Check one row of a `parquet/` dataset as `datasets` gives it; columns that the tier withholds are skipped."""
     clean, perturbed = np.asarray(row["original"]), np.asarray(row["perturbed"])
     levels = int(np.abs(clean.astype(np.int16) - perturbed.astype(np.int16)).max())
     before, after = (int(label) for label in classifier.logits(np.stack([clean, perturbed])).argmax(axis=1))
     stated = {"linf_levels": levels, "true_label": before, "adversarial_label": after}
     identity = sample_id(pixel_identity(clean), pixel_identity(perturbed))
     same = all(row[name] == value for name, value in stated.items() if name in row)
-    return Proof(
+    return PairCheck(
         sample_id=row["sample_id"],
         linf_levels=levels,
         clean_label=classifier.label_name(before),
@@ -82,44 +87,48 @@ def prove(row: dict[str, Any], classifier: Classifier) -> Proof:
 
 
 def _readers(folder: Path) -> Iterator[tuple[str, list[str]]]:
-    """Each reader's name and the sample ids that it found."""
+    """Yield each reader's name and the sample ids that it found."""
     import datasets
 
-    for root in ("parquet", "wds"):
+    for format in FORMATS:
         with tempfile.TemporaryDirectory() as cache, _quiet():
-            # The splits' sizes stand in the card; `datasets` itself refuses an export that has fewer.
-            kept = datasets.load_dataset(str(folder / root), cache_dir=cache)
-            yield f"{root}: datasets", _ids(kept, root)
+            # The card states the splits' sizes; `datasets` itself refuses an export that has fewer rows.
+            kept = datasets.load_dataset(str(folder / format), cache_dir=cache)
+            yield f"{format}: datasets", _ids(kept, format)
         with _quiet():
-            yield f"{root}: datasets, streaming", _ids(datasets.load_dataset(str(folder / root), streaming=True), root)
+            streamed = datasets.load_dataset(str(folder / format), streaming=True)
+            yield f"{format}: datasets, streaming", _ids(streamed, format)
     yield "wds: webdataset", _webdataset_ids(folder / "wds")
 
 
-def _ids(splits: Any, root: str) -> list[str]:
-    column = "sample_id" if root == "parquet" else "__key__"
+def _ids(splits: "datasets.DatasetDict | datasets.IterableDatasetDict", format: Format) -> list[str]:
+    column = "sample_id" if format == "parquet" else "__key__"
     return [row[column] for split in splits.values() for row in split.select_columns([column])]
 
 
-def _webdataset_ids(root: Path) -> list[str]:
+def _webdataset_ids(folder: Path) -> list[str]:
     import webdataset
 
-    urls = sorted(str(path) for path in root.glob("data/*/*.tar"))
+    urls = sorted(str(path) for path in folder.glob("data/*/*.tar"))
     pairs = webdataset.WebDataset(urls, shardshuffle=False).decode("pil")
     fields = pairs.to_tuple("__key__", "original.png", "perturbed.png", "json")
     ids = []
     for key, original, perturbed, row in fields:
         if original.size != perturbed.size or row["sample_id"] != key:
-            raise TierError(f"sample {key} of {root} does not hang together; delete the export and make it again")
+            raise TierError(
+                f"sample {key} in {folder} is inconsistent: image sizes or sample_id differ; delete the export and "
+                "export again"
+            )
         ids.append(key)
     return ids
 
 
-def _first_row(folder: Path) -> dict[str, Any]:
+def _first_row(folder: Path) -> Row:
     import datasets
 
     with _quiet():
         splits = datasets.load_dataset(str(folder / "parquet"), streaming=True)
-    row: dict[str, Any] = next(iter(next(iter(splits.values()))))
+    row: Row = next(iter(next(iter(splits.values()))))
     return row
 
 
@@ -138,7 +147,7 @@ def _quiet() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _local(path: str, s3: S3Settings | None) -> Iterator[Path]:
-    """The export as a directory: itself, or a plain download of everything below an s3:// path."""
+    """Yield the export as a directory: itself, or a download of everything below an s3:// path."""
     if not path.startswith("s3://"):
         yield Path(path)
         return

@@ -1,26 +1,30 @@
-"""Handing an export to a subscriber: a list of links that work for a while, with sizes and digests."""
+"""Presigned links to the files of an export, with their sizes and sha256, for a subscriber without credentials."""
 
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 
 from perturb.schemas.errors import SettingsError, TierError
-from perturb.sinks.dataset.card import SPLITS
-from perturb.sinks.dataset.day_index import ExportFile
+from perturb.schemas.tier import SPLITS
+from perturb.sinks.dataset.day_index import ExportFile, export_version, read_day_indexes
+from perturb.sinks.dataset.keys import tier_folder
+from perturb.sinks.dataset.writers import FORMATS, Format
 from perturb.sinks.stores.base import Store
-from perturb.tasks.export.operator_state import tier_folder
-from perturb.tasks.export.publish_card import read_digests, read_release
-from perturb.tasks.export.write_day import ROOTS
+from perturb.tasks.export.release import read_release
 
 _UNITS = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
-# Signature version 4 signs for no longer.
+# AWS Signature Version 4 allows no longer time.
 LONGEST = timedelta(days=7)
 
 
 @dataclass(frozen=True)
 class SharedFile:
-    """One file: where to get it, where it belongs below the download folder, and what it must be."""
+    """One file: its link, its path below the download folder, and the size and sha256 to check.
+
+    `root` is the format (`parquet` or `wds`), `rows` the number of records, `size` in bytes.
+    """
 
     url: str
     path: str
@@ -33,7 +37,7 @@ class SharedFile:
 
 @dataclass(frozen=True)
 class Share:
-    """Links to every data file of an export (or of one release of it), good until `expires_at`."""
+    """Links to every data file of an export, or of one of its releases, valid until `expires_at`."""
 
     tier: str
     version: str
@@ -42,33 +46,33 @@ class Share:
     files: tuple[SharedFile, ...]
 
     def to_json(self) -> bytes:
-        """Everything; `data_files[root]` is what `datasets.load_dataset(..., data_files=)` takes."""
+        """Return the list as JSON; `data_files[root]` is what `datasets.load_dataset(..., data_files=)` takes."""
         body = asdict(self) | {
             "expires_at": self.expires_at.strftime("%Y-%m-%dT%H:%M:%SZ"),
             "data_files": {
-                root: {split: urls for split in SPLITS if (urls := self._urls(root, split))} for root in ROOTS
+                format: {split: urls for split in SPLITS if (urls := self._urls(format, split))} for format in FORMATS
             },
         }
         return json.dumps(body, indent=1).encode() + b"\n"
 
     def urls(self) -> str:
-        """One link a line."""
+        """Return one link a line."""
         return "".join(f"{file.url}\n" for file in self.files)
 
     def downloads(self) -> str:
-        """Input for `aria2c -i`: each link with its place and its digest, checked after the download."""
+        """Return input for `aria2c -i`: each link with its path and the sha256 that aria2c checks."""
         return "".join(f"{file.url}\n out={file.path}\n checksum=sha-256={file.sha256}\n" for file in self.files)
 
     def curl(self) -> str:
-        """Input for `curl --create-dirs -K`: each link with its place; curl's own name for it is not unique."""
+        """Return input for `curl --create-dirs -K`: each link with its path, as names alone are not unique."""
         return "".join(f'url = "{file.url}"\noutput = "{file.path}"\n' for file in self.files)
 
     def checksums(self) -> str:
-        """Input for `sha256sum -c` in the download folder."""
+        """Return input for `sha256sum -c` in the download folder."""
         return "".join(f"{file.sha256}  {file.path}\n" for file in self.files)
 
-    def _urls(self, root: str, split: str) -> list[str]:
-        return [file.url for file in self.files if (file.root, file.split) == (root, split)]
+    def _urls(self, format: Format, split: str) -> list[str]:
+        return [file.url for file in self.files if (file.root, file.split) == (format, split)]
 
 
 def share(
@@ -77,17 +81,16 @@ def share(
     *,
     release: str | None = None,
     expires: timedelta = LONGEST,
-    roots: tuple[str, ...] = ROOTS,
+    formats: tuple[Format, ...] = FORMATS,
     now: datetime | None = None,
 ) -> Share:
     """Sign links to the data files of a tier's export as it is now, or as a release froze it.
 
-    Links are signed with the credentials of the store and end with those, if they end sooner.
-    Raises TierError where nothing is exported or there is no such release, SettingsError for a longer time than
-    links can be signed for.
+    Links are signed with the credentials of the store and become invalid with them, if those expire sooner.
+    Raises TierError when the tier has no export or no such release, SettingsError for a time of 0 or more than 7 days.
     """
     if not timedelta(0) < expires <= LONGEST:
-        raise SettingsError(f"links cannot be signed for {expires}; choose more than 0 and at most 7d")
+        raise SettingsError(f"links cannot be valid for {expires}; choose more than 0 and at most 7d")
     version, files = _files(store, tier, release)
     until = (now or datetime.now(UTC)) + expires
     return Share(
@@ -106,26 +109,24 @@ def share(
                 sha256=file.sha256,
             )
             for file in files
-            if file.root in roots
+            if file.root in formats
         ),
     )
 
 
 def parse_duration(text: str) -> timedelta:
-    """A time such as 30m, 12h, 7d. Raises SettingsError that says so."""
+    """Parse a duration such as 30m, 12h or 7d. Raises SettingsError for other text."""
     match = re.fullmatch(r"([1-9][0-9]{0,5})([mhdw])", text)
     if match is None:
-        raise SettingsError(f"--expires {text!r} is no duration; write a number and m, h, d or w, such as 12h or 7d")
+        raise SettingsError(f"--expires {text!r} is not a duration; write a number and m, h, d or w: 12h or 7d")
     return timedelta(**{_UNITS[match[2]]: int(match[1])})
 
 
-def _files(store: Store, tier: str, release: str | None) -> tuple[str, list[ExportFile]]:
+def _files(store: Store, tier: str, release: str | None) -> tuple[str, Sequence[ExportFile]]:
     if release is not None:
         frozen = read_release(store, tier, release)
-        listed = frozen["files"]
-        assert isinstance(listed, list)
-        return str(frozen["version"]), [ExportFile(**file) for file in listed]
-    digests = read_digests(store, tier)
-    if not digests:
+        return frozen.version, frozen.files
+    indexes = read_day_indexes(store, tier)
+    if not indexes:
         raise TierError(f"tier {tier} has no export yet; run perturb export --tier {tier} first")
-    return f"1.{len(digests)}.0", [file for digest in digests for file in digest.files]
+    return export_version(len(indexes)), [file for index in indexes for file in index.files]

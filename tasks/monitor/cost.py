@@ -11,8 +11,8 @@ from perturb.schemas.settings import Settings
 from perturb.sinks.corpus import keys
 from perturb.sinks.corpus.corpus import Corpus, RoundRef
 from perturb.sinks.corpus.manifest import Manifest
+from perturb.sinks.dataset.keys import EXPORTS
 from perturb.sinks.stores.base import STREAM_BYTES
-from perturb.tasks.export.operator_state import EXPORTS
 
 # Days that the averages are taken over, so that last year's traffic does not dilute today's.
 _WINDOW = 14

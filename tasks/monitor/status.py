@@ -17,9 +17,9 @@ from perturb.schemas.status import Finding, Medians, Status, TierLag
 from perturb.sinks.corpus.corpus import Corpus, RoundRef
 from perturb.sinks.corpus.keys import commit_key
 from perturb.sinks.corpus.manifest import Manifest
+from perturb.sinks.dataset.keys import exported_days
 from perturb.sinks.stores.arrow import open_filesystem
 from perturb.tasks.corpus.seal import closes_at
-from perturb.tasks.export.operator_state import tier_folder
 from perturb.tasks.tiers.tier_file import load_tiers
 
 # Label pairs judged before these many days don't count as known in the hit rate: reading all of them would take long.
@@ -158,9 +158,7 @@ def _exports(
 ) -> tuple[TierLag, ...]:
     lags = []
     for tier, delay in tiers.items():
-        folder = f"{tier_folder(tier)}.perturb/"
-        names = (entry.key.removeprefix(folder).removesuffix(".json") for entry in corpus.store.entries(folder))
-        done = {date.fromisoformat(name) for name in names}
+        done = set(exported_days(corpus.store, tier))
         due = {manifest.day: _due_at(manifest, delay) for manifest in manifests if manifest.day not in done}
         behind = tuple(day for day, moment in due.items() if moment <= now)
         oldest = max((now - due[day]).total_seconds() for day in behind) if behind else 0.0

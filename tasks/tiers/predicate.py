@@ -1,20 +1,23 @@
-"""Row predicates of tiers: one SQL expression, proven harmless before it runs.
+"""Row predicates of tiers: one SQL expression each, checked before it runs.
 
-A tier file is an input like any other. DuckDB runs with external access off and its configuration locked, so nothing
-inside a predicate reaches a file or the network; and what is parsed must consist of expressions over one row only, so
-a predicate can't aggregate, join, or depend on the clock, the machine or chance.
+A tier file is untrusted input. DuckDB runs with external access off and its configuration locked, so a predicate
+reaches neither files nor the network. The parsed expression may contain only operations on one row, so a predicate
+cannot aggregate, join, or depend on the clock, the machine or random numbers.
 """
 
 import json
 from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
 from perturb.schemas.errors import TierError
 from perturb.schemas.record import record_schema
+
+if TYPE_CHECKING:
+    from duckdb import DuckDBPyConnection
 
 _EXPRESSIONS = "CONJUNCTION COMPARISON COLUMN_REF CONSTANT FUNCTION OPERATOR CAST TYPE BETWEEN CASE LAMBDA"
 # Pure, deterministic and independent of locale; operators are functions to DuckDB's parser.
@@ -30,10 +33,10 @@ _PURE = """
     year month day date_part date_trunc dayofweek ifnull nullif
 """
 _CLASSES = frozenset(_EXPRESSIONS.split())
-# A parameter of such a name would hide whether the column is read; catalogs and schemas come before columns.
+# A lambda parameter of such a name would hide whether the column is read; catalogs and schemas precede columns.
 _NO_PARAMETERS = frozenset({"records", "memory", "main", "temp", "system", *map(str.lower, record_schema().names)})
 _FUNCTIONS = frozenset(_PURE.split())
-_WHAT = {
+_CONSTRUCTS = {
     "SUBQUERY": "a subquery",
     "WINDOW": "a window function",
     "STAR": "a star",
@@ -43,8 +46,8 @@ _WHAT = {
 }
 
 
-def open_duckdb(*, threads: int = 1) -> Any:
-    """An in-memory DuckDB connection without files, network, extensions or Python variables, its settings locked."""
+def open_duckdb(*, threads: int = 1) -> "DuckDBPyConnection":
+    """Open an in-memory DuckDB without files, network, extensions or Python variables, with its settings locked."""
     import duckdb
 
     connection = duckdb.connect(
@@ -63,10 +66,10 @@ def open_duckdb(*, threads: int = 1) -> Any:
 
 @cache
 def check_predicate(sql: str, *, columns: tuple[str, ...] | None = None) -> frozenset[str]:
-    """The record columns that `sql` reads; `columns` are those it may read (all of the record's where None).
+    """Return the record columns that `sql` reads; `columns` are those it may read (None: all of the record).
 
-    Raises TierError when `sql` is not one boolean expression over these columns, in a sentence that says what is
-    wrong with it (the caller knows which line of the tier file it stands on).
+    Raises TierError when `sql` is not one boolean expression over these columns. The message says what is wrong; the
+    caller adds the line of the tier file.
     """
     import duckdb
 
@@ -86,9 +89,11 @@ def check_predicate(sql: str, *, columns: tuple[str, ...] | None = None) -> froz
 
 
 def matching(table: pa.Table, predicates: dict[str, str]) -> pa.Table:
-    """Boolean columns (`predicates`' keys, in their order, never null), one row for each row of `table` in its order.
+    """Return whether each predicate holds for each row of `table`, in its order.
 
-    Each predicate must have passed `check_predicate`. A predicate that is null for a row does not hold for it.
+    The result has a boolean column without nulls for each key of `predicates`, in their order. Each predicate must have
+    passed `check_predicate`. A predicate that is null for a row does not hold for it. Raises TierError for a predicate
+    that fails on some row's value.
     """
     numbered = table.append_column("__row", pa.array(range(table.num_rows), pa.int64()))
     chosen = ", ".join(f'coalesce((\n{sql}\n), false) AS "{name}"' for name, sql in predicates.items())
@@ -99,14 +104,14 @@ def matching(table: pa.Table, predicates: dict[str, str]) -> pa.Table:
         try:
             found = connection.sql(f"SELECT __row, {chosen} FROM records ORDER BY __row").to_arrow_table()
         except duckdb.Error as error:
-            # A cast, say, that only some row's value breaks.
+            # For example a cast that fails for the value of some row.
             raise TierError(
                 f"a predicate fails on the corpus: {_first_line(error)}; use try_cast or a guard"
             ) from error
     return found.drop_columns(["__row"])
 
 
-def _parse(connection: Any, sql: str) -> dict[str, Any]:
+def _parse(connection: "DuckDBPyConnection", sql: str) -> dict[str, Any]:
     query = f"SELECT * FROM records WHERE (\n{sql}\n)"
     ((answer,),) = connection.execute("SELECT json_serialize_sql(?::VARCHAR)", [query]).fetchall()
     parsed = json.loads(answer)
@@ -114,7 +119,7 @@ def _parse(connection: Any, sql: str) -> dict[str, Any]:
         raise TierError(f"predicate {_short(sql)} is not SQL: {parsed['error_message']}; write one expression")
     statements = parsed["statements"]
     node = statements[0]["node"] if len(statements) == 1 else {}
-    # Whatever closes our bracket and goes on shows here: a second statement, a union, an order, a limit.
+    # Text that closes our bracket and continues shows here: a second statement, a union, an order, a limit.
     empty = {"type", "cte_map", "aggregate_handling", "select_list", "from_table", "where_clause"}
     extra = [key for key, value in node.items() if value and key not in empty]
     if node.get("type") != "SELECT_NODE" or extra or node["cte_map"]["map"]:
@@ -130,8 +135,14 @@ def _columns_read(tree: dict[str, Any], sql: str, allowed: Sequence[str]) -> fro
     for node, parameters in _nodes(tree):
         kind = node["class"]
         if kind not in _CLASSES:
-            raise TierError(f"predicate {_short(sql)} holds {_WHAT.get(kind, kind)}; a predicate looks at one row only")
-        if kind == "FUNCTION" and (node["function_name"] not in _FUNCTIONS or node.get("schema")):
+            construct = _CONSTRUCTS.get(kind, kind)
+            raise TierError(f"predicate {_short(sql)} has {construct}; a predicate reads one row only")
+        if kind == "FUNCTION" and (qualifier := node.get("catalog") or node.get("schema")):
+            name = node["function_name"]
+            raise TierError(
+                f"predicate {_short(sql)} calls {qualifier}.{name}(); functions are named without a schema: {name}()"
+            )
+        if kind == "FUNCTION" and node["function_name"] not in _FUNCTIONS:
             name = node["function_name"]
             near = get_close_matches(name, _FUNCTIONS, 3)
             hint = (
@@ -144,7 +155,7 @@ def _columns_read(tree: dict[str, Any], sql: str, allowed: Sequence[str]) -> fro
             if name.lower() in parameters:
                 if name.lower() in _NO_PARAMETERS:
                     raise TierError(
-                        f"predicate {_short(sql)} calls a lambda's parameter {name!r}, a column's name; use x"
+                        f"predicate {_short(sql)} names a lambda's parameter {name!r}, which is a column's name; use x"
                     )
                 continue
             if name not in allowed:
@@ -160,8 +171,8 @@ def _unknown(name: str, sql: str, allowed: Sequence[str]) -> str:
     return f"predicate {_short(sql)} names {name!r}, {what}; {hint}"
 
 
-def _nodes(tree: Any, parameters: frozenset[str] = frozenset()) -> Iterator[tuple[dict[str, Any], frozenset[str]]]:
-    """Every node, with the parameters (in lower case, as DuckDB compares names) of the lambdas that it stands in."""
+def _nodes(tree: object, parameters: frozenset[str] = frozenset()) -> Iterator[tuple[dict[str, Any], frozenset[str]]]:
+    """Yield every node, with the parameters of the lambdas around it, in lower case, as DuckDB compares names."""
     if isinstance(tree, dict):
         if tree.get("class") == "LAMBDA":
             parameters |= set(_lambda_parameters(tree.get("lhs")))
@@ -174,7 +185,7 @@ def _nodes(tree: Any, parameters: frozenset[str] = frozenset()) -> Iterator[tupl
             yield from _nodes(value, parameters)
 
 
-def _lambda_parameters(tree: Any) -> Iterator[str]:
+def _lambda_parameters(tree: object) -> Iterator[str]:
     for reference, _ in _nodes(tree):
         if reference["class"] == "COLUMN_REF":
             yield from map(str.lower, reference["column_names"])

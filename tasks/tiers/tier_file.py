@@ -1,9 +1,9 @@
-"""The tier file: read it, refuse what is wrong with the line it stands on, and prove that tiers nest."""
+"""The tier file: parse it, report each error with its line, and check that tiers nest."""
 
 import re
 import tomllib
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
@@ -11,14 +11,17 @@ from perturb.schemas.errors import TierError
 from perturb.schemas.tier import IDENTITIES, Tier
 from perturb.tasks.tiers.predicate import check_predicate
 
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
+
 FORMAT = 1
 Tiers = dict[str, Tier]
 
 
 def load_tiers(path: Path) -> Tiers:
-    """The tiers of a file, by name in the file's order, every predicate checked and every `within` resolved.
+    """Return the tiers of a file by name, in the file's order, after a check of every predicate and every `within`.
 
-    Raises TierError whose message begins with the file and the line that is wrong.
+    Raises TierError, whose message begins with the file and the line of the error.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -28,7 +31,7 @@ def load_tiers(path: Path) -> Tiers:
 
 
 def parse_tiers(text: str, *, name: str = "tiers.toml") -> Tiers:
-    """As `load_tiers`, from text; `name` stands in the messages."""
+    """Return the tiers in `text`, as `load_tiers`; messages name the file `name`."""
     place = _Place(name, text)
     try:
         content = tomllib.loads(text)
@@ -39,9 +42,9 @@ def parse_tiers(text: str, *, name: str = "tiers.toml") -> Tiers:
     views = content.pop("views", {})
     tables = content.pop("tiers", {})
     for key in content:
-        raise TierError(f"{place(key, '')}: {key!r} is neither format, [views] nor [tiers.NAME]; strike it")
+        raise TierError(f"{place(key, '')}: {key!r} is neither format, [views] nor [tiers.NAME]; remove it")
     if not isinstance(views, dict) or not isinstance(tables, dict) or not tables:
-        raise TierError(f"{name}: no [tiers.NAME] in it; add at least one")
+        raise TierError(f"{name}: it defines no [tiers.NAME]; add at least one")
     for view, sql in views.items():
         _check(place("views", view), sql)
     tiers = {tier: _tier(tier, table, views, place) for tier, table in tables.items()}
@@ -51,18 +54,18 @@ def parse_tiers(text: str, *, name: str = "tiers.toml") -> Tiers:
 
 
 def get_tier(tiers: Tiers, name: str) -> Tier:
-    """The tier of that name. Raises TierError that lists the names there are."""
+    """Return the tier of that name. Raises TierError, which lists the names in the tier file."""
     if name not in tiers:
-        raise TierError(f"there is no tier {name!r}; the tier file has {', '.join(tiers)}")
+        raise TierError(f"tier {name!r} is not in the tier file, which has {', '.join(tiers)}")
     return tiers[name]
 
 
 def line_in(path: Path, tier: str, key: str) -> str:
-    """`file, line N` of a tier's key, for messages about what the corpus shows."""
+    """Return `file, line N` of a tier's key, for messages about what the corpus shows."""
     return _Place(str(path), path.read_text(encoding="utf-8"))(f"tiers.{tier}", key)
 
 
-def _tier(name: str, table: Any, views: dict[str, str], place: "_Place") -> Tier:
+def _tier(name: str, table: object, views: dict[str, str], place: "_Place") -> Tier:
     section = f"tiers.{name}"
     if not isinstance(table, dict):
         raise TierError(f"{place('tiers', name)}: {name!r} is not a table; write [tiers.{name}]")
@@ -72,7 +75,7 @@ def _tier(name: str, table: Any, views: dict[str, str], place: "_Place") -> Tier
     for view in chosen:
         if view not in views:
             known = ", ".join(views) or "none"
-            raise TierError(f"{place(section, 'views')}: view {view!r} is not in [views]; there are {known}")
+            raise TierError(f"{place(section, 'views')}: view {view!r} is not in [views], which has {known}")
     try:
         tier = Tier(**{**table, "name": name, "views": {view: views[view] for view in chosen}})
     except ValidationError as error:
@@ -81,14 +84,14 @@ def _tier(name: str, table: Any, views: dict[str, str], place: "_Place") -> Tier
         raise TierError(f"{place(section, key)}: {_sentence(key, issue)}") from error
     _check(place(section, "where"), tier.where)
     for view, sql in tier.views.items():
-        # A view over withheld columns would tell, one bit a row, what they hold.
+        # A view over withheld columns would reveal them, one bit a row.
         _check(f"{place(section, 'views')}: view {view!r}", sql, columns=tier.granted)
     return tier
 
 
-def _sentence(key: str, issue: Any) -> str:
+def _sentence(key: str, issue: "ErrorDetails") -> str:
     if issue["type"] == "extra_forbidden":
-        return f"{key!r} is not a key of a tier; there are {', '.join(Tier.model_fields)}"
+        return f"{key!r} is not a key of a tier; use {', '.join(Tier.model_fields)}"
     if issue["type"] == "missing":
         return f"{key!r} is missing; add it"
     if issue["type"] == "value_error":
@@ -96,7 +99,7 @@ def _sentence(key: str, issue: Any) -> str:
     return f"{key} = {issue['input']!r}: {issue['msg']}"
 
 
-def _check(where: str, sql: Any, *, columns: tuple[str, ...] | None = None) -> None:
+def _check(where: str, sql: object, *, columns: tuple[str, ...] | None = None) -> None:
     if not isinstance(sql, str):
         raise TierError(f"{where}: {sql!r} is not a predicate; write a string that holds SQL")
     try:
@@ -113,17 +116,17 @@ def _check_within(tier: Tier, tiers: Tiers, place: "_Place") -> None:
     chain = {tier.name}
     while outer is not None and outer.within is not None:
         if outer.name in chain:
-            raise TierError(f"{place(section, 'within')}: tiers stand within each other in a circle; break it")
+            raise TierError(f"{place(section, 'within')}: tiers are within each other in a circle; remove one within")
         chain.add(outer.name)
         outer = tiers.get(outer.within)
     outer = tiers.get(tier.within)
     if outer is None or outer.name == tier.name:
         others = ", ".join(name for name in tiers if name != tier.name)
-        raise TierError(f"{place(section, 'within')}: within = {tier.within!r} is no other tier; there are {others}")
+        raise TierError(f"{place(section, 'within')}: within = {tier.within!r} is not another tier; use {others}")
     if tier.fraction > outer.fraction:
         raise TierError(
             f"{place(section, 'fraction')}: {tier.name} takes {tier.fraction:g} of the records, {outer.name} only "
-            f"{outer.fraction:g}; a tier within another takes no more than it"
+            f"{outer.fraction:g}; a tier within another takes no more than that tier"
         )
     if tier.delay_days < outer.delay_days:
         raise TierError(
@@ -139,19 +142,19 @@ def _check_within(tier: Tier, tiers: Tiers, place: "_Place") -> None:
     if more:
         raise TierError(
             f"{place(section, 'columns')}: {tier.name} grants {', '.join(more)}, which {outer.name} does not; "
-            f"strike them or grant them there too"
+            f"remove them or grant them there too"
         )
 
 
 class _Place:
-    """Finds `file, line N` of a key in TOML text, so that messages can say where to look."""
+    """Finds `file, line N` of a key in TOML text, for messages."""
 
     def __init__(self, name: str, text: str):
         self._name = name
         self._lines = text.splitlines()
 
     def __call__(self, section: str, key: str) -> str:
-        """Where `key` of `[section]` stands; the section's own line where the key doesn't; the file alone else."""
+        """Return the line of `key` in `[section]`, else the line of the section, else the file alone."""
         inside, found = section == "", None
         for number, line in enumerate(self._lines, start=1):
             header = re.match(r"\s*\[+\s*([^\]]+?)\s*\]+", line)

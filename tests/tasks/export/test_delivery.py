@@ -193,7 +193,7 @@ def test_lists_for_tools_and_refusals(local: Made, tmp_path: Path) -> None:
 
 
 def test_policies_are_for_buckets_and_known_tiers() -> None:
-    with pytest.raises(SettingsError, match="no bucket"):
+    with pytest.raises(SettingsError, match="not a bucket"):
         bucket_policy("./data", ["research"])
     with pytest.raises(SettingsError, match="gold"):
         bucket_policy("s3://b", ["research"], principals={"gold": "arn:aws:iam::1:user/x"})
@@ -244,6 +244,34 @@ def test_publish_sends_a_root_in_one_commit_and_only_what_is_missing(local: Made
         publish(store, "professional", repo="no such//name", api=hub)
     with pytest.raises(TierError, match="no export yet"):
         publish(store, "sample", repo="org/perturb", api=hub)
+
+
+def test_objects_of_other_programs_beside_an_export_are_ignored(local: Made, tmp_path: Path, plain_plots: None) -> None:
+    """File managers and synchronisers leave files everywhere. None is read, counted, sold or deleted."""
+    store, hub = local.corpus.store, Hub()
+    tier = load_tiers(Path("tiers.toml"))["professional"]
+    clean = share(store, tier.name).files
+    export(local.corpus, tier, today=date(2027, 1, 1), release="first")
+    folder = "exports/professional/"
+    litter = [
+        tmp_path / "corpus" / folder / place / name
+        for place in ("", ".perturb/", ".perturb/@eaDir/", "releases/", "parquet/", "parquet/.meta/", "wds/data/train/")
+        for name in (".DS_Store", "2026-01-01 (conflicted copy).json", "2026-13-01.json", "first.json~")
+    ]
+    for path in litter:
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"not ours")
+    again = export(local.corpus, tier, today=date(2027, 1, 1))
+    assert (again.version, again.added) == ("1.1.0", ())
+    make_corpus(store, days=[date(2026, 1, 2), date(2026, 1, 3)], rounds=4, miners=3)
+    assert export(local.corpus, tier, today=date(2027, 1, 1)).version == "1.3.0"
+    assert set(clean) < set(share(store, tier.name).files)
+    assert share(store, tier.name, release="first").files == clean
+    with pytest.raises(TierError, match=r"releases: 2026-13-01, first$"):
+        share(store, tier.name, release="never")
+    sent = publish(store, tier.name, repo="org/perturb", api=hub).sent
+    assert not {Path(path).name for path in sent} & {path.name for path in litter}
+    assert all(path.exists() for path in litter)
 
 
 def test_a_refusing_hub_is_a_sentence(local: Made) -> None:

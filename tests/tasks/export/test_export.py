@@ -19,7 +19,7 @@ from pydantic import SecretStr
 from perturb.schemas.errors import CorpusError, PerturbError, TierError
 from perturb.schemas.tier import Tier
 from perturb.sinks.corpus.corpus import Corpus
-from perturb.sinks.dataset.day_index import DayDigest
+from perturb.sinks.dataset.day_index import DayIndex
 from perturb.sinks.stores.base import Buffer, ObjectWriter
 from perturb.sinks.stores.directory import DirectoryStore
 from perturb.sinks.stores.open import open_store
@@ -60,7 +60,7 @@ def test_days_come_one_by_one_or_all_at_once_to_the_same_bytes(tmp_path: Path, p
 
 
 def test_days_written_side_by_side_in_any_order_are_the_same_export(tmp_path: Path, plain_plots: None) -> None:
-    def from_the_last(write: Callable[[date], DayDigest], days: Sequence[date]) -> list[DayDigest]:
+    def from_the_last(write: Callable[[date], DayIndex], days: Sequence[date]) -> list[DayIndex]:
         with ThreadPoolExecutor(2) as pool:
             return list(pool.map(write, reversed(days)))
 

@@ -233,7 +233,7 @@ def _grants_more(patch: pytest.MonkeyPatch) -> None:
 
 
 def _samples_nothing_away(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr("perturb.tasks.tiers.grant.sampled", lambda identifier, fraction: True)
+    patch.setattr("perturb.tasks.tiers.grant.in_fraction", lambda identifier, fraction: True)
 
 
 def _orders_by_miner(patch: pytest.MonkeyPatch) -> None:
