@@ -1,19 +1,18 @@
-"""How well the judge compares names, and the thresholds that follow: calibrated on one half, reported on the other.
+"""How well the judge compares names, and its thresholds: calibrated on one half of the pairs, reported on the other.
 
     python benchmarks/judge.py --pairs FILE.csv [--judge NAME] [--write]
 
 `belongs` is measured on a pairs file (columns class_index,label,target,is_member). The file is split by class, so
-that no class stands in both halves; the threshold fitted on one half is applied to the other, in both directions.
+that no class is in both halves; the threshold fitted on one half is applied to the other, in both directions.
 
 `same_kind` is measured on pairs whose relation follows from ImageNet itself. Near-identical classes, as known from the
 literature on its labels (Beyer et al. 2020; Vasudevan et al. 2022), should count as the same kind. Neighbouring
 classes (ImageNet's order follows WordNet, so they are siblings: breeds, kinds of ship) and homographs should not.
 The threshold is the score that 5 % of one half of the neighbours exceed: near-identical classes are few, and a miner
-who moved a picture to another class shouldn't be refused for being near.
+whose image shows another class should not be refused because that class is near.
 
 `--write` puts the thresholds, fitted on all pairs, with these figures into models/judge/calibration.json, from where
-the judge reads them. No judgement is cached; the pairs per second are the steady state, in which each subject was
-met once.
+the judge reads them. Judgements are not cached; pairs per second are measured after the prior of each subject.
 """
 
 import argparse
@@ -127,8 +126,8 @@ def _same_kind(judge: LanguageJudge) -> dict[str, Any]:
         for index in range(0, 999, NEIGHBOUR_STEP)
         if frozenset((index, index + 1)) not in known and not _share_a_name(index, index + 1)
     ]
-    asked = [*NEAR_IDENTICAL, *HOMOGRAPHS, *neighbours]
-    score = {pair: float(found.score or 0) for pair, found in zip(asked, judge.same_kind(asked), strict=True)}
+    judged = [*NEAR_IDENTICAL, *HOMOGRAPHS, *neighbours]
+    score = {pair: float(found.score or 0) for pair, found in zip(judged, judge.same_kind(judged), strict=True)}
     fitted, held = neighbours[::2], neighbours[1::2]
     threshold = _threshold([score[pair] for pair in fitted])
     final = _threshold([score[pair] for pair in neighbours])
@@ -139,7 +138,7 @@ def _same_kind(judge: LanguageJudge) -> dict[str, Any]:
         "near_identical_recognised": float(np.mean([score[pair] > final for pair in NEAR_IDENTICAL])),
         "homographs_kept_apart": all(score[pair] <= final for pair in HOMOGRAPHS),
         "auc": area_under_curve(list(score.values()), [pair in NEAR_IDENTICAL for pair in score]),
-        "pairs": len(asked),
+        "pairs": len(judged),
         "scores": {_names(pair): round(score[pair], 3) for pair in (*NEAR_IDENTICAL, *HOMOGRAPHS)},
         "nearest_neighbours": {_names(pair): round(score[pair], 3) for pair in nearest},
     }

@@ -1,4 +1,4 @@
-"""Makes `import torchvision` work beside a torch that its compiled part was not built for.
+"""Make `import torchvision` work beside a torch that its compiled part was not built for.
 
 PyPI's torchvision is a CUDA build. Beside a CPU-only torch its extension can't be loaded, and the import then dies
 on operators that the extension would have registered. timm needs none of those operators, only the transforms and
@@ -20,7 +20,7 @@ _SCHEMAS = (
 def _extension_loads() -> bool:
     spec = find_spec("torchvision")
     if spec is None or spec.origin is None:
-        return True  # Not installed: nothing to mend, and whoever imports it gets the usual ImportError.
+        return True  # Not installed: nothing to declare, and an import of it raises the usual ImportError.
     folder = Path(spec.origin).parent
     for extension in (*folder.glob("_C*.so"), *folder.glob("_C*.pyd")):
         try:

@@ -1,24 +1,30 @@
-"""Batch normalisation folded into the convolutions before it: the same network, a fifth to a quarter faster."""
+"""Batch normalisation folded into the convolutions before it: the same network, a fifth to a quarter faster.
+
+Folding is `w' = w g / sqrt(v + eps)` and `b' = (b - m) g / sqrt(v + eps) + beta` (Jacob et al. 2018, "Quantization and
+Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference", section 3.2).
+"""
 
 import logging
 from copy import deepcopy
 
 import torch
 from torch import nn
+from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 logger = logging.getLogger(__name__)
 
-# What folding may move a logit by, as a share of the largest one; rounding alone moves it by about 1e-6.
+# How far folding may move a logit, as a share of the largest logit. Rounding alone moves it by about 1e-6.
 _TOLERANCE = 1e-4
 
 
 @torch.inference_mode(False)
 @torch.no_grad()
 def folded(module: nn.Module, *, height: int, width: int) -> nn.Module:
-    """A copy of `module` (in eval mode, taking float (N, 3, H, W)) for inference, its BatchNorm2d layers folded.
+    """Return a copy of `module` for inference, with its BatchNorm2d layers folded.
 
-    Which convolution feeds which normalisation is seen in a forward pass, not read from names. The copy is compared
-    with the original on noise; a network that it doesn't fit is returned as it is.
+    `module` is in eval mode and takes float (N, 3, height, width). A forward pass shows which convolution feeds which
+    normalisation. The copy is compared with the original on noise: where a logit differs by more than the tolerance,
+    `module` itself is returned.
     """
     reference = next(module.parameters())
     noise = torch.rand(1, 3, height, width, generator=torch.Generator().manual_seed(0))
@@ -35,6 +41,7 @@ def folded(module: nn.Module, *, height: int, width: int) -> nn.Module:
 
 
 def _pairs(module: nn.Module, images: torch.Tensor) -> list[tuple[nn.Conv2d, nn.BatchNorm2d]]:
+    """Each convolution whose output is the input of a normalisation, with that normalisation."""
     made: dict[int, tuple[nn.Conv2d, torch.Tensor]] = {}
     pairs: list[tuple[nn.Conv2d, nn.BatchNorm2d]] = []
 
@@ -58,14 +65,20 @@ def _pairs(module: nn.Module, images: torch.Tensor) -> list[tuple[nn.Conv2d, nn.
 
 
 def _fold(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> None:
+    """Move the arithmetic of `norm` into the weight and bias of `conv`, computed in float64."""
     assert norm.running_mean is not None
     assert norm.running_var is not None
-    scale = norm.weight.double() / torch.sqrt(norm.running_var.double() + norm.eps)
-    bias = torch.zeros_like(scale) if conv.bias is None else conv.bias.double()
-    shifted = (bias - norm.running_mean.double()) * scale + norm.bias.double()
-    weight = conv.weight.double() * scale.view(-1, 1, 1, 1)
+    weight, bias = fuse_conv_bn_weights(
+        conv.weight.double(),
+        None if conv.bias is None else conv.bias.double(),
+        norm.running_mean.double(),
+        norm.running_var.double(),
+        norm.eps,
+        norm.weight.double(),
+        norm.bias.double(),
+    )
     conv.weight = nn.Parameter(weight.to(conv.weight), requires_grad=False)
-    conv.bias = nn.Parameter(shifted.to(norm.weight), requires_grad=False)
+    conv.bias = nn.Parameter(bias.to(norm.weight), requires_grad=False)
     # timm's BatchNormAct2d carries the activation; a plain BatchNorm2d leaves nothing behind.
     after = [part for part in (getattr(norm, "drop", None), getattr(norm, "act", None)) if isinstance(part, nn.Module)]
     norm.forward = nn.Sequential(*after).forward  # type: ignore[method-assign]

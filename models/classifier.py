@@ -1,13 +1,14 @@
-"""The attacked network: any timm classifier, behind the pixel contract.
+"""The attacked network: any timm classifier, on uint8 RGB pixels of its own size.
 
     classifier = load_classifier(settings.classifier)
     pixels = classifier.prepare(photo.pixels)          # uint8 (H, W, 3) at the network's own size
     logits = classifier.logits(pixels[None])           # float32 (1, C)
 
-Between the pixels that travel and the network stands nothing but normalisation.
+Only normalisation stands between these pixels and the network.
 """
 
 import difflib
+import functools
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -28,20 +29,21 @@ from timm.data.config import resolve_data_config
 from timm.data.transforms_factory import create_transform
 
 from perturb.models.batchnorm_folding import folded
-from perturb.models.labels import NUM_CLASSES, imagenet_label
+from perturb.models.labels import imagenet_label
 from perturb.models.weights import file_digest, load_file, state_digest, weights_file
 from perturb.schemas.errors import ModelError
 from perturb.schemas.image import Pixels
+from perturb.schemas.imagenet import NUM_CLASSES
 from perturb.schemas.settings import ClassifierSettings, WeightsSpec
 
 Logits = npt.NDArray[np.float32]
-# Batches gain nothing on a CPU; one image at a time, what a round says of an image is what it says of it alone, to
-# the last bit. Larger chunks are padded to one shape for the same reason. (A 512x512 image has 2**18 pixels.)
+# Batches are not faster on a CPU, and one image at a time gives the same bits in a round as alone. On a GPU, chunks are
+# padded to one shape for the same reason. (A 512x512 image has 2**18 pixels.)
 _CUDA_CHUNK_PIXELS = 2**23
 
 
 class Normalised(nn.Module):
-    """float RGB (N, 3, H, W) in 0..1 -> logits (N, C); the normalisation of the training is inside."""
+    """The network with the normalisation of its training: float RGB (N, 3, H, W) in 0..1 -> logits (N, C)."""
 
     mean: torch.Tensor
     std: torch.Tensor
@@ -53,15 +55,18 @@ class Normalised(nn.Module):
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1))
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Logits of `images`; differentiable with respect to them, not to the weights."""
+        """Return the logits of `images`; differentiable with respect to the images, not to the weights."""
         logits: torch.Tensor = self.net((images - self.mean) / self.std)
         return logits
 
 
 @dataclass(frozen=True, eq=False)
 class Classifier:
-    """A loaded network. `sha256` is that of the weights file's bytes; for `hub` and `random:SEED`, where there is
-    no file of ours, that of the canonical state dict (`perturb.models.weights.state_digest`)."""
+    """A loaded network.
+
+    `sha256` is that of the weights file. For `hub` and `random:SEED`, which have no such file, it is that of the
+    canonical state dict (`perturb.models.weights.state_digest`).
+    """
 
     name: str
     sha256: str
@@ -74,13 +79,13 @@ class Classifier:
     _resize: Callable[[Image.Image], Image.Image] = field(repr=False)
 
     def prepare(self, pixels: Pixels) -> Pixels:
-        """The network's view of a photograph: timm's eval resize and center crop, uint8 (H, W, 3)."""
+        """Return a photograph as the network sees it: timm's eval resize and center crop, uint8 (H, W, 3)."""
         return np.array(self._resize(Image.fromarray(pixels)).convert("RGB"))
 
     def logits(self, pixels: Pixels) -> Logits:
-        """float32 (N, C) of uint8 (N, H, W, 3), in chunks of `batch_size`.
+        """Return the logits, float32 (N, C), of uint8 (N, H, W, 3), in chunks of `batch_size`.
 
-        Raises ModelError when the network gives a number that is not finite, ValueError for another shape or dtype.
+        Raises ModelError when a logit is not finite, ValueError for another shape or dtype.
         """
         self._check(pixels)
         size = self.batch_size
@@ -91,9 +96,9 @@ class Classifier:
         return self._finite(np.concatenate(chunks))
 
     def exact_logits(self, pixels: Pixels) -> npt.NDArray[np.float64]:
-        """float64 (N, C), one image at a time: agrees between devices and batch sizes to about 1e-12.
+        """Return the logits, float64 (N, C), one image at a time; devices and batch sizes agree to about 1e-12.
 
-        Several times slower than `logits`; for the few answers that stand on a boundary.
+        Several times slower than `logits`: for the few answers near a boundary.
         """
         self._check(pixels)
         rows = list(
@@ -106,15 +111,15 @@ class Classifier:
         return self._finite(np.concatenate(rows))
 
     def label_name(self, index: int) -> str:
-        """English name of a class; `class N` where the network's classes are not ImageNet-1k's."""
+        """Return the English name of a class, or `class N` where the network's classes are not ImageNet-1k's."""
         return imagenet_label(index).name if self.num_classes == NUM_CLASSES else f"class {index}"
 
     def synset(self, index: int) -> str | None:
-        """WordNet id of a class, or None where the network's classes are not ImageNet-1k's."""
+        """Return the WordNet ID of a class, or None where the network's classes are not ImageNet-1k's."""
         return imagenet_label(index).synset if self.num_classes == NUM_CLASSES else None
 
     def check_label(self, index: int) -> int:
-        """`index` itself. Raises ModelError when it is outside the network's classes."""
+        """Return `index`. Raises ModelError when it is outside the network's classes."""
         if not 0 <= index < self.num_classes:
             raise ModelError(
                 f"label {index} is outside the classes of {self.name}; accepted: 0 to {self.num_classes - 1}"
@@ -123,8 +128,8 @@ class Classifier:
 
     @cached_property
     def _threads(self) -> ThreadPoolExecutor:
-        # Images side by side, one thread each, beat threads inside the small convolutions of one image; and what an
-        # image gives then doesn't depend on how many threads there are. A GPU takes one chunk after the other.
+        # One thread for each image is faster than threads inside the small convolutions of one image, and the result
+        # does not depend on the number of threads. A GPU takes one chunk after the other.
         count = torch.get_num_threads() if self.device.type == "cpu" else 1
         return ThreadPoolExecutor(
             count, thread_name_prefix="classifier", initializer=torch.set_num_threads, initargs=(1,)
@@ -160,26 +165,23 @@ class Classifier:
         if not np.isfinite(logits).all():
             raise ModelError(
                 f"classifier {self.name} gave a logit that is not a finite number; its weights ({self.sha256[:12]}…) "
-                f"are damaged or not made for this network: check classifier.weights"
+                f"are damaged or belong to another network: check classifier.weights"
             )
         return logits
 
 
-_loaded: dict[tuple[object, ...], Classifier] = {}
 _loading = threading.Lock()
 
 
 def load_classifier(settings: ClassifierSettings, *, name: str | None = None) -> Classifier:
-    """The network that `settings` describes, loaded once a process; `name` asks for another one with its own weights.
+    """Return the network that `settings` describes; a process loads each network once.
 
-    Raises ModelError for an unknown timm name, weights that are missing or don't fit, or an absent device.
+    `name` chooses another network, with weights of its own. Raises ModelError for an unknown timm name, weights that
+    are missing or do not fit, or an absent device.
     """
     wanted = settings if name is None or name == settings.name else _sibling(settings, name)
-    key = (wanted.name, wanted.weights, wanted.device, wanted.batch_size, wanted.input_size)
-    with _loading:
-        if key not in _loaded:
-            _loaded[key] = _load(wanted)
-        return _loaded[key]
+    with _loading:  # Two threads that come first at once must not both load it.
+        return _load(wanted.name, wanted.weights, wanted.device, wanted.batch_size, wanted.input_size)
 
 
 def _sibling(settings: ClassifierSettings, name: str) -> ClassifierSettings:
@@ -188,18 +190,17 @@ def _sibling(settings: ClassifierSettings, name: str) -> ClassifierSettings:
     return settings.model_copy(update={"name": name, "weights": weights, "input_size": 0})
 
 
-def _load(settings: ClassifierSettings) -> Classifier:
-    device = _device(settings.device)
-    net, digest = _network(settings)
+@functools.cache
+def _load(name: str, weights: WeightsSpec, device_name: str, batch_size: int, input_size: int) -> Classifier:
+    device = _device(device_name)
+    net, digest = _network(name, weights)
     resolve: Any = resolve_data_config
-    config = resolve(
-        {"input_size": (3, settings.input_size, settings.input_size)} if settings.input_size else {}, model=net
-    )
+    config = resolve({"input_size": (3, input_size, input_size)} if input_size else {}, model=net)
     channels, height, width = config["input_size"]
     own: dict[str, Any] = net.pretrained_cfg
     if channels != 3 or (own.get("fixed_input_size") and (height, width) != tuple(own["input_size"][1:])):
         raise ModelError(
-            f"classifier {settings.name!r} can't take {channels} x {height} x {width} pixels; "
+            f"classifier {name!r} can't take {channels} x {height} x {width} pixels; "
             f"leave classifier.input_size at 0, or choose a convolutional network for RGB images"
         )
     torch.backends.cuda.matmul.allow_tf32 = False
@@ -209,30 +210,31 @@ def _load(settings: ClassifierSettings) -> Classifier:
     module = module.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     chunk = 1 if device.type == "cpu" else max(1, _CUDA_CHUNK_PIXELS // (height * width))
     return Classifier(
-        name=settings.name,
+        name=name,
         sha256=digest,
         height=height,
         width=width,
         num_classes=int(net.num_classes),
         module=module,
         device=device,
-        batch_size=settings.batch_size or chunk,
+        batch_size=batch_size or chunk,
         _resize=_pixel_transform(config),
     )
 
 
-def _network(settings: ClassifierSettings) -> tuple[Any, str]:
-    if not timm.is_model(settings.name.split(".")[0]):
-        near = difflib.get_close_matches(settings.name, timm.list_models(), n=3)
+def _network(name: str, weights: WeightsSpec) -> tuple[Any, str]:
+    """The timm model with its weights, and the digest of the weights."""
+    if not timm.is_model(name.split(".")[0]):
+        near = difflib.get_close_matches(name, timm.list_models(), n=3)
         hint = f"; near it: {', '.join(near)}" if near else ""
-        raise ModelError(f"classifier {settings.name!r} is not a timm model name (timm.list_models() has them){hint}")
-    file = weights_file(settings.name, settings.weights)
-    if settings.weights.kind == "hub":
-        net = _from_hub(settings.name)
+        raise ModelError(f"classifier.name {name!r} is not a timm model name (timm.list_models() has them){hint}")
+    file = weights_file(name, weights)
+    if weights.kind == "hub":
+        net = _from_hub(name)
         return net, state_digest(net)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(settings.weights.seed)
-        net = timm.create_model(settings.name, pretrained=False)
+        torch.manual_seed(weights.seed)
+        net = timm.create_model(name, pretrained=False)
     if file is None:
         return net, state_digest(net)
     load_file(net, file)
@@ -246,7 +248,7 @@ def _from_hub(name: str) -> Any:
         return timm.create_model(name, pretrained=True)
     except (OSError, RuntimeError, ValueError, httpx.HTTPError) as error:
         raise ModelError(
-            f"the pretrained weights of classifier {name!r} can't be had from the Hub "
+            f"the pretrained weights of classifier {name!r} cannot be fetched from the Hub "
             f"({type(error).__name__}: {(str(error).splitlines() or [''])[0][:200]}); "
             f"accepted for classifier.weights: {WeightsSpec.ACCEPTED}"
         ) from error
@@ -265,7 +267,7 @@ def _device(wanted: str) -> torch.device:
 
 
 def _pixel_transform(config: dict[str, Any]) -> Callable[[Image.Image], Image.Image]:
-    """timm's eval transform up to, and without, the step to tensors."""
+    """timm's eval transform without the step to tensors and those after it."""
     steps: list[Callable[[Image.Image], Image.Image]] = []
     for step in create_transform(**config, is_training=False).transforms:
         if type(step).__name__ in ("MaybeToTensor", "ToTensor", "PILToTensor", "MaybePILToTensor"):

@@ -1,13 +1,14 @@
-"""What the 1000 ImageNet-1k class indices mean: names, synonyms, WordNet ids and glosses.
+"""The 1000 classes of ImageNet-1k: names, synonyms, WordNet IDs and glosses.
 
-The texts are WordNet 3.0's, as timm ships them (`timm.data.ImageNetInfo`); nothing is downloaded.
+The texts are WordNet 3.0's, as timm ships them (`timm.data.ImageNetInfo`), so they need no download.
 """
 
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING
 
-NUM_CLASSES = 1000
+if TYPE_CHECKING:
+    from timm.data.imagenet_info import ImageNetInfo
 
 
 @dataclass(frozen=True)
@@ -27,23 +28,23 @@ class Label:
 
 @cache
 def imagenet_labels() -> tuple[Label, ...]:
-    """All 1000 classes in index order."""
+    """Return all 1000 classes in index order."""
     import perturb.models._torchvision  # noqa: F401, I001
     from timm.data.imagenet_info import ImageNetInfo
 
-    info: Any = ImageNetInfo("imagenet-1k")
+    info = ImageNetInfo("imagenet-1k")
     return tuple(_label(index, synset, info) for index, synset in enumerate(info.label_names()))
 
 
 def imagenet_label(index: int) -> Label:
-    """The class at `index`. Raises IndexError that names the accepted range."""
+    """Return the class at `index`. Raises IndexError that names the accepted range."""
     labels = imagenet_labels()
     if not 0 <= index < len(labels):
         raise IndexError(f"ImageNet-1k class {index} does not exist; accepted: 0 to {len(labels) - 1}")
     return labels[index]
 
 
-def _label(index: int, synset: str, info: Any) -> Label:
+def _label(index: int, synset: str, info: "ImageNetInfo") -> Label:
     lemmas = info.label_name_to_description(synset)
     detailed = info.label_name_to_description(synset, detailed=True)
     names = tuple(name.strip() for name in lemmas.split(",") if name.strip())

@@ -1,9 +1,9 @@
-"""Where a child process finds this project."""
+"""Where a child process finds the package `perturb`."""
 
 import perturb
 
 
 def import_root() -> str:
-    """The folder that holds the package `perturb`: what a child's `PYTHONPATH` needs, in a checkout and in a wheel."""
+    """Return the folder that holds `perturb`, in a checkout and in a wheel; a child's `PYTHONPATH` needs it."""
     (folder, *_) = perturb.__path__
     return folder.rpartition("/")[0]

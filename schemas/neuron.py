@@ -1,12 +1,12 @@
-"""A participant of the subnet that can be asked."""
+"""A participant of the subnet."""
 
 from pydantic import BaseModel, ConfigDict
 
 
 class Neuron(BaseModel):
-    """One row of the metagraph (or of a roster file): who it is and where it answers.
+    """One row of the metagraph or of a roster file: its keys, and the endpoint where it answers.
 
-    `endpoint` is `ip:port` with an IP literal; `stake` is in TAO-equivalents as the metagraph gives it.
+    `endpoint` is `ip:port` with an IP literal; `stake` is in TAO-equivalents, as in the metagraph.
     """
 
     model_config = ConfigDict(frozen=True)

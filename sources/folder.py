@@ -10,8 +10,9 @@ from pathlib import Path
 
 from perturb.schemas.challenge import Photo
 from perturb.schemas.errors import SourceError
+from perturb.schemas.imagenet import NUM_CLASSES
 from perturb.sources.decode import FORMATS, UnusableImage, read_photo
-from perturb.sources.imagenet import NUM_CLASSES, class_names, class_of_synset
+from perturb.sources.imagenet import class_names, class_of_synset
 
 logger = logging.getLogger(__name__)
 

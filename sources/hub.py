@@ -9,9 +9,10 @@ from typing import Any
 from perturb.schemas.challenge import Photo
 from perturb.schemas.errors import SourceError
 from perturb.schemas.image import Pixels
+from perturb.schemas.imagenet import NUM_CLASSES
 from perturb.schemas.settings import HubSettings
 from perturb.sources.decode import MAX_BYTES, UnusableImage, decode_photo
-from perturb.sources.imagenet import NUM_CLASSES, class_names
+from perturb.sources.imagenet import class_names
 
 logger = logging.getLogger(__name__)
 

@@ -1,26 +1,24 @@
-"""ImageNet-1k's classes as sources need them: search prompts, and the index behind a WordNet id."""
+"""ImageNet-1k's classes for sources: names as search prompts, and the class index of a WordNet ID."""
 
 from functools import cache
 from importlib.metadata import distribution
 from pathlib import Path
 
-NUM_CLASSES = 1000
-
 
 @cache
 def class_of_synset() -> dict[str, int]:
-    """WordNet id (`n01440764`) -> class index, in index order."""
+    """Return the class index of each WordNet ID (`n01440764`), in index order."""
     return {synset: index for index, synset in enumerate(_lines("imagenet_synsets.txt"))}
 
 
 @cache
 def class_names() -> tuple[str, ...]:
-    """The usual English name of each class, in index order."""
+    """Return the usual English name of each class, in index order."""
     lemmas = dict(line.split("\t", 1) for line in _lines("imagenet_synset_to_lemma.txt") if "\t" in line)
     return tuple(lemmas[synset].partition(",")[0].strip() for synset in class_of_synset())
 
 
 def _lines(name: str) -> list[str]:
-    # timm's own reader would import torch, which a source has no use for.
+    # timm's own reader would import torch, which sources do not need. pyproject.toml bounds timm's version.
     file = Path(str(distribution("timm").locate_file(f"timm/data/_info/{name}")))
     return file.read_text(encoding="utf-8").splitlines()

@@ -1,1 +1,1 @@
-"""Bittensor: who takes part, the signed transport between validators and miners, weights and commitments."""
+"""Bittensor: neurons, the signed transport between validators and miners, weights and commitments."""

@@ -1,7 +1,7 @@
-"""Where a request may go: IP literals that can be a stranger's server, never our own network.
+"""Where a request may go: to public IP literals, never into the validator's own network.
 
-Endpoints come from the chain, where anybody can register any address; without this check a validator could be made to
-post to its own cloud metadata service or to a neighbour's admin port.
+Endpoints come from the chain, where any account can register any address. Without this check a validator could be made
+to post to its own cloud metadata service or to an admin port of a neighbouring machine.
 """
 
 from dataclasses import dataclass
@@ -44,12 +44,12 @@ _DENIED: list[tuple[IPv4Network | IPv6Network, str]] = [
 
 
 class AddressRefused(ValueError):
-    """An endpoint that is malformed or that must not be spoken to; the message names it and says why."""
+    """An endpoint that is malformed or must not be contacted; the message names it and gives the reason."""
 
 
 @dataclass(frozen=True)
 class Endpoint:
-    """An IP literal and a port, ready to be put into a URL."""
+    """An IP literal and a port, ready for a URL."""
 
     ip: IPv4Address | IPv6Address
     port: int
@@ -61,7 +61,7 @@ class Endpoint:
 
 
 def parse_endpoint(text: str, *, allow_private: bool) -> Endpoint:
-    """Read `ip:port` or `[ipv6]:port`; with `allow_private` loopback and private addresses are accepted too.
+    """Parse `ip:port` or `[ipv6]:port`; `allow_private` accepts loopback and private addresses too.
 
     Raises AddressRefused for host names, zone ids, ports outside 1..65535 and addresses on the deny-list.
     Multicast and unspecified addresses are never accepted.
@@ -79,7 +79,7 @@ def parse_endpoint(text: str, *, allow_private: bool) -> Endpoint:
     try:
         ip = ip_address(host)
     except ValueError as error:
-        raise AddressRefused(f"endpoint {text!r}: {host!r} is no IP address (names are not resolved)") from error
+        raise AddressRefused(f"endpoint {text!r}: {host!r} is not an IP address (names are not resolved)") from error
     ip = _unwrap(ip, text)
     reason = _denial(ip)
     if reason and (not allow_private or ip.is_multicast or ip.is_unspecified):

@@ -1,7 +1,8 @@
-"""The chain, as far as this project needs it: five methods, and a thin adapter that puts them on `bittensor`'s Client.
+"""The chain, as far as this project needs it: five methods, and a thin adapter from them to `bittensor.Client`.
 
-The adapter is exercised through the SDK's public `substrate=` seam with an in-memory fake: its decoding, preflight and
-weight quantisation are real there; SCALE encoding, signing and inclusion are not. It was not tried on mainnet.
+The tests run the adapter on an in-memory fake, through the SDK's public `substrate=` argument. Decoding, preflight
+checks and weight quantisation are the SDK's own there; SCALE encoding, signing and inclusion are not exercised. The
+adapter was not tried on mainnet.
 """
 
 import asyncio
@@ -23,35 +24,36 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Metagraph:
-    """Everybody on the subnet at one block. A neuron that serves nothing has an empty `endpoint`."""
+    """All neurons of the subnet at one block. A neuron without an endpoint has an empty `endpoint`."""
 
     block: int
     neurons: tuple[Neuron, ...]
 
 
 class Chain(Protocol):
-    """What the pipeline asks of a chain. Every method raises SubnetError with the chain's own reason."""
+    """The operations of a chain that the pipeline uses. Every method raises SubnetError with the chain's own reason."""
 
     def metagraph(self, *, newer_than: int | None = None) -> Metagraph | None:
-        """The subnet at the chain's head; None while the head has not passed block `newer_than`."""
+        """Return the subnet at the chain's head, or None while the head has not passed block `newer_than`."""
 
     def serve(self, keypair: Keypair, ip: str, port: int) -> None:
-        """Publish where `keypair`'s hotkey answers."""
+        """Publish the endpoint of `keypair`'s hotkey."""
 
     def set_weights(self, keypair: Keypair, weights: Mapping[int, float]) -> str:
-        """Submit weights by uid; plain or commit-reveal, whichever the subnet runs. Returns the extrinsic's id."""
+        """Submit weights by uid, plain or commit-reveal as the subnet requires. Return the extrinsic's id."""
 
     def commit(self, keypair: Keypair, sha256: str) -> str:
-        """Put a digest (64 hex digits) on chain under `keypair`'s hotkey. Returns the extrinsic's id."""
+        """Put a digest (64 hex digits) on chain under `keypair`'s hotkey. Return the extrinsic's id."""
 
     def read_commitment(self, hotkey: str) -> str | None:
-        """The digest that `hotkey` committed last (64 hex digits); None where it committed none."""
+        """Return the digest that `hotkey` committed last (64 hex digits), or None where it has not committed any."""
 
 
 class BittensorChain:
-    """`Chain` on a subtensor endpoint. Opens one connection a call: calls are minutes apart, sockets don't last.
+    """`Chain` on a subtensor endpoint.
 
-    `substrate` replaces the RPC connection by any `bittensor.Substrate`. `timeout` bounds each call, in seconds.
+    Each call opens a connection of its own, because calls are minutes apart and idle connections are closed.
+    `substrate` replaces the RPC connection by any `bittensor.Substrate`. `timeout` is the limit of a call, in seconds.
     """
 
     def __init__(self, network: str, netuid: int, *, substrate: Any = None, timeout: float = 120.0):
@@ -98,7 +100,7 @@ class BittensorChain:
         import bittensor
 
         if len(sha256) != 64 or not set(sha256) <= set("0123456789abcdef"):
-            raise SubnetError(f"{sha256!r} is no sha256; accepted: 64 lowercase hex digits")
+            raise SubnetError(f"{sha256!r} is not a sha256; accepted: 64 lowercase hex digits")
         info = {"fields": [[{"Sha256": f"0x{sha256}"}]]}
         call = bittensor.calls.Commitments.set_commitment(netuid=self.netuid, info=info)
 
@@ -131,7 +133,7 @@ class BittensorChain:
 
         where = f"chain {self.network!r} (netuid {self.netuid})"
         try:
-            # Its own thread and loop, so that callers inside a running loop may use this too.
+            # A thread and an event loop of its own, so that callers inside a running loop may use this too.
             with ThreadPoolExecutor(1, thread_name_prefix="chain") as thread:
                 return thread.submit(asyncio.run, call()).result()
         except TimeoutError as error:
@@ -148,7 +150,7 @@ class BittensorChain:
 
 
 def open_chain(settings: SubnetSettings) -> Chain:
-    """The chain that `settings` name. Raises SubnetError on the local network, which has none."""
+    """Return the chain that `settings` name. Raises SubnetError on the local network, which has no chain."""
     if settings.network == LOCAL_NETWORK:
         raise SubnetError(
             "subnet.network is 'local', which has no chain; accepted for this: 'finney', 'test' or a ws:// endpoint"

@@ -1,4 +1,4 @@
-"""Our identity on the subnet: the hotkey that signs requests, responses, weights and commitments."""
+"""The identity on the subnet: the hotkey that signs requests, responses, weights and commitments."""
 
 from pathlib import Path
 from typing import Protocol
@@ -27,10 +27,10 @@ class Keypair(Protocol):
 
 
 def load_keypair(settings: SubnetSettings) -> Keypair:
-    """The hotkey that `settings` name: a wallet's on disk, or a development key on the local network.
+    """Return the hotkey that `settings` name: of a wallet on disk, or a development key on the local network.
 
-    An encrypted hotkey is opened with `wallet_password`; nobody is asked at a prompt. Raises SettingsError where a
-    chain is configured without a wallet, SubnetError where the key file is missing, locked or broken.
+    An encrypted hotkey is opened with `wallet_password`, never with a prompt. Raises SettingsError where a chain is
+    configured without a wallet, SubnetError where the key file is missing, locked or broken.
     """
     if settings.wallet_name is None:
         if settings.network != LOCAL_NETWORK:
@@ -43,7 +43,7 @@ def load_keypair(settings: SubnetSettings) -> Keypair:
 
 
 def development_keypair(uri: str) -> Keypair:
-    """The key that a derivation path such as `//Alice` stands for. Anybody can derive it: local networks only."""
+    """Return the key of a derivation path such as `//Alice`. Such keys are public: for local networks only."""
     from bittensor.keyfiles import Keypair as Sr25519Keypair
 
     try:
@@ -51,13 +51,16 @@ def development_keypair(uri: str) -> Keypair:
             raise ValueError("empty")
         keypair: Keypair = Sr25519Keypair.create_from_uri(uri)
     except ValueError as error:
-        # The URI may hold a mnemonic, so it isn't repeated.
-        raise SettingsError("subnet.hotkey_uri is no key; accepted: a path such as //Alice, or a mnemonic") from error
+        # The URI may be a mnemonic, so the message does not repeat it.
+        raise SettingsError(
+            "subnet.hotkey_uri is not a key; accepted: a path such as //Alice, or a mnemonic "
+            "(set it in perturb.toml or PERTURB_SUBNET__HOTKEY_URI)"
+        ) from error
     return keypair
 
 
 def is_hotkey(address: str) -> bool:
-    """Whether `address` is a well-formed ss58 address of the Bittensor format (48 characters, checksum right)."""
+    """Return whether `address` is an ss58 address of the Bittensor format: 48 characters, with a valid checksum."""
     if len(address) != SS58_LENGTH or not address.isascii():
         return False
     from bittensor.sp_core import ss58_decode, ss58_encode
@@ -96,4 +99,4 @@ def _open_hotkey(settings: SubnetSettings) -> Keypair:
 def _found(folder: Path) -> str:
     names = sorted(f"{path.parent.parent.name}/{path.name}" for path in folder.glob("*/hotkeys/*"))
     names = [name for name in names if not name.endswith("pub.txt")]
-    return ", ".join(names[:8]) if names else f"nothing yet, {folder} holds no hotkey"
+    return ", ".join(names[:8]) if names else f"none found in {folder}"

@@ -1,11 +1,13 @@
-"""Who is asked in a round: neurons from the metagraph or from a roster, less those that can't or mustn't be asked."""
+"""The neurons of a round: those of the metagraph or of a roster, without those that cannot or must not be contacted."""
 
+import functools
 import logging
 import random
 import threading
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
 from perturb.schemas.errors import SettingsError, SubnetError
 from perturb.schemas.neuron import Neuron
@@ -19,13 +21,13 @@ log = logging.getLogger(__name__)
 
 SECONDS_PER_BLOCK = 12
 REFRESH_BLOCKS = 25
-# After this long without a chain the list is too old to pay anybody by: a day.
+# After a day without the chain the list of neurons is too old to compute weights from.
 MAX_AGE_BLOCKS = 24 * 3600 // SECONDS_PER_BLOCK
 
 
 @dataclass(frozen=True)
 class NeuronList:
-    """The neurons of a round. `block` is where the chain was read, None off chain."""
+    """The neurons of a round. `block` is the block at which the chain was read, None on the local network."""
 
     block: int | None
     neurons: tuple[Neuron, ...]
@@ -33,9 +35,9 @@ class NeuronList:
 
 
 class MetagraphCache:
-    """A metagraph that is read again after `refresh_blocks` blocks, and kept while the chain can't be reached.
+    """A metagraph that is read again after `refresh_blocks` blocks, and kept while the chain cannot be reached.
 
-    Time runs on the monotonic clock at 12 s a block, so a clock that jumps refreshes neither early nor never.
+    Blocks are counted on the monotonic clock, at 12 s each, so that a jump of the system clock has no effect.
     """
 
     def __init__(self, chain: Chain, *, refresh_blocks: int = REFRESH_BLOCKS):
@@ -47,7 +49,7 @@ class MetagraphCache:
         self._tried_at = 0.0
 
     def current(self) -> Metagraph:
-        """Raises SubnetError where nothing is held that is young enough and the chain doesn't answer."""
+        """Return the metagraph. Raises SubnetError where the chain does not answer and the held one is too old."""
         with self._lock:
             now = time.monotonic()
             held = self._held
@@ -59,7 +61,7 @@ class MetagraphCache:
                 age = (now - self._read_at) / SECONDS_PER_BLOCK
                 if held is None or age > MAX_AGE_BLOCKS:
                     raise
-                log.warning("going on with the neurons of block %d, %.0f blocks old: %s", held.block, age, error)
+                log.warning("continuing with the neurons of block %d, %.0f blocks old: %s", held.block, age, error)
                 fresh = held
             else:
                 self._read_at = now
@@ -70,28 +72,27 @@ class MetagraphCache:
             return self._held
 
 
-_caches: dict[tuple[str, int], MetagraphCache] = {}
-_caches_lock = threading.Lock()
-# A roster is read every round; what is wrong with it is said once.
-_warned: set[Skipped] = set()
-
-
 def metagraph_cache(settings: SubnetSettings) -> MetagraphCache:
-    """The process' one cache of the subnet that `settings` name."""
-    with _caches_lock:
-        key = (settings.network, settings.netuid)
-        if key not in _caches:
-            _caches[key] = MetagraphCache(open_chain(settings))
-        return _caches[key]
+    """Return the cache of the subnet that `settings` name; one process has one for each subnet."""
+    with _opening:
+        return _cache_of(settings.network, settings.netuid)
+
+
+_opening = threading.Lock()
+
+
+@functools.cache
+def _cache_of(network: str, netuid: int) -> MetagraphCache:
+    return MetagraphCache(open_chain(SubnetSettings(network=network, netuid=netuid)))
 
 
 def find_neurons(settings: SubnetSettings, *, own_hotkey: str, cache: MetagraphCache | None = None) -> NeuronList:
-    """The neurons to ask, and those left out with the reason.
+    """Return the neurons to send a challenge to, and the skipped ones with the reason.
 
-    Left out: ourselves, who serves nothing, malformed hotkeys, addresses that are not public (unless allowed; the
-    local network implies it) and, with `merge_shared`, all but one of those that share a coldkey or an IP.
+    Skipped: our own neuron, neurons without an endpoint, malformed hotkeys, addresses that are not public (unless
+    allowed; the local network implies it) and, with `merge_shared`, all but one of those that share a coldkey or an IP.
     Raises SettingsError without a roster on the local network; SubnetError where the chain or the roster is unusable
-    or nobody is left to ask.
+    or no neuron is left.
     """
     if settings.network == LOCAL_NETWORK:
         roster = local_roster(settings)
@@ -114,12 +115,14 @@ def find_neurons(settings: SubnetSettings, *, own_hotkey: str, cache: MetagraphC
         skipped += merged
     if not kept:
         reasons = "; ".join(sorted({skip.reason for skip in skipped})[:5]) or "it lists none"
-        raise SubnetError(f"{where} has no neuron to ask ({reasons}); start a miner, or correct the network or roster")
+        raise SubnetError(
+            f"{where} has no neuron to ask ({reasons}); start a miner, or correct subnet.network or subnet.roster"
+        )
     return NeuronList(block, tuple(kept), tuple(skipped))
 
 
 def find_validators(settings: SubnetSettings, *, cache: MetagraphCache | None = None) -> frozenset[str]:
-    """Hotkeys that may ask a miner: validators of the roster, or holders of a validator permit."""
+    """Return the hotkeys that may send challenges: validators of the roster, or holders of a validator permit."""
     if settings.network == LOCAL_NETWORK:
         return local_roster(settings).validators
     metagraph = (cache or metagraph_cache(settings)).current()
@@ -127,24 +130,31 @@ def find_validators(settings: SubnetSettings, *, cache: MetagraphCache | None = 
 
 
 def local_roster(settings: SubnetSettings) -> Roster:
-    """The roster of the local network. Raises SettingsError where none is named, SubnetError where it is unusable."""
+    """Return the roster of the local network. Raises SettingsError without one, SubnetError where it is unusable."""
     if settings.roster is None:
         raise SettingsError(
-            "subnet.network is 'local' but subnet.roster is not set; name a TOML file of neurons, let local miners be "
-            "started, or set subnet.network to 'finney', 'test' or a ws:// endpoint"
+            "subnet.network is 'local' but subnet.roster is not set; name a TOML file of neurons in perturb.toml or "
+            "PERTURB_SUBNET__ROSTER, start local miners, or set subnet.network to 'finney', 'test' or a ws:// endpoint"
         )
     roster = read_roster(settings.roster)
     for skip in roster.skipped:
-        if skip not in _warned:
-            _warned.add(skip)
-            log.warning("roster %s: %s; skipped", settings.roster, skip.reason)
+        _warn_once(settings.roster, skip)
     return roster
+
+
+@functools.cache
+def _warn_once(roster: Path, skip: Skipped) -> None:
+    # A roster is read in every round; one line in the log for each wrong entry is enough.
+    log.warning("roster %s: %s; skipped", roster, skip.reason)
 
 
 def merge_shared(
     neurons: Iterable[Neuron], *, choice: random.Random | None = None
 ) -> tuple[list[Neuron], list[Skipped]]:
-    """One neuron, drawn anew each time, of every group that shares a coldkey or an IP, directly or through others."""
+    """Return one neuron of every group that shares a coldkey or IP, directly or through others, and the skipped ones.
+
+    Each call draws anew, from `choice` or the system's random numbers.
+    """
     rng = choice or random.SystemRandom()
     groups: dict[str, list[Neuron]] = {}
     for neuron in neurons:
@@ -175,11 +185,11 @@ def merge_shared(
 
 def _exclusion(neuron: Neuron, *, own_hotkey: str, allow_private: bool) -> str | None:
     if neuron.hotkey == own_hotkey:
-        return "it is ourselves"
+        return "it is our own neuron"
     if not neuron.endpoint:
         return "it serves no endpoint"
     if not is_hotkey(neuron.hotkey):
-        return f"hotkey {neuron.hotkey[:64]!r} is no ss58 address"
+        return f"hotkey {neuron.hotkey[:64]!r} is not an ss58 address"
     try:
         parse_endpoint(neuron.endpoint, allow_private=allow_private)
     except AddressRefused as error:

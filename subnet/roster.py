@@ -1,11 +1,11 @@
-"""A roster: the neurons of a local or test network, written down in a TOML file instead of on a chain.
+"""A roster: the neurons of a local or test network, in a TOML file instead of on a chain.
 
 [[neuron]]
 hotkey = "5F..."
 endpoint = "127.0.0.1:8091"     # also uid, coldkey, stake, validator_permit
 
 [[validator]]
-hotkey = "5D..."                # who may ask; a neuron with validator_permit = true may too
+hotkey = "5D..."                # may send challenges, as may a neuron with validator_permit = true
 """
 
 import tomllib
@@ -14,16 +14,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import tomli_w
 from pydantic import ValidationError
 
 from perturb.schemas.errors import SubnetError
 from perturb.schemas.neuron import Neuron
 from perturb.subnet.keys import is_hotkey
 
+_HEAD = (
+    "# Neurons of a local network. `endpoint` is ip:port; [[validator]] lists the hotkeys that may send challenges.\n"
+)
+
 
 @dataclass(frozen=True)
 class Skipped:
-    """A neuron that is left out of a round, and why."""
+    """A neuron that is skipped in a round, and the reason."""
 
     uid: int | None
     hotkey: str
@@ -32,7 +37,7 @@ class Skipped:
 
 @dataclass(frozen=True)
 class Roster:
-    """What a roster file says. `skipped` are the entries that can't be used; the rest can."""
+    """The content of a roster file. `skipped` are the entries that cannot be used."""
 
     neurons: tuple[Neuron, ...]
     validators: frozenset[str]
@@ -40,9 +45,10 @@ class Roster:
 
 
 def read_roster(path: Path) -> Roster:
-    """Read a roster; entries that are wrong are skipped with a reason. A neuron without `uid` gets its place, from 0.
+    """Return the roster in a file.
 
-    Raises SubnetError where the file is missing, isn't TOML, or has another shape.
+    Wrong entries are skipped with a reason. A neuron without `uid` gets its place in the file, from 0.
+    Raises SubnetError where the file is missing, is not TOML, or has another shape.
     """
     try:
         document = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -50,7 +56,7 @@ def read_roster(path: Path) -> Roster:
         raise SubnetError(f"roster {path} can't be read: {error.strerror}; name a TOML file of [[neuron]]") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise SubnetError(
-            f"roster {path} is no TOML: {error}; accepted: [[neuron]] and [[validator]] tables"
+            f"roster {path} is not TOML: {error}; accepted: [[neuron]] and [[validator]] tables"
         ) from error
     unknown = sorted(set(document) - {"neuron", "validator"})
     if unknown:
@@ -64,7 +70,7 @@ def read_roster(path: Path) -> Roster:
         if isinstance(neuron, Skipped):
             skipped.append(neuron)
         elif neuron.uid in uids or any(neuron.hotkey == other.hotkey for other in neurons):
-            skipped.append(Skipped(neuron.uid, neuron.hotkey, f"neuron {place + 1}: uid or hotkey stands there twice"))
+            skipped.append(Skipped(neuron.uid, neuron.hotkey, f"neuron {place + 1}: its uid or hotkey is listed twice"))
         else:
             uids.add(neuron.uid)
             neurons.append(neuron)
@@ -74,24 +80,24 @@ def read_roster(path: Path) -> Roster:
         if is_hotkey(hotkey):
             validators.add(hotkey)
         else:
-            skipped.append(Skipped(None, hotkey[:64], f"validator {place + 1}: {hotkey[:64]!r} is no ss58 address"))
+            skipped.append(Skipped(None, hotkey[:64], f"validator {place + 1}: {hotkey[:64]!r} is not an ss58 address"))
     return Roster(tuple(neurons), frozenset(validators), tuple(skipped))
 
 
 def write_roster(path: Path, neurons: Iterable[Neuron], *, validators: Iterable[str] = ()) -> None:
-    """Write a roster that `read_roster` reads back the same."""
-    lines = ["# Neurons of a local network. `endpoint` is ip:port; [[validator]] lists the hotkeys that may ask."]
-    for neuron in neurons:
-        lines += ["", "[[neuron]]", *(f"{key} = {_toml(value)}" for key, value in neuron.model_dump().items())]
-    for hotkey in validators:
-        lines += ["", "[[validator]]", f'hotkey = "{hotkey}"']
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    """Write a roster from which `read_roster` returns the same neurons and validators."""
+    document = {
+        "neuron": [neuron.model_dump() for neuron in neurons],
+        "validator": [{"hotkey": hotkey} for hotkey in validators],
+    }
+    tables = tomli_w.dumps({name: entries for name, entries in document.items() if entries})
+    path.write_text(f"{_HEAD}\n{tables}", encoding="utf-8")
 
 
 def _tables(document: dict[str, Any], name: str, path: Path) -> Iterator[dict[str, Any]]:
     entries = document.get(name, [])
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
-        raise SubnetError(f"roster {path}: {name} is no list of tables; write [[{name}]] before each")
+        raise SubnetError(f"roster {path}: {name} is not a list of tables; write [[{name}]] before each")
     yield from entries
 
 
@@ -104,14 +110,7 @@ def _read_neuron(entry: dict[str, Any], place: int) -> Neuron | Skipped:
         name = ".".join(map(str, issue["loc"]))
         return Skipped(None, hotkey, f"neuron {place + 1}: {name}: {issue['msg']}")
     if not is_hotkey(neuron.hotkey):
-        return Skipped(neuron.uid, hotkey, f"neuron {place + 1}: hotkey {hotkey!r} is no ss58 address")
+        return Skipped(neuron.uid, hotkey, f"neuron {place + 1}: hotkey {hotkey!r} is not an ss58 address")
     if not 0 <= neuron.uid < 2**16:
         return Skipped(neuron.uid, hotkey, f"neuron {place + 1}: uid {neuron.uid} is not within 0..65535")
     return neuron
-
-
-def _toml(value: Any) -> str:
-    if isinstance(value, bool):
-        return str(value).lower()
-    # What stands in a Neuron is an address, an endpoint or a number: nothing that needs escaping.
-    return f'"{value}"' if isinstance(value, str) else repr(value)

@@ -1,9 +1,8 @@
 """The validator's signature over its request, and the miner's over its response.
 
-Requests are signed the way of `btauth/1`, which `bittensor.http_auth` verifies. It signs requests only. The response
-is signed over everything that makes it this answer and no other: which task, which signed request (its nonce), who
-asked, who answers, the HTTP status, and the digest of the body's bytes. Pure functions: an auditor checks records with
-them, offline.
+Requests are signed by `btauth/1`, which `bittensor.http_auth` verifies; it covers requests only. The signature of a
+response covers what identifies it: the task, the nonce of the signed request, the hotkeys of validator and miner, the
+HTTP status, and the digest of the body. These are pure functions, so an auditor can check records with them offline.
 """
 
 import hashlib
@@ -17,10 +16,10 @@ _SR25519 = 1
 
 
 def sign_request(keypair: Keypair, *, path: str, body_sha256: str, receiver: str) -> dict[str, str]:
-    """The `btauth/1` headers of a POST to `receiver`, from the digest of its body.
+    """Return the `btauth/1` headers of a POST to `receiver`, from the digest of its body.
 
-    `bittensor.http_auth.sign` hashes the body itself. All miners get the same body, so hashing it once a round and
-    not once a miner is most of what a round's signatures cost. Keys are sr25519, the protocol's default scheme.
+    `bittensor.http_auth.sign` hashes the body itself, once for each miner. All miners get the same body, and hashing it
+    is most of the cost of signing, so this takes the digest. Keys are sr25519, the protocol's default scheme.
     """
     from bittensor import http_auth
 
@@ -38,10 +37,10 @@ def sign_request(keypair: Keypair, *, path: str, body_sha256: str, receiver: str
 def response_message(
     task_id: str, nonce: str, validator_hotkey: str, miner_hotkey: str, status: int, body_sha256: str
 ) -> bytes:
-    """The signed bytes: seven lines of UTF-8 joined by newlines, none of them at the end.
+    """Return the signed bytes: seven lines of UTF-8, joined by newlines, without one at the end.
 
-    `nonce` is the decimal nonce of the request (`X-Bittensor-Nonce`), `body_sha256` 64 lowercase hex digits of the
-    bytes as they were sent. Raises ValueError where a field could be mistaken for two.
+    `nonce` is the decimal nonce of the request (`X-Bittensor-Nonce`). `body_sha256` has 64 lowercase hex digits and is
+    of the bytes as they were sent. Raises ValueError where a field could be read as two.
     """
     fields = (VERSION, task_id, nonce, validator_hotkey, miner_hotkey, str(status), body_sha256)
     for field in fields:
@@ -53,7 +52,7 @@ def response_message(
 def sign_response(
     keypair: Keypair, *, task_id: str, nonce: str, validator_hotkey: str, status: int, body: bytes
 ) -> str:
-    """The miner's side: the signature over its response as 128 hex digits."""
+    """Return a miner's signature over its response, as 128 hex digits."""
     digest = hashlib.sha256(body).hexdigest()
     message = response_message(task_id, nonce, validator_hotkey, keypair.ss58_address, status, digest)
     return keypair.sign(message).hex()
@@ -69,7 +68,7 @@ def verify_response_signature(
     status: int,
     body_sha256: str,
 ) -> bool:
-    """Whether `signature` (hex, sr25519) is `miner_hotkey`'s over exactly this response. Never raises for bad input."""
+    """Return whether `signature` (hex, sr25519) is `miner_hotkey`'s over exactly this response; never raises."""
     from bittensor.sp_core import verify
 
     try:

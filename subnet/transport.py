@@ -1,6 +1,6 @@
-"""Asking all miners at once: one signed request each, and an answer or a named reason from every one of them.
+"""The requests of a round: one signed request to each miner at the same time, and one response or refusal from each.
 
-Nothing a miner does ends a round, delays it past its deadline, or makes it hold more than one bounded body a miner.
+A miner cannot end a round, delay it past its deadline, or make it hold more than one body of bounded size.
 """
 
 import asyncio
@@ -38,10 +38,10 @@ async def collect(
     settings: SubnetSettings,
     round_seconds: float | None = None,
 ) -> list[Response]:
-    """Send `challenge` to all `neurons`, in random order; one response each, in the order of `neurons`.
+    """Send `challenge` to all `neurons`, in random order, and return one response each, in the order of `neurons`.
 
-    A miner has `task.timeout_ms` from sending to its last byte, on a monotonic clock. `round_seconds` bounds the whole
-    round; by default it leaves every batch of `max_concurrency` its full time. Never raises for a miner's fault.
+    A miner has `task.timeout_ms` from sending to its last byte, on a monotonic clock. `round_seconds` limits the whole
+    round; by default every batch of `max_concurrency` requests has its full time. A miner's fault never raises.
     """
     if not neurons:
         return []
@@ -51,7 +51,7 @@ async def collect(
     order = random.SystemRandom().sample(range(len(neurons)), len(neurons))
     body = wire.pack_request(challenge)
     async with open_session() as session:
-        asker = _Asker(
+        exchange = _Exchange(
             challenge=challenge,
             body=body,
             body_sha256=hashlib.sha256(body).hexdigest(),
@@ -62,20 +62,20 @@ async def collect(
             deadline=deadline,
             allow_private=settings.allow_private_addresses or settings.network == LOCAL_NETWORK,
         )
-        tasks = {place: asyncio.create_task(asker.ask(neurons[place])) for place in order}
+        tasks = {place: asyncio.create_task(exchange.with_miner(neurons[place])) for place in order}
         try:
             await asyncio.wait(tasks.values())
         finally:
             for task in tasks.values():
                 task.cancel()
-    responses = [_settle(tasks[place], neuron) for place, neuron in enumerate(neurons)]
-    _warn_of_our_own_faults(responses)
+    responses = [_result_of(tasks[place], neuron) for place, neuron in enumerate(neurons)]
+    _warn_of_own_faults(responses)
     return responses
 
 
 @dataclass(frozen=True)
-class _Asker:
-    """One round's constants, and the conversation with one miner."""
+class _Exchange:
+    """The constants of a round, and the exchange with one miner."""
 
     challenge: Challenge
     body: bytes
@@ -87,23 +87,23 @@ class _Asker:
     deadline: float
     allow_private: bool
 
-    async def ask(self, neuron: Neuron) -> Response:
-        """Wait for a slot, then ask. What is measured starts when the slot is there."""
+    async def with_miner(self, neuron: Neuron) -> Response:
+        """Wait for a slot, then send the request. The time limit starts when the slot is free."""
         async with self.slots:
             started = time.monotonic()
             seconds = min(self.seconds, self.deadline - started)
             if seconds <= 0:
                 return _refusal(neuron, started, Outcome.NOT_ASKED, "the round ended before this miner's turn")
-            return await self._exchange(neuron, seconds)
+            return await self._request(neuron, seconds)
 
-    async def _exchange(self, neuron: Neuron, seconds: float) -> Response:
+    async def _request(self, neuron: Neuron, seconds: float) -> Response:
         from bittensor import http_auth
 
         try:
             endpoint = parse_endpoint(neuron.endpoint, allow_private=self.allow_private)
         except AddressRefused as error:
             return _refusal(neuron, time.monotonic(), Outcome.UNREACHABLE, str(error))
-        # Signed here and not earlier: the miner's freshness window is 10 s and starts at signing.
+        # Signed here and not earlier: a miner accepts a signature for 10 s after signing.
         auth = sign_request(
             self.keypair, path=wire.CHALLENGE_PATH, body_sha256=self.body_sha256, receiver=neuron.hotkey
         )
@@ -135,7 +135,7 @@ class _Asker:
             return refuse(Outcome.UNREACHABLE, "no connection in time")
         except TimeoutError:
             if received:
-                return refuse(Outcome.SLOW_BODY, f"{len(received)} bytes had come within {seconds:g} s")
+                return refuse(Outcome.SLOW_BODY, f"only {len(received)} bytes arrived within {seconds:g} s")
             return refuse(Outcome.TIMEOUT, f"no answer within {seconds:g} s")
         except aiohttp.ClientConnectorError as error:
             return refuse(Outcome.UNREACHABLE, _printable(error.os_error.strerror or "no connection"))
@@ -148,7 +148,7 @@ class _Asker:
         return self._verified(neuron, body, nonce, signature, response_ms=(finished - started) * 1000)
 
     def _header_fault(self, reply: aiohttp.ClientResponse, neuron: Neuron, nonce: str) -> tuple[str, str] | None:
-        """What is wrong before a byte of the body is read. Echoed values are compared with ours, never used."""
+        """Return the fault of the headers, or None. Echoed values are compared, never used. The body is unread."""
         headers = reply.headers
         if 300 <= reply.status < 400:
             return Outcome.REDIRECT, f"HTTP {reply.status}; redirects are not followed"
@@ -156,14 +156,14 @@ class _Asker:
             return http_outcome(reply.status), f"HTTP {reply.status}"
         encoding = headers.get("Content-Encoding", "identity")
         if encoding != "identity":
-            return Outcome.ENCODED, f"Content-Encoding {_printable(encoding)}; only identity was accepted"
+            return Outcome.ENCODED, f"Content-Encoding {_printable(encoding)}; only identity is accepted"
         content_type = headers.get("Content-Type", "none")
         if content_type != wire.RESPONSE_TYPE:
             return Outcome.BAD_BODY, f"Content-Type {_printable(content_type)}; expected {wire.RESPONSE_TYPE}"
         limit = wire.response_limit(self.challenge.task)
         if reply.content_length is None or "Transfer-Encoding" in headers:
-            # Streams of one-byte chunks cost the reader most and bring it least; a miner knows its answer's length.
-            return Outcome.TOO_LARGE, f"no Content-Length; up to {limit} bytes are read, never a body without end"
+            # Streams of one-byte chunks are the most expensive to read, and a miner knows the length of its answer.
+            return Outcome.TOO_LARGE, f"no Content-Length; it is required, and at most {limit}"
         if reply.content_length > limit:
             return Outcome.TOO_LARGE, f"Content-Length {reply.content_length} exceeds {limit} bytes"
         return self._identity_fault(headers, neuron, nonce)
@@ -211,11 +211,11 @@ class _Asker:
         )
 
 
-def _settle(task: "asyncio.Task[Response]", neuron: Neuron) -> Response:
+def _result_of(task: "asyncio.Task[Response]", neuron: Neuron) -> Response:
     error = None if task.cancelled() else task.exception()
     if task.cancelled() or error is not None:
-        # A trick that the HTTP client doesn't know costs the miner its answer, and us a line in the log: not the round.
-        log.error("uid %d: the exchange failed in an unforeseen way", neuron.uid, exc_info=error)
+        # An error that is not foreseen above costs the miner its answer and is logged; the round goes on.
+        log.error("uid %d: the exchange failed with an unexpected error", neuron.uid, exc_info=error)
         return _refusal(neuron, time.monotonic(), Outcome.CONNECTION_LOST, f"{type(error).__name__} in the client")
     return task.result()
 
@@ -232,11 +232,11 @@ def _refusal(neuron: Neuron, started: float, outcome: str, detail: str, *, nonce
 
 
 def _printable(text: str) -> str:
-    """A stranger's text, shortened and without control characters, fit for a log line."""
+    """Untrusted text, shortened and without control characters, for a log line."""
     return "".join(character if character.isprintable() else "?" for character in text[:80])
 
 
-def _warn_of_our_own_faults(responses: Sequence[Response]) -> None:
+def _warn_of_own_faults(responses: Sequence[Response]) -> None:
     failures = Counter(response.failure for response in responses)
     unauthorised = failures[http_outcome(401)]
     if len(responses) > 1 and unauthorised * 2 > len(responses):

@@ -1,7 +1,7 @@
-"""What travels. Request: u32 big-endian header length, canonical JSON of the task, the clean PNG. Response: a PNG.
+"""The wire format. Request: u32 big-endian header length, canonical JSON of the task, the clean PNG. Response: a PNG.
 
-The request body is the same bytes for every miner. JSON with base64 inside would cost a third more bytes and three
-times the client's CPU.
+The request body is the same bytes for every miner. JSON with the image in base64 would take a third more bytes and
+three times the client's CPU time.
 """
 
 import json
@@ -16,7 +16,7 @@ CHALLENGE_PATH = "/v1/challenge"
 REQUEST_TYPE = "application/octet-stream"
 RESPONSE_TYPE = "image/png"
 
-# The response's headers. All are compared or verified, none is believed.
+# The response's headers. Each is compared with the request or verified.
 HEADER_TASK = "X-Perturb-Task"
 HEADER_NONCE = "X-Perturb-Nonce"
 HEADER_HOTKEY = "X-Perturb-Hotkey"
@@ -29,17 +29,17 @@ _PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 
 
 class WireError(ValueError):
-    """A request body that is not what this version of the wire format describes."""
+    """A request body that does not follow this version of the wire format."""
 
 
 def pack_request(challenge: Challenge) -> bytes:
-    """The body that all miners get."""
+    """Return the request body, the same for all miners."""
     header = _canonical(challenge.task)
     return _LENGTH.pack(len(header)) + header + challenge.png
 
 
 def unpack_request(body: bytes) -> tuple[Task, bytes]:
-    """The task and the clean image's PNG (not decoded: its size may be a lie).
+    """Return the task and the bytes of the clean image's PNG, which are not decoded or checked.
 
     Raises WireError for anything but exactly what `pack_request` writes, so that a body has one meaning only.
     """
@@ -53,17 +53,17 @@ def unpack_request(body: bytes) -> tuple[Task, bytes]:
         task = Task.model_validate_json(header, strict=True)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
-        raise WireError(f"header is no task: {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+        raise WireError(f"header is not a task: {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
     if _canonical(task) != header:
         raise WireError("header is not canonical JSON: sorted keys, no white space, each key once")
     png = body[_LENGTH.size + length :]
     if not png.startswith(_PNG_MAGIC):
-        raise WireError("the bytes after the header are no PNG")
+        raise WireError("the bytes after the header are not a PNG")
     return task, png
 
 
 def response_limit(task: Task) -> int:
-    """Largest body in bytes that an answer to `task` can need: an incompressible PNG of its size, at most 4 MiB."""
+    """Return the largest body of an answer to `task`, in bytes: an incompressible PNG of its size, up to 4 MiB."""
     return min(MAX_BODY_BYTES, max_png_bytes(task.height, task.width))
 
 

@@ -1,4 +1,4 @@
-"""Judgements kept for good: there are at most 1000 x 1000 label pairs, so the language model's cost tends to zero."""
+"""Judgements kept in SQLite. There are at most 1000 x 1000 label pairs, so the language model is needed ever less."""
 
 import logging
 import sqlite3
@@ -26,8 +26,8 @@ Key = tuple[int, str]
 class JudgementCache:
     """Scores of one model under one version of the prompts, in a SQLite file that several processes may share.
 
-    Scores are deterministic, so two processes that ask the same question at once write the same row. `hits` and
-    `misses` count what this process asked for.
+    Scores are deterministic, so two processes that compute the same score write the same row. `hits` and `misses`
+    count the look-ups of this process.
     """
 
     def __init__(self, path: Path, *, model: str, template: str) -> None:
@@ -39,21 +39,21 @@ class JudgementCache:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             with closing(self._open()) as connection, connection:
-                # Readers never wait for the writer, and a killed writer leaves the file whole.
+                # With a write-ahead log readers never wait for the writer, and a killed writer leaves the file intact.
                 connection.execute("PRAGMA journal_mode=WAL")
                 connection.execute(_TABLE)
         except (OSError, sqlite3.Error) as error:
             raise ModelError(
-                f"the judge's cache {path} cannot be used: {error}; delete it, or set PERTURB_CACHE_DIR elsewhere"
+                f"the judge's cache {path} cannot be used: {error}; delete it, or set another PERTURB_CACHE_DIR"
             ) from error
 
     def get(self, question: str, keys: Iterable[Key]) -> dict[Key, float]:
-        """The known scores among `keys` (label index, target)."""
+        """Return the known scores of `keys` (label index, target)."""
         wanted = list(dict.fromkeys(keys))
         try:
             found = self._read(question, wanted)
         except sqlite3.Error as error:
-            log.warning("the judge's cache %s cannot be read (%s); asking the model instead", self.path, error)
+            log.warning("the judge's cache %s cannot be read (%s); scores are computed instead", self.path, error)
             found = {}
         self.hits += len(found)
         self.misses += len(wanted) - len(found)
@@ -74,7 +74,7 @@ class JudgementCache:
         return found
 
     def put(self, question: str, scores: Mapping[Key, float]) -> None:
-        """Keep `scores`; a row that another process wrote meanwhile stays as it is."""
+        """Store `scores`; a row that another process wrote in the meantime is kept."""
         rows = [
             (self.model, self.template, question, label, target, score) for (label, target), score in scores.items()
         ]
@@ -83,11 +83,11 @@ class JudgementCache:
                 connection.executemany("INSERT OR IGNORE INTO judgements VALUES (?,?,?,?,?,?)", rows)
         except sqlite3.Error as error:
             log.warning(
-                "the judge's cache %s cannot be written (%s); these judgements will be asked again", self.path, error
+                "the judge's cache %s cannot be written (%s); these scores will be computed again", self.path, error
             )
 
     def __len__(self) -> int:
-        """Judgements kept for this model and these prompts."""
+        """Return the number of judgements of this model and these prompts."""
         with closing(self._open()) as connection:
             (count,) = connection.execute(
                 "SELECT count(*) FROM judgements WHERE model=? AND template=?", (self.model, self.template)
@@ -95,5 +95,5 @@ class JudgementCache:
         return int(count)
 
     def _open(self) -> sqlite3.Connection:
-        # One short connection a batch: a connection may not cross threads or forks, and opening takes 0.1 ms.
+        # A connection for each batch: it may not cross threads or forks, and opening one takes 0.1 ms.
         return sqlite3.connect(self.path, timeout=_PATIENCE_S)

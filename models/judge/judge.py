@@ -1,18 +1,18 @@
-"""The judge: a small language model that compares names, so that a flip means something.
+"""The judge: a small language model that decides which labels name the same kind of thing.
 
     judge = load_judge(settings.judge, cache=settings.cache)
     judge.belongs([(249, "dog")])       # does the label malamute belong to the subject dog?
     judge.same_kind([(249, 250)])       # do malamute and Siberian husky name the same kind of thing?
 
-Nothing is generated or parsed: both answers are comparisons of likelihoods (models/judge/scores.py) with a threshold
-that was calibrated for the model (models/judge/calibration.json). The same pair always gets the same score.
+The model generates no text. Both answers compare a score of likelihoods (models/judge/scores.py) with a threshold that
+was calibrated for the model (models/judge/calibration.json). The same pair always gets the same score.
 """
 
+import functools
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache as once
 from pathlib import Path
 from threading import Lock
 from typing import Protocol
@@ -22,8 +22,8 @@ from perturb.models.judge.language_model import LanguageModel
 from perturb.models.judge.prompts import subject_words, template_version
 from perturb.models.judge.scores import belongs_scores, same_kind_scores, subject_priors
 from perturb.models.judge.thresholds import Thresholds, thresholds_of
-from perturb.models.labels import NUM_CLASSES
 from perturb.schemas.errors import ModelError
+from perturb.schemas.imagenet import NUM_CLASSES
 from perturb.schemas.settings import JudgeSettings
 
 _loading = Lock()
@@ -32,44 +32,44 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Judgement:
-    """`score` grows with how well the two belong together; None where nothing was computed."""
+    """A higher `score` means that the two belong together more; None where it was not computed."""
 
     score: float | None
     holds: bool
 
 
 class Judge(Protocol):
-    """What the pipeline asks of a judge."""
+    """The two questions that the pipeline puts to a judge."""
 
     name: str
     sha256: str | None
 
     def belongs(self, pairs: Sequence[tuple[int, str]]) -> list[Judgement]:
-        """For (ImageNet-1k index, subject): whether the label belongs to the subject."""
+        """Return, for each (ImageNet-1k index, subject), whether the label belongs to the subject."""
         ...
 
     def same_kind(self, pairs: Sequence[tuple[int, int]]) -> list[Judgement]:
-        """For two ImageNet-1k indices: whether they name the same kind of thing, so no semantic mismatch."""
+        """Return, for each two ImageNet-1k indices, whether they name the same kind of thing."""
         ...
 
 
 class NoJudge:
-    """Does without a language model: every subject fits, and only a label itself is the same kind of thing."""
+    """The judge without a language model: every label belongs, and only equal labels are the same kind of thing."""
 
     name = "none"
     sha256: str | None = None
 
     def belongs(self, pairs: Sequence[tuple[int, str]]) -> list[Judgement]:
-        """Every label is taken to belong; nothing was measured."""
+        """Return that every label belongs, without a score."""
         return [Judgement(score=None, holds=True) for _ in pairs]
 
     def same_kind(self, pairs: Sequence[tuple[int, int]]) -> list[Judgement]:
-        """Two labels are the same kind of thing when they are the same label."""
+        """Return whether the two labels are the same label."""
         return [Judgement(score=None, holds=first == second) for first, second in pairs]
 
 
 class LanguageJudge:
-    """A causal LM with thresholds. `cache` keeps scores between processes; None computes each one anew."""
+    """A causal language model with thresholds. `cache` keeps scores between processes; None computes each one anew."""
 
     def __init__(self, model: LanguageModel, *, cache: JudgementCache | None, thresholds: Thresholds) -> None:
         self.model = model
@@ -80,10 +80,11 @@ class LanguageJudge:
         self._priors: dict[str, float] = {}
 
     def belongs(self, pairs: Sequence[tuple[int, str]]) -> list[Judgement]:
-        """For (ImageNet-1k index, subject): whether the label belongs to the subject. Ask all pairs at once.
+        """Return, for each (ImageNet-1k index, subject), whether the label belongs to the subject.
 
-        The score is in nats. A subject without a readable word says nothing, so every label belongs to it, without
-        a score. Raises ModelError for an index outside the classes, and when the model gives no finite number.
+        One call with all pairs is faster than several. The score is in nats. Every label belongs to a subject without
+        a readable word, without a score. Raises ModelError for an index outside the classes, and when a score is not
+        finite.
         """
         _check_indices([label for label, _ in pairs])
         keys = [(label, subject_words(subject)) for label, subject in pairs]
@@ -95,9 +96,9 @@ class LanguageJudge:
         ]
 
     def same_kind(self, pairs: Sequence[tuple[int, int]]) -> list[Judgement]:
-        """For two ImageNet-1k indices: whether they name the same kind of thing. A label always is its own kind.
+        """Return, for each two ImageNet-1k indices, whether they name the same kind of thing.
 
-        The score is 0..1 and doesn't depend on the order of the two. Raises as `belongs`.
+        A label is the same kind as itself. The score is 0..1 and does not depend on the order. Raises as `belongs`.
         """
         _check_indices([index for pair in pairs for index in pair])
         keys = [(min(pair), str(max(pair))) for pair in pairs]
@@ -111,7 +112,7 @@ class LanguageJudge:
         ]
 
     def uncached(self) -> "LanguageJudge":
-        """The same judge without its cache, for measuring."""
+        """Return the same judge without its cache, for measuring."""
         return LanguageJudge(self.model, cache=None, thresholds=self.thresholds)
 
     def _scores(
@@ -127,20 +128,20 @@ class LanguageJudge:
             if not math.isfinite(score):
                 raise ModelError(
                     f"judge {self.name!r} gave {score} for label {label} and {target!r}; its weights are unusable, "
-                    "choose another model or PERTURB_JUDGE__NAME=none"
+                    "choose another model, or set judge.name to 'none'"
                 )
         if self.cache is not None:
             self.cache.put(question, fresh)
         return known | fresh
 
-    def meet(self, subjects: Sequence[str]) -> None:
-        """Find out what a subject costs once (its prior), so that later pairs with it cost no more than the pair."""
+    def prepare_subjects(self, subjects: Sequence[str]) -> None:
+        """Compute the priors of subjects, once each, so that later pairs with them cost no more than the pair."""
         new = [(-1, text) for text in map(subject_words, subjects) if text and text not in self._priors]
         found = self._scores("prior", new, lambda keys: subject_priors(self.model, [text for _, text in keys]))
         self._priors.update({text: value for (_, text), value in found.items()})
 
     def _score_belongs(self, keys: list[Key]) -> list[float]:
-        self.meet([subject for _, subject in keys])
+        self.prepare_subjects([subject for _, subject in keys])
         return belongs_scores(self.model, keys, priors=self._priors)
 
     def _score_same_kind(self, keys: list[Key]) -> list[float]:
@@ -148,10 +149,10 @@ class LanguageJudge:
 
 
 def load_judge(settings: JudgeSettings, *, cache: Path) -> Judge:
-    """The judge that the settings name; its weights are loaded once per process.
+    """Return the judge that the settings name; a process loads its weights once.
 
-    `cache` holds converted weights and judgements. Raises ModelError that says how to go on when the model can't be
-    loaded.
+    `cache` is the folder of converted weights and judgements. Raises ModelError, with what to do, when the model cannot
+    be loaded.
     """
     if settings.name == "none":
         return NoJudge()
@@ -164,7 +165,7 @@ def load_judge(settings: JudgeSettings, *, cache: Path) -> Judge:
     return LanguageJudge(model, cache=kept, thresholds=thresholds)
 
 
-@once
+@functools.cache
 def _load_model(name: str, batch_size: int, cache: Path) -> LanguageModel:
     from perturb.models.judge import gemma
     from perturb.models.judge.language_model import load_language_model
@@ -178,4 +179,4 @@ def _load_model(name: str, batch_size: int, cache: Path) -> LanguageModel:
 def _check_indices(indices: Sequence[int]) -> None:
     for index in indices:
         if not 0 <= index < NUM_CLASSES:
-            raise ModelError(f"label {index} is no ImageNet-1k class; accepted: 0 to {NUM_CLASSES - 1}")
+            raise ModelError(f"label {index} is not an ImageNet-1k class; accepted: 0 to {NUM_CLASSES - 1}")

@@ -1,6 +1,6 @@
-"""A causal language model as a measuring instrument: probabilities of given words, nothing generated.
+"""A causal language model that gives probabilities of given words; it generates no text.
 
-Any model that transformers loads as a causal LM will do, from a local folder or the Hub.
+Any model works that transformers loads as a causal language model, from a local folder or the Hub.
 """
 
 import hashlib
@@ -16,18 +16,18 @@ if TYPE_CHECKING:
     import torch
 
 Tokens = tuple[int, ...]
-# A place in a text (its hidden state predicts the token behind it) and the token that is asked for there.
+# A place in a text, whose hidden state predicts the next token, and the token whose probability is wanted there.
 _Spot = tuple[int, int]
 _Row: TypeAlias = "tuple[Tokens, int, torch.Tensor]"
 
-# Rows that meet the output matrix at once: enough to read its 0.7 GB seldom, few enough for 0.3 GB of logits.
+# Rows multiplied by the output matrix at once: enough to read its 0.7 GB seldom, few enough for 0.3 GB of logits.
 _HEAD_ROWS = 256
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class LanguageModel:
-    """A loaded causal LM in float32. `sha256` names its weights; `start` is what every text begins with.
+    """A loaded causal language model in float32. `sha256` is that of its weights; every text begins with `start`.
 
     `encode` turns text into token ids without special tokens; `body` is the decoder up to the last hidden state and
     `head` the (vocabulary, width) output matrix.
@@ -43,11 +43,11 @@ class LanguageModel:
     batch_size: int
 
     def log_likelihoods(self, requests: Sequence[tuple[str, str]]) -> list[float]:
-        """`log p(continuation | prompt)` in nats, summed over the continuation's tokens, for each request.
+        """Return `log p(continuation | prompt)` in nats, summed over the continuation's tokens, for each request.
 
-        A continuation brings the space that separates it from its prompt. A text that begins another one costs
-        nothing extra, so one prompt serves many continuations, and only the continuations' positions meet the
-        output matrix. The result doesn't depend on what else is asked in the same call, up to float32 rounding.
+        A continuation includes the space that separates it from its prompt. A text that begins another one adds no
+        cost, so one prompt serves many continuations, and only the continuations' positions are multiplied by the
+        output matrix. A result does not depend on the other requests of the call, up to float32 rounding.
         """
         coded = [(self.start + self.encode(prompt), self.encode(target)) for prompt, target in requests]
         texts = [prompt + target[:-1] for prompt, target in coded]
@@ -62,7 +62,7 @@ class LanguageModel:
         ]
 
     def overlaps(self, pairs: Sequence[tuple[str, str]]) -> list[float]:
-        """Bhattacharyya coefficient (0..1) of what the model expects behind the one prompt and behind the other."""
+        """Return the Bhattacharyya coefficient (0..1) of the next-token distributions after the two prompts."""
         import torch
 
         found: list[float] = []
@@ -99,11 +99,11 @@ class LanguageModel:
         """The last hidden state at each wanted place, as (text, place, state)."""
         import torch
 
-        # Alike lengths together: little padding, and an order that depends on the texts alone.
+        # Similar lengths together: little padding, and an order that depends on the texts alone.
         ordered = sorted(wanted, key=lambda text: (len(text), text))
         for first in range(0, len(ordered), self.batch_size):
             batch = ordered[first : first + self.batch_size]
-            # Padding stands on the right, where causal attention never looks from a real token: no mask is needed.
+            # Padding is on the right, which causal attention does not see from a real token: no mask is needed.
             ids = torch.zeros(len(batch), len(batch[-1]), dtype=torch.long)
             for row, text in enumerate(batch):
                 ids[row, : len(text)] = torch.tensor(text)
@@ -118,9 +118,9 @@ class LanguageModel:
 
 
 def load_language_model(folder_or_id: str, *, name: str, sha256: str | None, batch_size: int) -> LanguageModel:
-    """Load a causal LM in float32 from a local folder or the Hub, onto the GPU where there is one.
+    """Load a causal language model in float32 from a local folder or the Hub, onto the GPU where there is one.
 
-    `sha256` None computes the digest of the weight files. Raises ModelError that says how to go on.
+    `sha256` None computes the digest of the weight files. Raises ModelError that says what is accepted.
     """
     import torch
     from transformers import AutoModelForCausalLM
@@ -128,7 +128,7 @@ def load_language_model(folder_or_id: str, *, name: str, sha256: str | None, bat
 
     import perturb.models._torchvision  # noqa: F401  # transformers imports torchvision where it finds one
 
-    disable_progress_bar()  # type: ignore[no-untyped-call]  # Its bar for two hundred small tensors is gone at once.
+    disable_progress_bar()  # type: ignore[no-untyped-call]  # Its bar for two hundred small tensors would vanish at once.
     try:
         encode, start = _tokenizer(folder_or_id)
         model: Any = AutoModelForCausalLM.from_pretrained(folder_or_id, dtype=torch.float32)
@@ -140,7 +140,7 @@ def load_language_model(folder_or_id: str, *, name: str, sha256: str | None, bat
         reason = next(iter(str(error).splitlines()), "") or type(error).__name__
         raise ModelError(
             f"judge {name!r} cannot be loaded ({reason}); accepted: 'gemma-3-270m', the Hugging Face id or the folder "
-            "of a causal language model, or PERTURB_JUDGE__NAME=none to go on without a judge"
+            "of a causal language model, or judge.name = 'none' (PERTURB_JUDGE__NAME=none) for no judge"
         ) from error
     return LanguageModel(
         name=name,
@@ -159,10 +159,10 @@ def _spots(prompt: Tokens, target: Tokens) -> list[_Spot]:
 
 
 def _covering(texts: Sequence[Tokens]) -> dict[Tokens, Tokens]:
-    """For each text one of `texts` that begins with it: itself, or a longer one where there is one."""
+    """For each text, one of `texts` that begins with it: a longer one where there is one, or itself."""
     covers: dict[Tokens, Tokens] = {}
     longer: Tokens = ()
-    # A text's extensions stand right behind it in lexical order.
+    # A text's extensions follow it directly in lexical order.
     for text in sorted(set(texts), reverse=True):
         if longer[: len(text)] != text:
             longer = text

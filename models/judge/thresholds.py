@@ -1,15 +1,15 @@
-"""Where a score becomes a yes: calibrated for each model and version of the prompts, shipped in calibration.json."""
+"""The thresholds of the two scores, calibrated for each model and version of the prompts in calibration.json."""
 
 import json
 import logging
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 from perturb.models.judge.language_model import LanguageModel
 
-# Taken from the embedded model's calibration, rounded; the scores' units carry over to other models, roughly.
+# From the embedded model's calibration, rounded. The scores of other models have roughly the same scale.
 DEFAULT_BELONGS = -1.2
 DEFAULT_SAME_KIND = 0.68
 logger = logging.getLogger(__name__)
@@ -24,7 +24,7 @@ class Thresholds:
     calibrated: bool = False
 
     def overridden(self, *, belongs: float | None, same_kind: float | None) -> "Thresholds":
-        """These thresholds with those replaced that the settings name."""
+        """Return these thresholds, with those replaced that the settings name."""
         return replace(
             self,
             belongs=self.belongs if belongs is None else belongs,
@@ -33,7 +33,7 @@ class Thresholds:
 
 
 def thresholds_of(model: LanguageModel, *, template: str) -> Thresholds:
-    """The calibrated thresholds of `model` under `template`, or the defaults with a warning."""
+    """Return the calibrated thresholds of `model` under `template`, or the defaults with a warning."""
     for entry in _calibrations():
         if entry["sha256"] == model.sha256 and entry["template"] == template:
             return Thresholds(
@@ -50,7 +50,20 @@ def thresholds_of(model: LanguageModel, *, template: str) -> Thresholds:
     return Thresholds()
 
 
+class _Score(TypedDict):
+    threshold: float
+
+
+class _Calibration(TypedDict):
+    """The part of an entry of calibration.json that is used here."""
+
+    sha256: str
+    template: str
+    belongs: _Score
+    same_kind: _Score
+
+
 @cache
-def _calibrations() -> list[dict[str, Any]]:
-    entries: list[dict[str, Any]] = json.loads(Path(__file__).with_name("calibration.json").read_text())
+def _calibrations() -> list[_Calibration]:
+    entries: list[_Calibration] = json.loads(Path(__file__).with_name("calibration.json").read_text())
     return entries

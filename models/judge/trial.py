@@ -1,4 +1,4 @@
-"""How good a judge is on labelled pairs: what `perturb judge --pairs` prints and what thresholds are calibrated on."""
+"""The accuracy of a judge on labelled pairs, for `perturb judge --pairs` and for the calibration of thresholds."""
 
 import csv
 import time
@@ -8,15 +8,16 @@ from itertools import pairwise
 from pathlib import Path
 
 from perturb.models.judge.judge import Judge, LanguageJudge
-from perturb.models.labels import NUM_CLASSES, imagenet_label
+from perturb.models.labels import imagenet_label
 from perturb.schemas.errors import ModelError, SettingsError
+from perturb.schemas.imagenet import NUM_CLASSES
 
 COLUMNS = ("class_index", "label", "target", "is_member")
 
 
 @dataclass(frozen=True)
 class LabelledPair:
-    """One line of a pairs file: does ImageNet class `class_index` belong to the broad word `target`?"""
+    """One line of a pairs file: whether ImageNet class `class_index` belongs to the broad word `target`."""
 
     class_index: int
     target: str
@@ -25,7 +26,7 @@ class LabelledPair:
 
 @dataclass(frozen=True)
 class JudgedPair:
-    """A pair with its score; `distance` is how far on the wrong side of the threshold it lies (negative: right)."""
+    """A pair with its score. `distance` to the threshold is positive on the wrong side, negative on the right side."""
 
     class_index: int
     label: str
@@ -40,9 +41,9 @@ class Trial:
     """The outcome over a pairs file.
 
     `accuracy` is at the judge's own threshold, `best_accuracy` at the one that fits these pairs best. `auc` is the
-    chance that a member scores above a non-member. `pairs_per_second` is the steady state: no judgement is cached,
-    but the judge has met each subject, which costs once. `worst` holds the pairs on the wrong side first, at most
-    ten; `scores` all, in the file's order.
+    probability that a member scores above a non-member. `pairs_per_second` is measured without cached judgements, after
+    the priors of the subjects, which are computed once. `worst` holds at most ten pairs, those on the wrong side first;
+    `scores` are in the file's order.
     """
 
     judge: str
@@ -61,9 +62,9 @@ class Trial:
 
 
 def read_pairs(path: Path) -> list[LabelledPair]:
-    """The pairs of a CSV file with the columns class_index, label, target and is_member (0 or 1).
+    """Return the pairs of a CSV file with the columns class_index, label, target and is_member (0 or 1).
 
-    Raises SettingsError that names a missing column, or the line and value that can't be read.
+    Raises SettingsError that names a missing column, or the line and the invalid value.
     """
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
@@ -85,11 +86,13 @@ def read_pairs(path: Path) -> list[LabelledPair]:
 
 
 def try_judge(pairs: Sequence[LabelledPair], judge: Judge) -> Trial:
-    """Asks `judge` all pairs without its cache. Raises ModelError for the judge 'none', which has no scores."""
+    """Judge all pairs without the cache. Raises ModelError for the judge 'none', which has no scores."""
     if not isinstance(judge, LanguageJudge):
-        raise ModelError("judge 'none' gives no scores to measure; set PERTURB_JUDGE__NAME, e.g. to gemma-3-270m")
+        raise ModelError(
+            "judge 'none' gives no scores to measure; set judge.name (PERTURB_JUDGE__NAME), for example to gemma-3-270m"
+        )
     fresh = judge.uncached()
-    fresh.meet([pair.target for pair in pairs])
+    fresh.prepare_subjects([pair.target for pair in pairs])
     started = time.perf_counter()
     scores = [
         judgement.score if judgement.score is not None else float("-inf")
@@ -117,12 +120,12 @@ def try_judge(pairs: Sequence[LabelledPair], judge: Judge) -> Trial:
 
 
 def accuracy(scores: Sequence[float], members: Sequence[bool], threshold: float) -> float:
-    """The share of pairs whose score lies above the threshold exactly when they are members."""
+    """Return the share of pairs that the threshold classifies correctly."""
     return sum((score > threshold) == member for score, member in zip(scores, members, strict=True)) / len(scores)
 
 
 def area_under_curve(scores: Sequence[float], members: Sequence[bool]) -> float:
-    """The chance that a member scores above a non-member, ties counting half (Mann-Whitney U over n0 n1)."""
+    """Return the probability that a member scores above a non-member; ties count half (Mann-Whitney U over n0 n1)."""
     inside = [score for score, member in zip(scores, members, strict=True) if member]
     outside = [score for score, member in zip(scores, members, strict=True) if not member]
     wins = sum((one > other) + 0.5 * (one == other) for one in inside for other in outside)
@@ -130,7 +133,7 @@ def area_under_curve(scores: Sequence[float], members: Sequence[bool]) -> float:
 
 
 def best_threshold(scores: Sequence[float], members: Sequence[bool]) -> float:
-    """The threshold with the best balanced accuracy: the middle of all cuts that reach it, so chance decides little."""
+    """Return the threshold with the best balanced accuracy: the middle of all cuts that reach it."""
     ordered = sorted(set(scores))
     cuts = [(low + high) / 2 for low, high in pairwise(ordered)] or ordered
     reached = [_balanced_accuracy(scores, members, cut) for cut in cuts]

@@ -99,7 +99,7 @@ def test_a_commitment_reads_back(chain: BittensorChain) -> None:
     assert chain.read_commitment(BOB.ss58_address) is None
     chain.commit(BOB, digest)
     assert chain.read_commitment(BOB.ss58_address) == digest
-    with pytest.raises(SubnetError, match="is no sha256"):
+    with pytest.raises(SubnetError, match="is not a sha256"):
         chain.commit(BOB, "AB" * 32)
 
 
@@ -136,7 +136,7 @@ def test_neurons_of_a_chain_are_those_that_can_be_asked(chain: BittensorChain) -
     assert (found.block, [neuron.uid for neuron in found.neurons]) == (1000, [0])
     assert {skip.uid: skip.reason.partition(":")[0] for skip in found.skipped} == {
         1: "endpoint '10.0.0.5",
-        2: "it is ourselves",
+        2: "it is our own neuron",
     }
     assert find_validators(settings, cache=MetagraphCache(chain)) == {BOB.ss58_address}
 

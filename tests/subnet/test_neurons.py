@@ -46,10 +46,10 @@ def test_wrong_entries_are_skipped_and_the_rest_is_asked(tmp_path: Path) -> None
     assert [neuron.endpoint for neuron in found.neurons] == ["127.0.0.1:8091"]
     reasons = " | ".join(skip.reason for skip in found.skipped)
     for expected in (
-        "no ss58 address",
+        "not an ss58 address",
         "port '99999'",
         "endpoint: Field required",
-        "stands there twice",
+        "is listed twice",
         "uid -1",
         "//Bob",
     ):
@@ -62,7 +62,7 @@ def test_wrong_entries_are_skipped_and_the_rest_is_asked(tmp_path: Path) -> None
     [
         ("neuron = 5", r"write \[\[neuron\]\]"),
         ("[neurons]\nx = 1", "has neurons; accepted"),
-        ("][", "is no TOML"),
+        ("][", "is not TOML"),
         ("", "has no neuron to ask"),
     ],
 )
@@ -140,7 +140,7 @@ def test_a_wallets_hotkey_is_opened_without_a_question(tmp_path: Path) -> None:
 
 def test_a_wallet_that_is_not_there_names_those_that_are(tmp_path: Path) -> None:
     settings = SubnetSettings(wallet_name="missing", wallet_path=tmp_path)
-    with pytest.raises(SubnetError, match=r"wallet 'missing' has no hotkey 'default'.*holds no hotkey"):
+    with pytest.raises(SubnetError, match=r"wallet 'missing' has no hotkey 'default'.*none found in"):
         load_keypair(settings)
     Wallet("validator", "main", path=str(tmp_path)).create_new_hotkey(use_password=False, suppress=True)
     with pytest.raises(SubnetError, match="accepted: validator/main;"):

@@ -80,9 +80,9 @@ def header_of(challenge: Challenge) -> dict[str, object]:
         (lambda facts: json.dumps(facts | {"task_id": "../../etc"}).encode(), "task_id"),
         (lambda facts: json.dumps(facts | {"height": 1e400}).encode(), "height"),
         (lambda facts: json.dumps(facts | {"height": "224"}).encode(), "height"),
-        (lambda facts: b"[" * 10_000, "no task"),
+        (lambda facts: b"[" * 10_000, "not a task"),
         (lambda facts: b"x" * 20_000, "16384"),
-        (lambda facts: b"", "no task"),
+        (lambda facts: b"", "not a task"),
     ],
 )
 def test_headers_that_are_not_the_canonical_ones_are_refused(header, message: str) -> None:
@@ -97,7 +97,7 @@ def test_a_key_that_stands_twice_is_refused() -> None:
 
 
 def test_a_body_without_png_is_refused() -> None:
-    with pytest.raises(WireError, match="no PNG"):
+    with pytest.raises(WireError, match="not a PNG"):
         unpack_request(pack_request(packed(png=b"GIF89a")))
 
 
