@@ -1,5 +1,6 @@
 """Folding leaves no normalisation behind, the same logits, and a network alone that it would change."""
 
+import perturb.models._torchvision  # noqa: F401  # isort: skip
 import timm
 import torch
 from torch import nn
