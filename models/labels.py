@@ -33,7 +33,7 @@ def imagenet_labels() -> tuple[Label, ...]:
     from timm.data.imagenet_info import ImageNetInfo
 
     info = ImageNetInfo("imagenet-1k")
-    return tuple(_label(index, synset, info) for index, synset in enumerate(info.label_names()))
+    return tuple(_label(index, synset, info) for index, synset in enumerate(info.label_names()))  # type: ignore[no-untyped-call]
 
 
 def imagenet_label(index: int) -> Label:
