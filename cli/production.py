@@ -135,6 +135,8 @@ def weights(
 
 def _export_lines(exported: "Exported") -> str:
     back, proof = exported.read_back, exported.read_back.proof
+    if proof is None:
+        return f"tier [bold]{exported.tier}[/]: no records yet, so there is nothing to read back from {exported.path}"
     readers = ", ".join(f"{reader} {count}" for reader, count in back.records.items())
     verdict = "[green]holds[/]" if back.holds else "[red]DOES NOT HOLD[/]"
     return (

@@ -310,6 +310,13 @@ def test_read_back_proves_a_record_or_says_that_it_does_not_hold(made: Made, lab
     assert not read_back(str(folder(made, "professional", "")), classifier=labels).proof.holds
 
 
+def test_an_export_without_records_is_read_back_as_that(made: Made, labels: Any) -> None:
+    tier = load_tiers(Path("tiers.toml"))["sample"].model_copy(update={"name": "nothing", "where": "linf_levels > 255"})
+    assert export(made.corpus, tier, today=date(2027, 1, 1)).records == 0
+    found = read_back(str(folder(made, "nothing", "")), classifier=labels)
+    assert (found.records, found.holds, found.proof) == ({}, True, None)
+
+
 @pytest.fixture(autouse=True)
 def no_bars() -> Iterator[None]:
     datasets.disable_progress_bars()
