@@ -127,11 +127,11 @@ def show(
     """Draw a contact sheet: original, perturbed, difference x16, with labels, confidences, L-inf, SSIM and score."""
     from perturb.sinks.corpus.keys import parse_day
     from perturb.sinks.report.contact_sheet import check_picture, contact_sheet
-    from perturb.tasks.monitor.best_pairs import pairs_of_corpus
+    from perturb.tasks.monitor.best_pairs import best_pairs
 
     settings, corpus = open_corpus(path)
     check_picture(output)
-    pairs = pairs_of_corpus(corpus, number, day=parse_day(day) if day else None)
+    pairs = best_pairs(corpus, number, day=parse_day(day) if day else None)
     contact_sheet(pairs).save(output)
     say(f"{len(pairs)} pairs of {settings.store} drawn to {output}")
     if json_:

@@ -50,7 +50,8 @@ def status(
         Path | None, typer.Option(help="Write the same, with pictures, as one self-contained page.", show_default=False)
     ] = None,
     metrics: Annotated[
-        Path | None, typer.Option(help="Write OpenMetrics text for a node exporter.", show_default=False)
+        Path | None,
+        typer.Option(help="Write gauges as text for a node exporter's textfile collector.", show_default=False),
     ] = None,
     json_: Json = False,
 ) -> None:
@@ -58,19 +59,20 @@ def status(
 
     Exits 0 when all is well, 10 when something needs attention; each such thing is named with what to do about it.
     """
-    from perturb.sinks.report.openmetrics import render_metrics, write_file
     from perturb.tasks.monitor.status import read_status
 
     settings, corpus = open_corpus(path, may_be_empty=True)
     found = read_status(corpus, settings)
     typer.echo("\n".join(status_lines(found)))
     if metrics is not None:
-        write_file(metrics, render_metrics(found))
-    if html is not None:
-        from perturb.sinks.report.status_page import render_page
-        from perturb.tasks.monitor.latest_pairs import latest_pictures
+        from perturb.sinks.report.openmetrics import write_metrics
 
-        write_file(html, render_page(found, latest_pictures(corpus, _PAIRS)).encode())
+        write_metrics(metrics, found)
+    if html is not None:
+        from perturb.sinks.report.status_page import write_page
+        from perturb.tasks.monitor.latest_pairs import latest_pairs
+
+        write_page(html, found, latest_pairs(corpus, _PAIRS))
     if json_:
         say_json(found.model_dump(mode="json") | {"well": found.well})
     if not found.well:

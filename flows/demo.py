@@ -19,7 +19,7 @@ from perturb.sinks.report.contact_sheet import check_picture, contact_sheet
 from perturb.tasks.corpus.audit import audit
 from perturb.tasks.corpus.seal_and_anchor import SealSummary
 from perturb.tasks.export.readback import ReadBack, read_back
-from perturb.tasks.monitor.best_pairs import pairs_of_corpus
+from perturb.tasks.monitor.best_pairs import best_pairs
 from perturb.tasks.tiers.tier_file import load_tiers
 from perturb.tasks.verify.reverify import reverify_pairs
 
@@ -90,7 +90,7 @@ def run_demo(
     if not report.holds:
         raise AuditError(f"the corpus in {settings.store} has {len(report.faults)} faults; `perturb audit` names them")
     tell(f"[bold]6/6 draw[/] {picture}")
-    contact_sheet(pairs_of_corpus(corpus, PICTURE_PAIRS, day=sealed.day)).save(picture)
+    contact_sheet(best_pairs(corpus, PICTURE_PAIRS, day=sealed.day)).save(picture)
     return DemoSummary(
         produced=produced, sealed=sealed, exports=exports, audited_records=report.records, picture=picture
     )

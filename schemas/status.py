@@ -10,16 +10,16 @@ class _Part(BaseModel):
 
 
 class TierLag(_Part):
-    """How far one tier's export is behind the sealed days that its delay lets through."""
+    """How far the export of one tier is behind the sealed days that its delay allows."""
 
     tier: str
     exported_until: date | None = Field(description="the last day that is exported; None before the first export")
     behind: tuple[date, ...] = Field(description="sealed days that are due and not exported, ascending")
-    oldest_due_s: float = Field(description="seconds for which the oldest of them has been due; 0 if there is none")
+    oldest_due_s: float = Field(description="seconds for which the oldest of them has been due; 0 if `behind` is empty")
 
 
 class Finding(_Part):
-    """Something that an operator should look at: what it is, and the sentence that says what to do."""
+    """Something that needs attention: the part of the pipeline, what is wrong, and what to do about it."""
 
     part: str
     what: str
@@ -27,7 +27,7 @@ class Finding(_Part):
 
 
 class Medians(_Part):
-    """Medians over today's accepted answers; None where there are none."""
+    """Medians over today's accepted answers; None without an accepted answer."""
 
     linf_levels: float | None = None
     ssim: float | None = None
@@ -36,7 +36,7 @@ class Medians(_Part):
 
 
 class Status(_Part):
-    """What `perturb status` tells. `today` is the UTC day of `at`; its counts are of records made since midnight."""
+    """What `perturb status` reports. `today` is the UTC day of `at`; its counts are of records made since midnight."""
 
     store: str
     at: datetime
@@ -47,12 +47,16 @@ class Status(_Part):
     refused: dict[str, int] = Field(description="reason -> answers refused today, the most frequent first")
     miners: int = Field(description="hotkeys that were asked today")
     medians: Medians
-    judged: int = Field(description="label pairs that today's rounds needed judged, each once a round")
-    judge_hit_rate: float | None = Field(description="share of them that an earlier round of the last days had asked")
+    judged: int = Field(
+        description="label pairs that the judge was needed for in today's rounds, counted once per round"
+    )
+    judge_hit_rate: float | None = Field(
+        description="share of them that an earlier round of the last seven days had needed too; None if `judged` is 0"
+    )
     last_round: str | None
     last_commit: datetime | None
     last_commit_age_s: float | None
-    live_rounds: int = Field(description="committed rounds that no sealed day has taken in")
+    live_rounds: int = Field(description="committed rounds that are not part of a sealed day")
     unsealed_days: tuple[date, ...] = Field(description="days that are over and hold live rounds")
     sealed_days: int
     sealed_records: int

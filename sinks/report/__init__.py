@@ -1,1 +1,1 @@
-"""Pages, pictures and metrics for people and monitoring."""
+"""Pages, pictures and metrics for operators and their monitoring."""

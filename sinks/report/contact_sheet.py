@@ -1,13 +1,13 @@
-"""The contact sheet: original, perturbed, and their difference, with what the record says about them."""
+"""The contact sheet: original, perturbed image and their difference, with labels and measures from the record."""
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from perturb.schemas.errors import SettingsError
+from perturb.schemas.image import Pixels
 from perturb.schemas.pair import Pair
 from perturb.schemas.record import Row
 
@@ -20,19 +20,22 @@ _INK, _FAINT, _PAPER = "#1b1f24", "#6a737d", "#ffffff"
 
 
 def check_picture(path: Path) -> None:
-    """Makes the folder of a picture to be written. Raises SettingsError for a name or place that can't be one."""
+    """Make the folder of a picture that is to be written.
+
+    Raises SettingsError for a name that does not end in .png, and where the folder cannot be made.
+    """
     if path.suffix.lower() != ".png":
-        raise SettingsError(f"picture {path} is no PNG file; give it a name that ends in .png")
+        raise SettingsError(f"picture {path} is not a PNG file; give it a name that ends in .png")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise SettingsError(f"picture {path} can't be written ({error.strerror}); name another folder") from error
+        raise SettingsError(f"picture {path} cannot be written ({error.strerror}); name another folder") from error
 
 
 def contact_sheet(pairs: Sequence[Pair]) -> Image.Image:
-    """Draws one line per pair: original, perturbed, difference x16 around mid grey, and their captions.
+    """Draw one row per pair: original, perturbed image, difference x16 around mid grey, and their captions.
 
-    Raises ValueError when there is nothing to draw.
+    Raises ValueError without a pair.
     """
     if not pairs:
         raise ValueError("a contact sheet needs at least one accepted record")
@@ -42,8 +45,8 @@ def contact_sheet(pairs: Sequence[Pair]) -> Image.Image:
     draw = ImageDraw.Draw(sheet)
     for column, title in enumerate(("original", "perturbed", f"difference x{AMPLIFICATION}")):
         draw.text((_GAP + column * (_TILE + _GAP), _GAP), title, _INK, _font(14))
-    for line, pair in enumerate(pairs):
-        _draw_pair(sheet, draw, pair, top=_HEAD + line * (_TILE + _CAPTION + _GAP))
+    for place, pair in enumerate(pairs):
+        _draw_pair(sheet, draw, pair, top=_HEAD + place * (_TILE + _CAPTION + _GAP))
     return sheet
 
 
@@ -57,14 +60,15 @@ def _draw_pair(sheet: Image.Image, draw: ImageDraw.ImageDraw, pair: Pair, *, top
             draw.text((left, top + _TILE + 4 + number * 17), _fit(text), ink, _font(13 if number == 0 else 12))
 
 
-def amplified_difference(original: np.ndarray, perturbed: np.ndarray) -> np.ndarray:
-    """The signed difference times 16 around mid grey, uint8 (height, width, 3)."""
+def amplified_difference(original: Pixels, perturbed: Pixels) -> Pixels:
+    """Return the signed difference times 16 around mid grey, clipped; uint8 (height, width, 3), as both images."""
     difference = perturbed.astype(np.int32) - original.astype(np.int32)
-    return np.clip(128 + AMPLIFICATION * difference, 0, 255).astype(np.uint8)
+    amplified: Pixels = np.clip(128 + AMPLIFICATION * difference, 0, 255).astype(np.uint8)
+    return amplified
 
 
 def _captions(row: Row) -> tuple[tuple[str, str, str], ...]:
-    """Three lines of text under each of the three tiles; a column that a tier does not grant stays blank."""
+    """Three lines of text for each of the three tiles; a column that a tier does not grant stays blank."""
     values = row["height"] * row["width"] * 3 if row.get("height") and row.get("width") else None
     changed = f"{100 * row['l0'] / values:.3g} % of values" if values and row.get("l0") is not None else ""
     return (
@@ -82,7 +86,7 @@ def _captions(row: Row) -> tuple[tuple[str, str, str], ...]:
     )
 
 
-def _number(text: str, value: Any) -> str:
+def _number(text: str, value: float | None) -> str:
     return "" if value is None else text.format(value)
 
 
@@ -90,5 +94,5 @@ def _fit(text: str) -> str:
     return text if len(text) <= 34 else text[:33] + "…"
 
 
-def _font(size: int) -> Any:
+def _font(size: int) -> ImageFont.ImageFont | ImageFont.FreeTypeFont:
     return ImageFont.load_default(size)

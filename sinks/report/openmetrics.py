@@ -1,19 +1,32 @@
-"""The status as gauges in the OpenMetrics text format, for a node exporter's textfile collector.
+"""The status as gauges in a text file, for the textfile collector of Prometheus' node exporter.
 
-Only gauges: the collector reads the older Prometheus format too, and in both of them a gauge is written the same way.
+Only gauges: the Prometheus text format and OpenMetrics write these in the same way.
 """
 
-import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from perturb.schemas.errors import StoreError
 from perturb.schemas.status import Status
+from perturb.sinks.report.replace_file import drafts_beside
+
+if TYPE_CHECKING:
+    from prometheus_client import CollectorRegistry
 
 
-def render_metrics(status: Status) -> bytes:
-    """OpenMetrics text that ends in `# EOF`; every name begins with `perturb_`."""
+def write_metrics(path: Path, status: Status) -> None:
+    """Replace `path` by the gauges of `status`, in one step. The collector reads names that end in `.prom`.
+
+    Raises StoreError where the file cannot be written.
+    """
+    from prometheus_client import write_to_textfile
+
+    with drafts_beside(path) as folder:
+        write_to_textfile(str(path), gauges(status), tmpdir=str(folder))
+
+
+def gauges(status: Status) -> "CollectorRegistry":
+    """Return the gauges; every name begins with `perturb_`. A value that is unknown has no sample."""
     from prometheus_client import CollectorRegistry, Gauge
-    from prometheus_client.openmetrics.exposition import generate_latest
 
     registry = CollectorRegistry()
 
@@ -22,16 +35,16 @@ def render_metrics(status: Status) -> bytes:
             Gauge(f"perturb_{name}", text, registry=registry).set(value)
 
     gauge("well", "1 where nothing needs attention, else 0.", status.well)
-    gauge("status_timestamp_seconds", "When the corpus was looked at.", status.at.timestamp())
+    gauge("status_timestamp_seconds", "Time of this status.", status.at.timestamp())
     gauge("today_rounds", "Rounds made since midnight UTC.", status.rounds)
     gauge("today_responses", "Answers to them, refused ones included.", status.responses)
     gauge("today_accepted", "Accepted answers among them.", status.accepted)
     gauge("today_miners", "Miners asked since midnight UTC.", status.miners)
     gauge("today_judged_pairs", "Label pairs that needed a judgement since midnight UTC.", status.judged)
-    gauge("judge_hit_ratio", "Share of them that was known already.", status.judge_hit_rate)
+    gauge("judge_hit_ratio", "Share of these pairs that an earlier round had needed.", status.judge_hit_rate)
     if status.last_commit is not None:
-        gauge("last_commit_timestamp_seconds", "When the youngest round was committed.", status.last_commit.timestamp())
-    gauge("live_rounds", "Committed rounds that no sealed day has taken in.", status.live_rounds)
+        gauge("last_commit_timestamp_seconds", "Time of the latest commit.", status.last_commit.timestamp())
+    gauge("live_rounds", "Committed rounds that are not part of a sealed day.", status.live_rounds)
     gauge("unsealed_days", "Days that are over and not sealed.", len(status.unsealed_days))
     gauge("sealed_days", "Sealed days.", status.sealed_days)
     gauge("sealed_records", "Records of sealed days.", status.sealed_records)
@@ -40,21 +53,8 @@ def render_metrics(status: Status) -> bytes:
     for reason, count in status.refused.items():
         refused.labels(reason).set(count)
     behind = Gauge("perturb_export_days_behind", "Sealed days due and not exported.", ["tier"], registry=registry)
-    oldest = Gauge("perturb_export_lag_seconds", "Since when the oldest is due.", ["tier"], registry=registry)
+    oldest = Gauge("perturb_export_lag_seconds", "Seconds since the oldest was due.", ["tier"], registry=registry)
     for lag in status.exports:
         behind.labels(lag.tier).set(len(lag.behind))
         oldest.labels(lag.tier).set(lag.oldest_due_s)
-    return bytes(generate_latest(registry))  # type: ignore[no-untyped-call]
-
-
-def write_file(path: Path, data: bytes) -> None:
-    """Replace a file at once, so that whoever collects it never reads half of it. Raises StoreError."""
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        draft.write_bytes(data)
-        draft.replace(path)
-    except OSError as error:
-        raise StoreError(f"{path} cannot be written ({error.strerror}); name a file in a writable folder") from error
-    finally:
-        draft.unlink(missing_ok=True)
+    return registry

@@ -1,33 +1,26 @@
-"""The status as one HTML page that needs nothing else: styles and pictures stand in it."""
+"""The status as one self-contained HTML page: styles and pictures are part of it."""
 
 import base64
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass
 from importlib.resources import files
+from pathlib import Path
 
-import numpy as np
 from PIL import Image
 
+from perturb.schemas.image import Pixels
+from perturb.schemas.pair import Pair
+from perturb.schemas.record import Row
 from perturb.schemas.status import Status
+from perturb.sinks.report.contact_sheet import amplified_difference
+from perturb.sinks.report.replace_file import replace_file
 
 _JPEG_QUALITY = 88
 _SIDE = 224
 
 
-@dataclass(frozen=True)
-class Picture:
-    """One accepted pair and its amplified difference, uint8 (height, width, 3) each, with a caption for the row."""
-
-    original: np.ndarray
-    perturbed: np.ndarray
-    difference: np.ndarray
-    title: str
-    caption: str
-
-
-def data_uri(pixels: np.ndarray, *, side: int = _SIDE) -> str:
-    """A preview as `data:` URI: JPEG of at most `side` pixels; the true pixels are in the corpus."""
+def data_uri(pixels: Pixels, *, side: int = _SIDE) -> str:
+    """Return a preview of an image, uint8 (height, width, 3), as a `data:` URI: a JPEG of at most `side` pixels."""
     image = Image.fromarray(pixels)
     image.thumbnail((side, side), Image.Resampling.LANCZOS)
     buffer = io.BytesIO()
@@ -35,20 +28,40 @@ def data_uri(pixels: np.ndarray, *, side: int = _SIDE) -> str:
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
-def render_page(status: Status, pictures: Sequence[Picture]) -> str:
-    """The page, UTF-8 text. Nothing in it is fetched, and all that came from outside is escaped."""
+def write_page(path: Path, status: Status, pairs: Sequence[Pair]) -> None:
+    """Replace `path` by the page, in one step. Raises StoreError where it cannot be written."""
+    replace_file(path, render_page(status, pairs).encode())
+
+
+def render_page(status: Status, pairs: Sequence[Pair]) -> str:
+    """Return the page with `pairs` in their order. It refers to no other resource, and all values are escaped."""
     from jinja2 import Environment
 
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    environment.filters["uri"] = data_uri
     environment.filters["age"] = age
     environment.filters["amount"] = amount
     template = files("perturb.sinks.report").joinpath("status.html").read_text(encoding="utf-8")
-    return environment.from_string(template).render(status=status, pictures=pictures)
+    return environment.from_string(template).render(status=status, pictures=map(_picture, pairs))
+
+
+def _picture(pair: Pair) -> dict[str, str]:
+    """The parts of a pair's figure: previews as `data:` URIs, and what the record says of them."""
+    original, perturbed = pair.pixels()
+    difference = amplified_difference(original, perturbed)
+    tiles = {"original": original, "perturbed": perturbed, "difference": difference}
+    return {name: data_uri(tile) for name, tile in tiles.items()} | {
+        "title": f"{pair.row['true_label_name']} → {pair.row['adversarial_label_name']}",
+        "caption": _caption(pair.row),
+    }
+
+
+def _caption(row: Row) -> str:
+    changed = f"L-inf {row['linf_levels']}/255, SSIM {row['ssim']:.5f}, PSNR {row['psnr']:.1f} dB"
+    return f"{changed}, score {row['score']:.3f} in {row['response_ms']:.0f} ms, {row['miner_hotkey']}"
 
 
 def age(seconds: float | None) -> str:
-    """`42 s`, `7 min`, `3.5 h` or `2.1 days`; `never` for None."""
+    """Return `42 s`, `7 min`, `3.5 h` or `2.1 days`; `never` for None."""
     if seconds is None:
         return "never"
     for limit, size, unit in ((120, 1, "s"), (7200, 60, "min"), (172_800, 3600, "h")):
@@ -58,7 +71,7 @@ def age(seconds: float | None) -> str:
 
 
 def amount(size: float) -> str:
-    """Bytes as `1.23 GB`, in powers of 1000."""
+    """Return a size in bytes as `1.23 GB`, in powers of 1000."""
     for unit in ("bytes", "kB", "MB", "GB"):
         if size < 1000:
             return f"{size:.3g} {unit}"

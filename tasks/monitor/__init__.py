@@ -1,1 +1,1 @@
-"""What an operator looks at: status, costs, readiness, pictures."""
+"""What operators look at: status, costs, readiness, pictures."""

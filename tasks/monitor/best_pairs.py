@@ -1,6 +1,7 @@
-"""The best accepted pairs of a corpus, ready to be drawn."""
+"""The accepted pairs of a corpus with the best scores, for pictures."""
 
 from collections import Counter
+from collections.abc import Sequence
 from datetime import date
 
 import pyarrow.dataset as ds
@@ -8,27 +9,39 @@ import pyarrow.dataset as ds
 from perturb.schemas.errors import CorpusError
 from perturb.schemas.outcome import Outcome
 from perturb.schemas.pair import Pair
+from perturb.schemas.record import Row
 from perturb.sinks.corpus.corpus import Corpus
 
 
-def pairs_of_corpus(corpus: Corpus, number: int, *, day: date | None = None) -> list[Pair]:
-    """The best-scored accepted pair of each photograph, then the second best of each, `number` in all.
+def best_pairs(corpus: Corpus, number: int, *, day: date | None = None) -> list[Pair]:
+    """Return `number` accepted pairs of `day`, or of all days, the best scores first.
 
-    Raises CorpusError when nothing was accepted (on that day).
+    Each photograph gives its best pair before any gives its second best. Raises CorpusError where no record is
+    accepted.
     """
-    accepted = ds.field("outcome") == Outcome.ACCEPTED
-    table = corpus.dataset(days=[day] if day else None).to_table(filter=accepted)
-    if not table.num_rows:
+    records = corpus.dataset(days=[day] if day else None)
+    accepted = accepted_rows(records, columns=["original_sha256", "score", "record_id"])
+    if not accepted:
         raise CorpusError(
             f"there is no accepted record{f' on {day}' if day else ''} to draw; `perturb produce` makes some"
         )
-    best = table.select(["original_sha256", "score", "record_id"]).to_pylist()
-    order = sorted(range(len(best)), key=lambda place: (-best[place]["score"], best[place]["record_id"]))
-    turn: Counter[str] = Counter()
-    ranked = []
-    for place in order:
-        photograph = best[place]["original_sha256"]
-        ranked.append((turn[photograph], place))
-        turn[photograph] += 1
-    chosen = [place for _, place in sorted(ranked, key=lambda pair: pair[0])[:number]]
-    return corpus.read_pairs(table.take(chosen).to_pylist())
+    drawn: Counter[str] = Counter()
+    ranks: dict[str, int] = {}
+    for row in sorted(accepted, key=lambda row: (-row["score"], row["record_id"])):
+        ranks[row["record_id"]] = drawn[row["original_sha256"]]
+        drawn[row["original_sha256"]] += 1
+    # `sorted` is stable: pairs of one rank stay in the order of their scores.
+    chosen = sorted(ranks, key=lambda record_id: ranks[record_id])[:number]
+    rows = {row["record_id"]: row for row in accepted_rows(records, among=chosen)}
+    return corpus.read_pairs([rows[record_id] for record_id in chosen])
+
+
+def accepted_rows(
+    records: ds.Dataset, *, columns: list[str] | None = None, among: Sequence[str] | None = None
+) -> list[Row]:
+    """Return the accepted ones of `records`, or of those with the IDs `among`: the given columns, or all of them."""
+    wanted = ds.field("outcome") == Outcome.ACCEPTED
+    if among is not None:
+        wanted &= ds.field("record_id").isin(list(among))
+    rows: list[Row] = records.to_table(columns=columns, filter=wanted).to_pylist()
+    return rows

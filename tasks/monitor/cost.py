@@ -1,5 +1,6 @@
-"""What a corpus costs to keep and to grow, from its own sizes and the prices in the settings."""
+"""Estimate of what a corpus costs to store and to extend, from its sizes and the prices in the settings."""
 
+import re
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from math import ceil
@@ -14,16 +15,17 @@ from perturb.sinks.corpus.manifest import Manifest
 from perturb.sinks.dataset.keys import EXPORTS
 from perturb.sinks.stores.base import STREAM_BYTES
 
-# Days that the averages are taken over, so that last year's traffic does not dilute today's.
+# Sealed days that averages are taken over, so that old traffic does not hide the present one.
 _WINDOW = 14
-# What one round asks of a store: three conditional PUTs; the listing of sealed days and the manifest that isn't there.
+# Requests of committing one round: three conditional PUTs, the listing of sealed days, one GET for the day's manifest.
 ROUND_WRITES = 3
 ROUND_LISTS = 1
 ROUND_READS = 1
-# What sealing asks for each round: its metadata and both tars.
+# Requests of sealing for each round: its metadata and both tars.
 SEAL_READS = 3
 _GB = 1e9
 _MONTH = 30
+_DAY_FILE = re.compile(r"(\d{4}-\d{2}-\d{2})-\d+\.")
 
 
 class _Part(BaseModel):
@@ -31,30 +33,32 @@ class _Part(BaseModel):
 
 
 class Cost(_Part):
-    """Estimates, with the averages they rest on. Bytes are plain bytes, money is in the settings' currency."""
+    """Estimates and the averages that they are made from. Sizes are in bytes, money in the settings' currency."""
 
     store: str
-    days_observed: float = Field(description="days of production behind the averages")
+    days_observed: float = Field(description="days of production that averages are taken over")
     rounds_per_day: float
     records_per_round: float
-    round_bytes: float = Field(description="one round's three objects")
+    round_bytes: float = Field(description="mean size of the three objects of a round")
     sealed_bytes_per_day: float
     export_bytes_per_day: dict[str, float] = Field(description="tier -> bytes that a sealed day adds")
     keep_rounds_days: int
-    superseded_bytes: float = Field(description="rounds that are kept beside their sealed day, once this is steady")
-    stored_bytes: int = Field(description="everything that is in the store now")
+    superseded_bytes: float = Field(
+        description="rounds kept beside their sealed days, once as many are removed as are added"
+    )
+    stored_bytes: int = Field(description="size of all objects in the store now")
     growth_bytes_per_day: float
     writes_per_day: float = Field(description="PUT and LIST requests")
-    reads_per_day: float = Field(description="GET and HEAD requests of the line itself, not of subscribers")
+    reads_per_day: float = Field(description="GET and HEAD requests of the pipeline, without those of subscribers")
     requests_cost_per_month: float
     storage_cost_now_per_month: float
     storage_cost_in_a_year_per_month: float
 
 
 def estimate_cost(corpus: Corpus, settings: Settings, *, now: datetime | None = None) -> Cost:
-    """Averages over the last fourteen production days, extrapolated. Lists the whole store, reads manifests only.
+    """Extrapolate averages over the last fourteen sealed days and the live rounds.
 
-    Raises CorpusError for a store without a round.
+    Lists the whole store, and reads manifests only. Raises CorpusError for a store without a round.
     """
     now = now or datetime.now(UTC)
     manifests = corpus.manifests()[-_WINDOW:]
@@ -68,8 +72,8 @@ def estimate_cost(corpus: Corpus, settings: Settings, *, now: datetime | None = 
     round_bytes = sum(round_sizes.values()) / len(round_sizes)
     sealed = sum(entry.size for manifest in manifests for entry in manifest.files)
     claims = sum(len(manifest.rounds) for manifest in manifests)
-    # Before the first seal: what the rounds hold now is what the sealed day will hold, give or take duplicates. A day
-    # that was sealed early, or began late, counts for the rounds that it has.
+    # Per round, since a day may have been sealed early or begun late. Before the first seal, rounds are assumed to keep
+    # their size.
     sealed_per_day = per_day * (sealed / claims if claims else round_bytes)
     exports = {
         tier: size * per_day * len(manifests) / claims for tier, size in _exported_per_day(sizes).items() if claims
@@ -102,7 +106,7 @@ def estimate_cost(corpus: Corpus, settings: Settings, *, now: datetime | None = 
 
 
 def _round_sizes(sizes: dict[str, int]) -> dict[str, int]:
-    """Round folder -> bytes of its objects."""
+    """Return the total size of each round's objects, by folder."""
     rounds: dict[str, int] = {}
     for key, size in sizes.items():
         if key.startswith(keys.ROUNDS):
@@ -112,7 +116,7 @@ def _round_sizes(sizes: dict[str, int]) -> dict[str, int]:
 
 
 def _pace(manifests: Sequence[Manifest], live: Sequence[RoundRef], now: datetime) -> tuple[float, int]:
-    """Days that were looked at, at least an hour's worth, and the rounds in them."""
+    """Return the days since the first round that is averaged over, at least an hour, and the number of rounds since."""
     rounds = len(live) + sum(len(manifest.rounds) for manifest in manifests)
     names = [live[0].round_id] if live else []
     names += [claim.round_id for manifest in manifests[:1] for claim in manifest.rounds[:1]]
@@ -121,7 +125,7 @@ def _pace(manifests: Sequence[Manifest], live: Sequence[RoundRef], now: datetime
 
 
 def made_at(round_id: str) -> datetime:
-    """When a round was made, from its id."""
+    """Return when a round was made, which its ID begins with."""
     return datetime.strptime(round_id.partition("-")[0], "%Y%m%dT%H%M%S%fZ").replace(tzinfo=UTC)
 
 
@@ -132,12 +136,13 @@ def _records_per_round(corpus: Corpus, manifests: Sequence[Manifest], live: Sequ
 
 
 def _exported_per_day(sizes: dict[str, int]) -> dict[str, float]:
-    """Tier -> mean bytes of an exported day, from the files' names (`…/data/{split}/{day}-00000.parquet`)."""
+    """Return the mean size of an exported day by tier, from files `.../data/{split}/{day}-00000.parquet`, `.tar`."""
     bytes_of: dict[str, int] = {}
     days: dict[str, set[str]] = {}
     for key, size in sizes.items():
         tier, _, rest = key.removeprefix(EXPORTS).partition("/")
-        if key.startswith(EXPORTS) and "/data/" in rest:
+        day = _DAY_FILE.match(rest.rpartition("/")[2])
+        if key.startswith(EXPORTS) and "/data/" in rest and day:
             bytes_of[tier] = bytes_of.get(tier, 0) + size
-            days.setdefault(tier, set()).add(rest.rpartition("/")[2][: len("2026-01-31")])
+            days.setdefault(tier, set()).add(day[1])
     return {tier: bytes_of[tier] / len(days[tier]) for tier in sorted(bytes_of)}

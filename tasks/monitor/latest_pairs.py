@@ -1,42 +1,37 @@
-"""The youngest accepted pairs of a corpus, ready to be drawn."""
-
-import numpy as np
-import pyarrow.dataset as ds
+"""The latest accepted pairs of a corpus, for the status page."""
 
 from perturb.schemas.outcome import Outcome
+from perturb.schemas.pair import Pair
 from perturb.schemas.record import Row
 from perturb.sinks.corpus.corpus import Corpus
-from perturb.sinks.report.contact_sheet import amplified_difference
-from perturb.sinks.report.status_page import Picture
+from perturb.tasks.monitor.best_pairs import accepted_rows
+
+# The most rounds that are read for each wanted pair; a round without an accepted answer gives none.
+_ROUNDS_PER_PAIR = 4
 
 
-def latest_pictures(corpus: Corpus, number: int) -> list[Picture]:
-    """The best accepted pair of each of the youngest rounds, `number` at most; empty where nothing was accepted."""
-    return [make_picture(pair.row, *pair.pixels()) for pair in corpus.read_pairs(_best_rows(corpus, number))]
+def latest_pairs(corpus: Corpus, number: int) -> list[Pair]:
+    """Return the best accepted pair of each of the latest rounds, latest first; at most `number`, perhaps none.
+
+    Only where no live round has an accepted answer are those of the last sealed day taken.
+    """
+    return corpus.read_pairs(_live_rows(corpus, number) or _sealed_rows(corpus, number))
 
 
-def make_picture(row: Row, original: np.ndarray, perturbed: np.ndarray) -> Picture:
-    """A pair, its difference, and the record's columns that say what it shows."""
-    changed = f"L-inf {row['linf_levels']}/255, SSIM {row['ssim']:.5f}, PSNR {row['psnr']:.1f} dB"
-    return Picture(
-        original=original,
-        perturbed=perturbed,
-        difference=amplified_difference(original, perturbed),
-        title=f"{row['true_label_name']} → {row['adversarial_label_name']}",
-        caption=f"{changed}, score {row['score']:.3f} in {row['response_ms']:.0f} ms, {row['miner_hotkey']}",
-    )
-
-
-def _best_rows(corpus: Corpus, number: int) -> list[Row]:
-    live = corpus.live_rounds()
+def _live_rows(corpus: Corpus, number: int) -> list[Row]:
     rows: list[Row] = []
-    for ref in reversed(live[-4 * number :]):
+    for ref in reversed(corpus.live_rounds()[-_ROUNDS_PER_PAIR * number :]):
         accepted = [row for row in corpus.read_round(ref).rows if row["outcome"] == Outcome.ACCEPTED]
         rows += [max(accepted, key=lambda row: row["score"])] if accepted else []
         if len(rows) == number:
-            return rows
-    if not rows and (days := corpus.sealed_days()):
-        table = corpus.dataset(days=days[-1:]).to_table(filter=ds.field("outcome") == Outcome.ACCEPTED)
-        best = {row["round_id"]: row for row in table.sort_by("score").to_pylist()}
-        rows = [best[round_id] for round_id in sorted(best, reverse=True)[:number]]
+            break
     return rows
+
+
+def _sealed_rows(corpus: Corpus, number: int) -> list[Row]:
+    days = corpus.sealed_days()
+    if not days:
+        return []
+    accepted = accepted_rows(corpus.dataset(days=days[-1:]))
+    best = {row["round_id"]: row for row in sorted(accepted, key=lambda row: row["score"])}
+    return [best[round_id] for round_id in sorted(best, reverse=True)[:number]]

@@ -1,4 +1,4 @@
-"""The state of a corpus, read from the corpus alone: manifests for what is sealed, a few columns of what is fresh."""
+"""The state of a corpus, from the corpus alone: manifests of sealed days, a few columns of recent records."""
 
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, date, datetime, timedelta
 from datetime import time as clock_time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -22,10 +22,13 @@ from perturb.sinks.stores.arrow import open_filesystem
 from perturb.tasks.corpus.seal import closes_at
 from perturb.tasks.tiers.tier_file import load_tiers
 
-# Label pairs judged before these many days don't count as known in the hit rate: reading all of them would take long.
+if TYPE_CHECKING:
+    import duckdb
+
+# Days, today included, whose judgements count as known in the hit rate. Reading all days would take long.
 JUDGED_DAYS = 7
-# So many answers without an accepted one are no coincidence.
-_TELLING = 20
+# Fewer answers than these may all be refused by chance.
+_MIN_ANSWERS = 20
 _READERS = 8
 _COLUMNS = (
     *("round_id", "created_at", "outcome", "miner_hotkey", "true_label", "adversarial_label", "semantic_mismatch"),
@@ -34,23 +37,23 @@ _COLUMNS = (
 
 
 def read_status(corpus: Corpus, settings: Settings, *, now: datetime | None = None) -> Status:
-    """What was produced today, what lags behind, and what to do about it, as of `now`.
+    """Return what was produced today, what lags behind, and what to do about it, as of `now`.
 
-    Reads every manifest, lists the live rounds, and takes twelve columns of today's records and of the sealed days
-    of a week. Raises CorpusError for an unreadable manifest, TierError for a wrong tier file, StoreError.
+    Reads every manifest, lists the live rounds, and reads twelve columns of today's records and of the days sealed
+    in the last week. Raises CorpusError for an invalid manifest, TierError for an invalid tier file, StoreError.
     """
     now = now or datetime.now(UTC)
     today = now.astimezone(UTC).date()
     manifests = corpus.manifests()
     live = corpus.live_rounds(manifests=manifests)
-    fresh = _count(_read(corpus, today, manifests, live), today)
+    today_counts = _today_counts(_read(corpus, today, manifests, live), today)
     last_round, last_commit = _last_commit(corpus, manifests, live)
     exports = _exports(corpus, manifests, delays(settings.tiers), now)
     status = Status(
         store=corpus.store.url,
         at=now,
         today=today,
-        **fresh,
+        **today_counts,
         last_round=last_round,
         last_commit=last_commit,
         last_commit_age_s=None if last_commit is None else (now - last_commit).total_seconds(),
@@ -67,8 +70,9 @@ def read_status(corpus: Corpus, settings: Settings, *, now: datetime | None = No
 
 
 def delays(path: Path) -> dict[str, int]:
-    """Each tier's delay in days. Only a file that is not as expected is read, and refused, by the full parser.
+    """Return the delay of each tier in days.
 
+    The full parser is slow to import, so it reads only a file that the short way here cannot read, to name the error.
     Raises TierError.
     """
     try:
@@ -89,10 +93,10 @@ def _read(corpus: Corpus, today: date, manifests: Sequence[Manifest], live: Sequ
         with files.open_input_file(key) as file:
             return pq.ParquetFile(file, page_checksum_verification=True).read(list(_COLUMNS), use_threads=False)
 
-    # File by file costs half of what a dataset's scan does: a day's rounds are many files of a few rows.
+    # Reading file by file takes half as long as a dataset's scan: the rounds of a day are many files of a few rows.
     with ThreadPoolExecutor(_READERS) as pool:
         tables = list(pool.map(read, keys))
-    # Not `schema.empty_table()`: of Python's own values Arrow makes nothing without importing pandas for 0.2 s.
+    # `schema.empty_table()` would make Arrow import pandas, which takes 0.2 s.
     return pa.concat_tables([pa.Table.from_batches([], schema), *tables], promote_options="default")
 
 
@@ -103,7 +107,7 @@ SELECT count(DISTINCT round_id), count(*), count(*) FILTER (outcome = 'accepted'
 FROM records WHERE fresh
 """
 _REFUSED = "SELECT outcome, count(*) n FROM records WHERE fresh AND outcome <> 'accepted' GROUP BY 1 ORDER BY n DESC, 1"
-# A pair is asked once a round, in either order, and known when an earlier round asked it.
+# A round asks for each pair of labels once, in either order. A pair is known if an earlier round asked for it.
 _JUDGED = """
 WITH asked AS (
     SELECT DISTINCT round_id, fresh, least(true_label, adversarial_label) a, greatest(true_label, adversarial_label) b
@@ -113,7 +117,20 @@ SELECT count(*), count(*) FILTER (place > 1) FROM placed WHERE fresh
 """
 
 
-def _count(records: pa.Table, today: date) -> dict[str, Any]:
+class _TodayCounts(TypedDict):
+    """The fields of Status that count today's records."""
+
+    rounds: int
+    responses: int
+    accepted: int
+    refused: dict[str, int]
+    miners: int
+    medians: Medians
+    judged: int
+    judge_hit_rate: float | None
+
+
+def _today_counts(records: pa.Table, today: date) -> _TodayCounts:
     import duckdb
 
     midnight = int(datetime.combine(today, clock_time(), UTC).timestamp())
@@ -135,7 +152,7 @@ def _count(records: pa.Table, today: date) -> dict[str, Any]:
     }
 
 
-def _row(database: Any, query: str) -> tuple[Any, ...]:
+def _row(database: "duckdb.DuckDBPyConnection", query: str) -> tuple[Any, ...]:
     row: tuple[Any, ...] = database.execute(query).fetchone()
     return row
 
@@ -143,7 +160,7 @@ def _row(database: Any, query: str) -> tuple[Any, ...]:
 def _last_commit(
     corpus: Corpus, manifests: Sequence[Manifest], live: Sequence[RoundRef]
 ) -> tuple[str | None, datetime | None]:
-    """The youngest round and when its commit object was written; where that is gone, when its day was sealed."""
+    """Return the latest round and when its commit object was written; if that is removed, when its day was sealed."""
     candidates = [(ref.round_id, ref.day) for ref in live]
     candidates += [(claim.round_id, claim.date) for manifest in manifests[-2:] for claim in manifest.rounds]
     if not candidates:
@@ -167,7 +184,7 @@ def _exports(
 
 
 def _due_at(manifest: Manifest, delay_days: int) -> datetime:
-    """When an export may take a day: `delay_days` after its end, and not before it was sealed."""
+    """Return when a day may be exported: `delay_days` after its end, but not before it was sealed."""
     opened = datetime.combine(manifest.day + timedelta(days=1 + delay_days), clock_time(), UTC)
     return max(manifest.sealed_at, opened) if delay_days else manifest.sealed_at
 
@@ -179,8 +196,8 @@ def _findings(status: Status, settings: Settings) -> list[Finding]:
             Finding(
                 part="production",
                 what=f"nothing was committed to {status.store} yet",
-                advice="a schedule's first run takes two to three minutes; otherwise run `perturb produce`, or name a "
-                "store where rounds were committed",
+                advice="the first run of a schedule takes two to three minutes; otherwise run `perturb produce`, "
+                "or name a store that holds rounds",
             )
         )
     age = status.last_commit_age_s
@@ -192,26 +209,30 @@ def _findings(status: Status, settings: Settings) -> list[Finding]:
                 advice="look at the produce runs and the worker (`prefect flow-run ls`), then run `perturb doctor`",
             )
         )
-    if status.responses >= _TELLING and not status.accepted:
+    if status.responses >= _MIN_ANSWERS and not status.accepted:
         reason, count = next(iter(status.refused.items()))
         found.append(
             Finding(
                 part="answers",
-                what=f"none of today's {status.responses} answers was accepted, {count} are {reason}",
+                what=f"all of today's {status.responses} answers were refused, {count} of them as {reason}",
                 advice="look at the records' `detail` column; run `perturb doctor` for classifier, judge and neurons",
             )
         )
     for day in status.unsealed_days:
         if status.at > closes_at(day, settings.seal) + timedelta(hours=limits.seal_hours):
             found.append(
-                Finding(part="seal", what=f"{day} is not sealed", advice=f"run `perturb seal --day {day}` and read on")
+                Finding(
+                    part="seal",
+                    what=f"{day} is not sealed",
+                    advice=f"run `perturb seal --day {day}` and read what it prints",
+                )
             )
-            break  # Sealing a later day takes the rounds of earlier ones in; one sentence is enough.
+            break  # Sealing a later day includes the rounds of earlier days, so one sentence is enough.
     found += [
         Finding(
             part="export",
-            what=f"tier {lag.tier} lacks sealed days since {lag.behind[0]} ({len(lag.behind)} in all)",
-            advice=f"run `perturb export --tier {lag.tier}`, or strike the tier from {settings.tiers}",
+            what=f"tier {lag.tier} lacks the sealed days since {lag.behind[0]} ({len(lag.behind)} in all)",
+            advice=f"run `perturb export --tier {lag.tier}`, or remove the tier from {settings.tiers}",
         )
         for lag in status.exports
         if lag.oldest_due_s > limits.export_hours * 3600

@@ -1,1 +1,1 @@
-"""Miners' histories and the weights that follow from them."""
+"""Histories of miners, and weights from these."""

@@ -1,4 +1,4 @@
-"""Weights: what every miner's history is worth, under a named emission policy, and its way onto the chain."""
+"""Weights of miners from their histories, under a named emission policy, and their submission to the chain."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,9 +25,9 @@ def _proportional(ranked: Sequence[tuple[int, float]]) -> list[float]:
 
 
 def _winner_takes_most(ranked: Sequence[tuple[int, float]]) -> list[float]:
-    """0.70 to the first, 0.15 to the second, the rest to the tail in shares that fall linearly with the rank.
+    """Return 0.70 for the first, 0.15 for the second, and 0.15 for all others in shares that fall linearly with rank.
 
-    Equal scores share what their places earn together, so that no uid wins by being smaller.
+    Miners with equal scores share the sum of their places equally, so that a smaller uid is no advantage.
     """
     tail = len(ranked) - 2
     steps = tail * (tail + 1) / 2
@@ -40,33 +40,35 @@ def _winner_takes_most(ranked: Sequence[tuple[int, float]]) -> list[float]:
     return shares
 
 
-POLICIES: dict[str, Callable[[Sequence[tuple[int, float]]], list[float]]] = {
+EMISSION_POLICIES: dict[str, Callable[[Sequence[tuple[int, float]]], list[float]]] = {
     "proportional": _proportional,
     "winner_takes_most": _winner_takes_most,
 }
-DEFAULT_POLICY = "winner_takes_most"
+DEFAULT_EMISSION_POLICY = "winner_takes_most"
 
 
-def emission(scores: Mapping[int, float], policy: str) -> dict[int, float]:
-    """Weights by uid that sum to 1, from scores of 0 or more by uid; whoever has 0 earns nothing.
+def emission(scores: Mapping[int, float], emission_policy: str) -> dict[int, float]:
+    """Return weights by uid that sum to 1, from scores of 0 or more by uid; a uid with score 0 has no weight.
 
-    Empty where nobody has a score above 0. Raises SettingsError for an unknown policy, ValueError for a negative or
-    infinite score.
+    The result is empty where no score is above 0. Raises SettingsError for an unknown policy, ValueError for a score
+    that is negative or not finite.
     """
-    if policy not in POLICIES:
-        raise SettingsError(f"emission policy {policy!r} is not known; accepted: {', '.join(POLICIES)}")
+    if emission_policy not in EMISSION_POLICIES:
+        raise SettingsError(
+            f"emission policy {emission_policy!r} is not known; accepted: {', '.join(EMISSION_POLICIES)}"
+        )
     for uid, score in scores.items():
         if not (isfinite(score) and score >= 0):
             raise ValueError(f"uid {uid} has score {score}; accepted: finite numbers of 0 or more")
     ranked = sorted(((uid, score) for uid, score in scores.items() if score > 0), key=lambda pair: (-pair[1], pair[0]))
-    shares = POLICIES[policy](ranked) if ranked else []
+    shares = EMISSION_POLICIES[emission_policy](ranked) if ranked else []
     total = sum(shares[: len(ranked)])
     return {uid: share / total for (uid, _), share in zip(ranked, shares, strict=False)}
 
 
 @dataclass(frozen=True)
 class WeightRow:
-    """One neuron of the plan. `reason` says why it earns nothing; None where it earns."""
+    """One neuron of the plan. `reason` says why its weight is 0; None where it has one."""
 
     history: MinerHistory
     weight: float
@@ -75,9 +77,9 @@ class WeightRow:
 
 @dataclass(frozen=True)
 class WeightsPlan:
-    """What would be submitted, and why: one row a neuron. `block` is where the neurons were read, None off chain."""
+    """The weights to submit, with one row per neuron. `block` is the block of the neurons' list, None off chain."""
 
-    policy: str
+    emission_policy: str
     window: int
     min_processed: int
     netuid: int
@@ -86,7 +88,7 @@ class WeightsPlan:
 
     @property
     def weights(self) -> dict[int, float]:
-        """What is submitted: uids that earn."""
+        """The positive weights by uid, which are what is submitted."""
         return {row.history.uid: row.weight for row in self.rows if row.weight > 0}
 
 
@@ -95,28 +97,29 @@ def plan_weights(
     neurons: Sequence[Neuron],
     *,
     netuid: int,
-    policy: str = DEFAULT_POLICY,
+    emission_policy: str = DEFAULT_EMISSION_POLICY,
     window: int = WINDOW,
     min_processed: int = MIN_PROCESSED,
     block: int | None = None,
 ) -> WeightsPlan:
-    """Weights for `neurons` from the corpus' records. Only miners with more than `min_processed` challenges earn.
+    """Plan weights for `neurons` from records of the corpus. Only miners that processed more than `min_processed`
+    challenges can earn; scores are averages over the latest `window` challenges that count.
 
     Raises SettingsError for an unknown policy or a window below 1, CorpusError for records without the columns.
     """
     if window < 1:
-        raise SettingsError(f"a window of {window} challenges averages nothing; give 1 or more")
+        raise SettingsError(f"a window of {window} challenges has no average; give 1 or more")
     histories = miner_histories(records, neurons, netuid=netuid, window=window)
     reasons = {history.uid: _ineligible(history, min_processed) for history in histories}
     scores = {history.uid: history.average for history in histories if reasons[history.uid] is None}
-    weights = emission(scores, policy)
+    weights = emission(scores, emission_policy)
     rows = tuple(WeightRow(history, weights.get(history.uid, 0.0), reasons[history.uid]) for history in histories)
-    return WeightsPlan(policy, window, min_processed, netuid, block, rows)
+    return WeightsPlan(emission_policy, window, min_processed, netuid, block, rows)
 
 
 @dataclass(frozen=True)
 class WeightsSubmitted:
-    """What became of a plan. `extrinsic` is its id on chain, None where nothing was submitted; `reason` says why."""
+    """Outcome of a plan. `extrinsic` is the ID of its submission, or None with the `reason` why there is none."""
 
     plan: WeightsPlan
     extrinsic: str | None
@@ -124,7 +127,7 @@ class WeightsSubmitted:
 
 
 def submit_weights(chain: Chain, plan: WeightsPlan, keypair: Keypair) -> WeightsSubmitted:
-    """Put the plan on chain, unless nobody earns in it. Raises SubnetError where the chain refuses."""
+    """Submit the plan, unless it holds no positive weight. Raises SubnetError where the chain refuses."""
     if not plan.weights:
         return WeightsSubmitted(plan, None, f"no miner has more than {plan.min_processed} challenges and a score")
     return WeightsSubmitted(plan, chain.set_weights(keypair, plan.weights), None)
@@ -134,5 +137,5 @@ def _ineligible(history: MinerHistory, min_processed: int) -> str | None:
     if history.processed <= min_processed:
         return f"processed {history.processed} challenges; more than {min_processed} are needed"
     if history.average <= 0:
-        return f"scored nothing in the last {history.counted} challenges that count"
+        return f"scored 0 in each of the last {history.counted} challenges that count"
     return None

@@ -1,9 +1,9 @@
-"""A miner's history: a query over the corpus' own metadata, so that there is no second state to keep right.
+"""The history of a miner, as a query over the corpus' metadata: there is no second state that could disagree with it.
 
-Rules. A challenge is *processed* by a miner that answered it with a body signed by its hotkey, whatever became of the
-answer. It *counts* towards averages where at least one miner's answer was accepted: a challenge that nobody solved says
-nothing about anybody. Whoever was asked and didn't answer has a score of 0 for it. A uid's history begins after the
-last challenge at which another hotkey held that uid.
+Rules. A miner has *processed* a challenge that it answered with a body signed by its hotkey, accepted or refused. A
+challenge *counts* towards averages if at least one miner's answer was accepted: a challenge that no miner solved does
+not distinguish between them. A miner that was asked and did not answer has a score of 0 for the challenge. The history
+of a uid begins after the last challenge at which another hotkey held that uid.
 """
 
 from collections.abc import Sequence
@@ -62,9 +62,9 @@ ORDER BY neurons.uid
 
 @dataclass(frozen=True)
 class MinerHistory:
-    """What the corpus knows of one neuron since it holds its uid.
+    """Counts of challenges of one neuron since it holds its uid.
 
-    `average` is the mean score over the last `counted` challenges that count, 0 where there are none.
+    `average` is the mean score, 0 to 1, over the last `counted` challenges that count; 0 if `counted` is 0.
     """
 
     uid: int
@@ -79,17 +79,17 @@ class MinerHistory:
 def miner_histories(
     records: "Records", neurons: Sequence[Neuron], *, netuid: int, window: int = 100
 ) -> list[MinerHistory]:
-    """The history of each of `neurons`, by uid, from a table or dataset of records (`COLUMNS` are read).
+    """Return the history of each of `neurons`, by uid, from a table or dataset of records, of which `COLUMNS` are read.
 
-    `window` is how many of the latest challenges the average runs over. Rows in any order. Raises CorpusError where a
-    column is missing.
+    `window` is the number of latest challenges that the average is taken over. The order of rows does not matter.
+    Raises CorpusError where a column is missing.
     """
     import duckdb
     import pyarrow as pa
 
     missing = sorted(set(COLUMNS) - set(records.schema.names))
     if missing:
-        raise CorpusError(f"the metadata has no column {', '.join(missing)}; give the corpus' own records")
+        raise CorpusError(f"the metadata has no column {', '.join(missing)}; give the records of a corpus")
     now = pa.table(
         {
             "uid": pa.array([neuron.uid for neuron in neurons], pa.int64()),
@@ -106,7 +106,7 @@ def miner_histories(
 
 
 def _stream(records: "Records") -> "pa.RecordBatchReader":
-    """One pass over the few columns that are read, a few batches at a time: a scan's own readahead holds gigabytes."""
+    """One pass over `COLUMNS`, a few batches at a time: the default readahead of a scan holds gigabytes."""
     import pyarrow as pa
 
     if isinstance(records, pa.Table):

@@ -11,7 +11,7 @@ from perturb.subnet.chain import open_chain
 from perturb.subnet.keys import LOCAL_NETWORK, load_keypair
 from perturb.subnet.neurons import local_roster, metagraph_cache
 from perturb.tasks.weights.emission import (
-    DEFAULT_POLICY,
+    DEFAULT_EMISSION_POLICY,
     WeightRow,
     WeightsPlan,
     WeightsSubmitted,
@@ -39,7 +39,9 @@ class WeightsSummary(BaseModel):
     reason: str | None
 
 
-def weigh_miners(settings: Settings, *, policy: str = DEFAULT_POLICY, dry_run: bool = False) -> WeightsSummary:
+def weigh_miners(
+    settings: Settings, *, emission_policy: str = DEFAULT_EMISSION_POLICY, dry_run: bool = False
+) -> WeightsSummary:
     """Plan weights from the records of the configured corpus, and submit them.
 
     On the local network and in a dry run nothing is submitted. Raises SettingsError for an unknown policy, SubnetError
@@ -47,10 +49,10 @@ def weigh_miners(settings: Settings, *, policy: str = DEFAULT_POLICY, dry_run: b
     """
     neurons, block = _neurons(settings)
     records = Corpus.open(settings).table(columns=list(COLUMNS))
-    plan = plan_weights(records, neurons, netuid=settings.subnet.netuid, policy=policy, block=block)
+    plan = plan_weights(records, neurons, netuid=settings.subnet.netuid, emission_policy=emission_policy, block=block)
     submitted = _submit(plan, settings, dry_run=dry_run)
     return WeightsSummary(
-        policy=plan.policy,
+        policy=plan.emission_policy,
         block=block,
         rows=[_line(row) for row in plan.rows],
         weights=plan.weights,

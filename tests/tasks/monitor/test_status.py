@@ -2,66 +2,29 @@
 
 import shutil
 import subprocess
-from collections import Counter
 from datetime import UTC, date, datetime, timedelta
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
-from prometheus_client.openmetrics.parser import text_string_to_metric_families
+from prometheus_client.parser import text_string_to_metric_families
 
-from perturb.schemas.errors import TierError
-from perturb.schemas.settings import Settings, load_settings
+from perturb.schemas.errors import StoreError, TierError
+from perturb.schemas.settings import Settings
 from perturb.schemas.status import Status
 from perturb.sinks.corpus.corpus import Corpus
-from perturb.sinks.report.openmetrics import render_metrics, write_file
-from perturb.sinks.report.status_page import render_page
-from perturb.sinks.stores.base import Store
-from perturb.sinks.stores.directory import DirectoryStore
+from perturb.sinks.report.openmetrics import write_metrics
+from perturb.sinks.report.status_page import render_page, write_page
 from perturb.sinks.stores.open import open_store
-from perturb.tasks.monitor.cost import ROUND_LISTS, ROUND_READS, ROUND_WRITES, estimate_cost
-from perturb.tasks.monitor.latest_pairs import latest_pictures
+from perturb.tasks.monitor.latest_pairs import latest_pairs
 from perturb.tasks.monitor.status import read_status
 from tests.support.corpora import Made, make_corpus
+from tests.support.monitored import HOSTILE, TODAY, YESTERDAY
 
-YESTERDAY, TODAY = date(2026, 3, 1), date(2026, 3, 2)
 NOON = datetime(2026, 3, 2, 12, tzinfo=UTC)
-HOSTILE = "<script>alert(1)</script>"
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-TIERS = """
-format = 1
-[tiers.now]
-description = "at once"
-columns = ["true_label"]
-license = "none"
-[tiers.later]
-description = "in a month"
-columns = ["true_label"]
-delay_days = 30
-license = "none"
-"""
-
-
-@pytest.fixture
-def settings(tmp_path: Path) -> Settings:
-    (tmp_path / "tiers.toml").write_text(TIERS)
-    return load_settings(store=str(tmp_path / "store"), tiers=tmp_path / "tiers.toml")
-
-
-@pytest.fixture
-def made(settings: Settings) -> Made:
-    """A sealed day and a fresh one of six rounds of four answers, in which one label has a hostile name."""
-    store = open_store(settings.store)
-    make_corpus(store, days=[YESTERDAY])
-
-    def changes(_: date, number: int, miner: int) -> dict[str, object]:
-        asked = {"judge": "gemma", "semantic_mismatch": True} if miner == 0 else {}
-        return asked | {"true_label": 1, "adversarial_label": number // 2, "true_label_name": HOSTILE}
-
-    return make_corpus(store, days=[TODAY], seal=False, changes=changes)
 
 
 def status_of(made: Made, settings: Settings, now: datetime = NOON) -> Status:
@@ -96,6 +59,29 @@ def test_findings_come_and_go_with_their_cause(made: Made, settings: Settings) -
     assert unsealed.unsealed_days == (TODAY,)
     assert [finding.part for finding in unsealed.findings] == ["seal"]
     assert status_of(made, patient, datetime(2026, 3, 3, 3, 29, tzinfo=UTC)).well
+
+
+@pytest.mark.parametrize(("answers", "accepted", "reported"), [(20, 0, True), (16, 0, False), (20, 1, False)])
+def test_a_day_without_an_accepted_answer_is_reported(
+    settings: Settings, answers: int, accepted: int, reported: bool
+) -> None:
+    refused = 4 - accepted
+    made = make_corpus(open_store(settings.store), days=[TODAY], rounds=answers // 4, refused=refused, seal=False)
+    found = [finding for finding in status_of(made, settings).findings if finding.part == "answers"]
+    assert [finding.what for finding in found] == (
+        ["all of today's 20 answers were refused, 20 of them as no_flip"] if reported else []
+    )
+
+
+@pytest.mark.parametrize(("days_ago", "known"), [(6, 1), (7, 0)])
+def test_judgements_of_a_week_count_as_known(settings: Settings, days_ago: int, known: int) -> None:
+    def changes(_: date, number: int, miner: int) -> dict[str, object]:
+        return {"judge": "gemma", "semantic_mismatch": True, "true_label": 1, "adversarial_label": 2}
+
+    store = open_store(settings.store)
+    make_corpus(store, days=[TODAY - timedelta(days=days_ago)], rounds=1, changes=changes)
+    found = status_of(make_corpus(store, days=[TODAY], rounds=1, seal=False, changes=changes), settings)
+    assert (found.judged, found.judge_hit_rate) == (1, known)
 
 
 def test_export_lag_respects_each_tiers_delay(made: Made, settings: Settings) -> None:
@@ -142,7 +128,7 @@ class _Tags(HTMLParser):
 
 def test_the_page_stands_alone_and_escapes_what_came_from_outside(made: Made, settings: Settings) -> None:
     found = status_of(made, settings)
-    page = render_page(found, latest_pictures(Corpus(made.corpus.store), 3))
+    page = render_page(found, latest_pairs(Corpus(made.corpus.store), 3))
     tags = _Tags()
     tags.feed(page)
     assert HOSTILE not in page
@@ -154,7 +140,7 @@ def test_the_page_stands_alone_and_escapes_what_came_from_outside(made: Made, se
 def test_gauges_parse_and_agree(made: Made, settings: Settings, tmp_path: Path) -> None:
     found = status_of(made, settings)
     target = tmp_path / "textfile" / "perturb.prom"
-    write_file(target, render_metrics(found))
+    write_metrics(target, found)
     gauges = {
         (sample.name, *sample.labels.values()): sample.value
         for family in text_string_to_metric_families(target.read_text())
@@ -164,30 +150,13 @@ def test_gauges_parse_and_agree(made: Made, settings: Settings, tmp_path: Path) 
     assert gauges["perturb_today_refused", "no_flip"] == 6
     assert gauges["perturb_judge_hit_ratio",] == 0.5
     assert [path.name for path in target.parent.iterdir()] == ["perturb.prom"]
+    # The collector is another user.
+    assert target.stat().st_mode & 0o044 == 0o044
 
-
-def test_the_cost_of_a_round_is_what_a_commit_asks_of_its_store(
-    settings: Settings, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # A directory has shortcuts of its own; what costs money goes through the contract's plain calls.
-    monkeypatch.setattr(DirectoryStore, "put_together", Store.put_together)
-    calls: Counter[str] = Counter()
-
-    def counted(name: str) -> Any:
-        plain = getattr(DirectoryStore, name)
-
-        def call(*args: Any, **more: Any) -> Any:
-            calls[name] += 1
-            return plain(*args, **more)
-
-        return call
-
-    for name in ("put_new", "get", "head", "entries"):
-        monkeypatch.setattr(DirectoryStore, name, counted(name))
-    make_corpus(open_store(settings.store), days=[TODAY], rounds=10, seal=False)
-    writes, lists = calls["put_new"] / 10, calls["entries"] / 10
-    reads = (calls["get"] + calls["head"]) / 10
-    assert (writes, lists, reads) == (ROUND_WRITES, ROUND_LISTS, ROUND_READS)
+    write_page(target.with_name("status.html"), found, [])
+    assert sorted(path.name for path in target.parent.iterdir()) == ["perturb.prom", "status.html"]
+    with pytest.raises(StoreError, match=r"perturb\.prom.*cannot be written"):
+        write_metrics(target / "perturb.prom", found)
 
 
 def test_a_store_without_a_round_needs_attention(settings: Settings, tmp_path: Path) -> None:
@@ -196,25 +165,10 @@ def test_a_store_without_a_round_needs_attention(settings: Settings, tmp_path: P
     assert "misspelt" in found.findings[0].what
 
 
-def test_cost_grows_with_what_is_kept(made: Made, settings: Settings) -> None:
-    store = made.corpus.store
-    now = datetime(2026, 3, 3, tzinfo=UTC)
-    found = estimate_cost(Corpus(store), settings, now=now)
-    total = sum(entry.size for entry in store.entries())
-    assert found.stored_bytes == total
-    assert found.rounds_per_day == pytest.approx(12 / 2, rel=0.01)
-    assert found.records_per_round == 4
-    assert found.superseded_bytes == pytest.approx(found.round_bytes * found.rounds_per_day * 7)
-    store.put("exports/now/parquet/data/train/2026-03-01-00000.parquet", b"x" * 5000)
-    grown = estimate_cost(Corpus(store), settings, now=now)
-    assert grown.export_bytes_per_day == {"now": 5000}
-    assert grown.growth_bytes_per_day == found.growth_bytes_per_day + 5000
-
-
 @pytest.mark.skipif(BROWSER is None, reason="no Chromium here: apt-get install chromium")
 def test_a_browser_shows_the_page(made: Made, settings: Settings, tmp_path: Path) -> None:
     page, shot = tmp_path / "status.html", tmp_path / "status.png"
-    page.write_text(render_page(status_of(made, settings), latest_pictures(Corpus(made.corpus.store), 3)))
+    page.write_text(render_page(status_of(made, settings), latest_pairs(Corpus(made.corpus.store), 3)))
     flags = ("--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--window-size=1000,2200")
     profile = f"--user-data-dir={tmp_path / 'profile'}"
     subprocess.run(

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from perturb.schemas.errors import CorpusError, SettingsError
 from perturb.schemas.neuron import Neuron
 from perturb.schemas.record import record_schema
-from perturb.tasks.weights.emission import POLICIES, WeightsPlan, emission, plan_weights, submit_weights
+from perturb.tasks.weights.emission import EMISSION_POLICIES, WeightsPlan, emission, plan_weights, submit_weights
 from perturb.tasks.weights.history import miner_histories
 
 NETUID = 26
@@ -154,7 +154,7 @@ def test_policies_pay_as_they_say() -> None:
     assert emission({4: 0.0}, "proportional") == emission({}, "winner_takes_most") == {}
 
 
-@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("policy", EMISSION_POLICIES)
 @given(scores=st.dictionaries(st.integers(0, 255), st.floats(0, 1), max_size=60))
 def test_every_policy_pays_out_exactly_once_and_more_for_more(policy: str, scores: Mapping[int, float]) -> None:
     weights = emission(scores, policy)
@@ -194,6 +194,6 @@ def test_a_plan_is_submitted_unless_nobody_earns() -> None:
     empty = WeightsPlan("proportional", 100, 100, NETUID, None, ())
     assert submit_weights(chain, empty, object()).extrinsic is None
     rows = [row(number, 0) for number in range(101)]
-    plan = plan_weights(table(rows), neurons("hotkey-0"), netuid=NETUID, policy="proportional")
+    plan = plan_weights(table(rows), neurons("hotkey-0"), netuid=NETUID, emission_policy="proportional")
     assert submit_weights(chain, plan, object()).extrinsic == "1-2"
     assert chain.asked == [{0: 1.0}]
