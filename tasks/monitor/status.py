@@ -153,7 +153,8 @@ def _today_counts(records: pa.Table, today: date) -> _TodayCounts:
 
 
 def _row(database: "duckdb.DuckDBPyConnection", query: str) -> tuple[Any, ...]:
-    row: tuple[Any, ...] = database.execute(query).fetchone()
+    row = database.execute(query).fetchone()
+    assert row is not None, "an aggregate without GROUP BY has one row"
     return row
 
 
