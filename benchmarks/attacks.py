@@ -37,7 +37,7 @@ from perturb.schemas.bounds import LEVELS, Bounds
 from perturb.schemas.image import Pixels, encode_png
 from perturb.schemas.settings import Settings, load_settings
 from perturb.sources.folder import FolderSource
-from perturb.tasks.verify.round import verify_pair
+from perturb.tasks.verify.pair import verify_pair
 from perturb.tasks.verify.score import POLICIES, score
 
 PEERS = ("foolbox-pgd", "foolbox-fmn")

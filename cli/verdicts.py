@@ -31,7 +31,7 @@ def score(
     from perturb.models.classifier import load_classifier
     from perturb.models.judge.judge import load_judge
     from perturb.schemas.settings import load_settings
-    from perturb.tasks.verify.round import verify_pair
+    from perturb.tasks.verify.pair import verify_pair
 
     settings = load_settings()
     pair = verify_pair(

@@ -16,7 +16,7 @@ float32 is within 1e-8 of float64. The form also proves the bound of `ssim_is_su
 
 from dataclasses import dataclass
 from decimal import Decimal, localcontext
-from functools import cached_property
+from functools import cached_property, lru_cache
 from math import log10, sqrt
 from typing import Any
 
@@ -95,6 +95,7 @@ def check_pair(clean: Pixels, perturbed: Pixels) -> None:
             )
 
 
+@lru_cache(maxsize=64)
 def max_squares(min_psnr: float, values: int) -> int:
     """The largest sum of squared levels over `values` channel values whose PSNR is still at least `min_psnr` dB.
 

@@ -1,4 +1,4 @@
-"""What verification found out about a response, and what it is worth."""
+"""What verification finds out about a response, and the score that follows."""
 
 from pydantic import BaseModel, ConfigDict
 
@@ -26,37 +26,61 @@ class Transfer(BaseModel):
     margin: float
 
 
-class Verdict(BaseModel):
-    """The result of the gates for one response. Fields behind the gate that refused it are null.
+class Findings(BaseModel):
+    """What the gates have found out about one response so far. Each gate fills in its own columns.
 
-    Units: `linf`, `l2`, `rmse` on the 0..1 scale; `linf_levels` 0..255; `l0` counts changed channel values and
-    `l0_pixels` changed pixels; `psnr` dB (null when nothing changed); `margin` logits.
+    A column is null until its gate has run, and stays null behind the gate that refused the response.
     """
 
-    model_config = ConfigDict(frozen=True)
-
-    outcome: str
-    detail: str | None = None
     perturbed_sha256: str | None = None
+    """Pixel identity of the decoded image."""
     linf: float | None = None
+    """max|a-b| on the 0..1 scale."""
     linf_levels: int | None = None
+    """max|a-b| in 8-bit levels, 0..255."""
     l0: int | None = None
+    """Changed channel values."""
     l0_pixels: int | None = None
+    """Changed pixels."""
     l2: float | None = None
+    """Euclidean norm of the perturbation on the 0..1 scale."""
     rmse: float | None = None
+    """Root mean square of the perturbation on the 0..1 scale."""
     psnr: float | None = None
+    """dB at data range 255; null where nothing changed."""
     ssim: float | None = None
+    """Structural similarity, to nine decimals."""
     ssim_definition: str | None = None
     adversarial_label: int | None = None
+    """The class that the classifier sees in the perturbed image."""
     adversarial_label_name: str | None = None
     adversarial_confidence: float | None = None
+    """Softmax probability of `adversarial_label`."""
     margin: float | None = None
+    """Best other logit minus the true label's logit on the perturbed image."""
     semantic_score: float | None = None
+    """The judge's score that both labels are the same kind of thing."""
     semantic_mismatch: bool | None = None
     duplicate_of: str | None = None
+    """Record id of the faster answer with the same pixels."""
     near_duplicate_of: str | None = None
+    """Record id of a faster answer with nearly the same perturbation."""
     persists: Persistence | None = None
     transfer: tuple[Transfer, ...] | None = None
+
+
+class _Result(BaseModel):
+    outcome: str
+    """`accepted`, or the named reason of the refusal (`perturb.schemas.outcome.Outcome`)."""
+    detail: str | None = None
+    """The refusal in one sentence, for the miner."""
+
+
+# Fields of the base that stands last come first: a printed verdict begins with its outcome.
+class Verdict(Findings, _Result):
+    """The result of the gates for one response: its outcome, and everything that was found out on the way."""
+
+    model_config = ConfigDict(frozen=True)
 
     @property
     def accepted(self) -> bool:

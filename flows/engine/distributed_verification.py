@@ -1,7 +1,7 @@
 """Verification of large rounds on the workers of the task runner.
 
 The answers wait in the store; what travels are their keys, and verdicts come back. What depends on the round as a
-whole (copies, the judge) is settled in the process that drew it.
+whole (copies, the judge) is decided in the process that drew it.
 """
 
 import logging
@@ -23,7 +23,7 @@ from perturb.schemas.settings import load_settings
 from perturb.schemas.verdict import Verdict
 from perturb.sinks.corpus.staging import Slice, read_staged, stage
 from perturb.sinks.stores.open import open_store
-from perturb.tasks.verify.merge_slices import settle
+from perturb.tasks.verify.merge_slices import merge_slices
 from perturb.tasks.verify.round import verify
 
 logger = logging.getLogger(__name__)
@@ -78,7 +78,9 @@ def _spread(line: Line, submit: Submit, challenge: Challenge, responses: Sequenc
         # Whatever a cluster's end may raise: the answers are here, and so are the models.
         logger.exception("round %s could not be verified on the %s workers", challenge.round_id, line.settings.runner)
         return None
-    return settle(challenge, responses, apart, classifier=line.classifier, judge=line.judge)
+    return merge_slices(
+        challenge, responses, apart, classifier=line.classifier, judge=line.judge, settings=line.settings
+    )
 
 
 def _verify_apart(line: Line, submit: Submit, slices: Sequence[Slice]) -> list[Verdict]:

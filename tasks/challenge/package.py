@@ -8,6 +8,7 @@ import numpy as np
 
 from perturb.models.classifier import Classifier
 from perturb.models.judge.judge import Judge
+from perturb.models.prediction import predict
 from perturb.schemas.challenge import Challenge, Origin, Photo, Task
 from perturb.schemas.image import encode_png, pixel_identity
 from perturb.schemas.settings import Settings
@@ -21,13 +22,6 @@ class Unfit:
     detail: str
 
 
-@dataclass(frozen=True)
-class _CleanPrediction:
-    label: int
-    confidence: float
-    margin: float
-
-
 def make_challenge(
     photo: Photo, *, classifier: Classifier, judge: Judge, settings: Settings, now: datetime
 ) -> Challenge | Unfit:
@@ -39,13 +33,14 @@ def make_challenge(
     """
     pixels = classifier.prepare(photo.pixels)
     logits = classifier.logits(pixels[None])[0]
-    clean = _predict(logits)
+    clean = predict(logits)
+    clean_margin = -clean.margin
     name = classifier.label_name(clean.label)
     if photo.true_class is not None and photo.true_class != clean.label:
         truth = classifier.label_name(photo.true_class)
         return Unfit("misclassified", f"the source says {truth!r}, the classifier {name!r}")
-    if clean.margin < settings.challenge.min_clean_margin:
-        return Unfit("low_margin", f"clean margin {clean.margin:.2f} < {settings.challenge.min_clean_margin:g} logits")
+    if clean_margin < settings.challenge.min_clean_margin:
+        return Unfit("low_margin", f"clean margin {clean_margin:.2f} < {settings.challenge.min_clean_margin:g} logits")
     if clean.confidence < settings.challenge.min_clean_confidence:
         return Unfit(
             "low_confidence", f"clean confidence {clean.confidence:.2f} < {settings.challenge.min_clean_confidence:g}"
@@ -84,7 +79,7 @@ def make_challenge(
             true_class=photo.true_class,
             synset=classifier.synset(clean.label),
             clean_confidence=clean.confidence,
-            clean_margin=clean.margin,
+            clean_margin=clean_margin,
             subject_score=subject_score,
             judge=judge.name,
             judge_sha256=judge.sha256,
@@ -98,15 +93,3 @@ def _same_kind(logits: np.ndarray, label: int, judge: Judge, number: int) -> tup
     nearest = [int(other) for other in np.argsort(-logits) if other != label][:number]
     judged = judge.same_kind([(label, other) for other in nearest]) if nearest else []
     return tuple(sorted(other for other, judgement in zip(nearest, judged, strict=True) if judgement.holds))
-
-
-def _predict(logits: np.ndarray) -> _CleanPrediction:
-    exact = logits.astype(np.float64)
-    label = int(exact.argmax())
-    probabilities = np.exp(exact - exact.max())
-    others = np.delete(exact, label)
-    return _CleanPrediction(
-        label=label,
-        confidence=float(probabilities[label] / probabilities.sum()),
-        margin=float(exact[label] - others.max()),
-    )

@@ -1,58 +1,55 @@
-"""Proof of a record from bytes: everything it claims about its images, computed again and compared.
+"""Proof of a record from bytes: everything that it claims about its images, computed again and compared.
 
     faults = reverify(row, clean_png, perturbed_png, classifier=classifier, settings=settings)
-    faults = reverify_pairs(pairs, classifier=classifier, settings=settings)   # as read from shards
+    faults = reverify_pairs(pairs, classifier=classifier, settings=settings)   # as read from a corpus
 
-Bounds, timeout and policy are the record's own. Integers, labels, names and identities must be equal. Floats that
-follow from integers may differ by their rounding, SSIM by 1e-6, logits and what follows from them by 2e-3, which is
-above what devices and batch sizes do to single precision and below anything that matters. The rows of a refused
-answer have no image; what they say must still fit together.
+Bounds, timeout and scoring policy are the record's own. Integers, labels, names and identities must be equal. Floats
+that follow from integers may differ by their rounding, SSIM by 1e-6, logits and what follows from them by 2e-3, which
+is above what devices and batch sizes do to single precision and below anything that matters: each gate names the
+tolerances of its columns. The row of a refused answer has no image; its figures must still fit together, and the
+gates that decide on figures must decide on them as they did.
 """
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
-from math import isclose, log10, sqrt
-from typing import Any
+from math import isclose
+
+from pydantic import BaseModel
 
 from perturb.models.classifier import Classifier, load_classifier
 from perturb.models.judge.judge import Judge, Judgement
+from perturb.models.metrics import Distances
+from perturb.models.prediction import Prediction, predict
 from perturb.schemas.bounds import Bounds
 from perturb.schemas.challenge import Challenge, Origin, Task
 from perturb.schemas.errors import CorpusError, PerturbError, SettingsError
 from perturb.schemas.outcome import Outcome
 from perturb.schemas.pair import Pair
 from perturb.schemas.png import PngRefused, read_png
-from perturb.schemas.record import Record, record_id
+from perturb.schemas.record import Record, Row, record_id
 from perturb.schemas.response import Response
 from perturb.schemas.settings import Settings
-from perturb.schemas.verdict import Score, Verdict
-from perturb.tasks.verify.gates.model import Prediction, predict
+from perturb.schemas.verdict import Findings, Score, Verdict
+from perturb.tasks.verify.case import Case
+from perturb.tasks.verify.gates import GATES, FigureGate
 from perturb.tasks.verify.round import verify
 from perturb.tasks.verify.score import score
 
-# Absolute tolerances; fields that are not named here must be equal.
+#: Absolute tolerances. Fields that are not named here must be equal.
 TOLERANCES: dict[str, float] = {
-    "linf": 1e-12,
-    "l2": 1e-9,
-    "rmse": 1e-12,
-    "psnr": 1e-9,
-    "ssim": 1e-6,
-    "margin": 2e-3,
-    "adversarial_confidence": 2e-3,
-    "clean_margin": 2e-3,
-    "clean_confidence": 2e-3,
-    "semantic_score": 0.05,
-    "quality": 1e-9,
-    "speed": 1e-9,
-    "score": 1e-9,
-}
-_VERDICT_FIELDS = tuple(name for name in Verdict.model_fields if name not in ("persists", "transfer", "detail"))
-_EXTRAS = ("persists", "transfer")
+    name: tolerance for gate in GATES for name, tolerance in gate.columns.items() if tolerance
+} | {"clean_margin": 2e-3, "clean_confidence": 2e-3, "quality": 1e-9, "speed": 1e-9, "score": 1e-9}
+_PROVEN = tuple(
+    dict.fromkeys(
+        name for gate in GATES if not gate.optional for name, tolerance in gate.columns.items() if tolerance is not None
+    )
+)
+_OPTIONAL = tuple(name for gate in GATES if gate.optional for name in gate.columns)
 
 
 def reverify(
-    row: Record | Mapping[str, Any],
+    row: Record | Row,
     clean_png: bytes,
     perturbed_png: bytes | None,
     *,
@@ -61,36 +58,46 @@ def reverify(
     judge: Judge | None = None,
     extras: bool = False,
 ) -> list[str]:
-    """What doesn't hold in one row, a sentence for each field; empty for a sound one.
+    """Return what doesn't hold in one row, a sentence for each field; empty for a sound one.
 
     `perturbed_png` is None for the row of a refused answer. Without a `judge` the recorded judgement is taken over:
     it was asked once for good. With `extras` persistence and transfer are computed again, too, where the record has
     them (a JPEG library of another version may answer differently). Of `settings` the margin tolerance is used.
-    Raises ModelError when `classifier` is not the record's.
+    Raises ModelError when `classifier` is not the record's, pydantic's ValidationError for a row that is not a record.
     """
-    record = row if isinstance(row, Record) else _record(row)
-    return _reverify(
-        record, clean_png, perturbed_png, classifier=classifier, settings=settings, judge=judge, extras=extras
+    record = Record.model_validate(row)
+    faults = _identity_faults(record, perturbed_png)
+    if record.outcome != Outcome.ACCEPTED:
+        return faults + refusal_faults(record)
+    if perturbed_png is None:
+        return [*faults, "perturbed image: missing, though the record is accepted"]
+    task = _task(record)
+    challenge = Challenge(
+        round_id=record.round_id, created_at=record.created_at, task=task, origin=_origin(record), png=clean_png
     )
-
-
-def refusal_faults(row: Record | Mapping[str, Any]) -> list[str]:
-    """What doesn't fit together in the row of a refused answer, which has no image to prove it from.
-
-    Never raises for what stands in the row: figures that make no sense are a fault.
-    """
     try:
-        record = row if isinstance(row, Record) else _record(row)
-        return _refusal_faults(record, _task(record))
-    except (PerturbError, ValueError) as error:
-        return [f"{type(error).__name__}: {' '.join(str(error).split())}"]
+        (verdict,) = verify(
+            challenge,
+            [_response(record, perturbed_png)],
+            classifier=classifier,
+            judge=judge or _RecordedJudge(record),
+            settings=_with_extras_of(record, settings) if extras else _without_extras(settings),
+        )
+        faults += _clean_faults(record, clean_png, classifier)
+    except CorpusError as error:
+        return [*faults, f"original image: {error}"]
+    if not verdict.accepted:
+        return [*faults, *_compare("outcome", record.outcome, verdict.outcome), f"outcome: {verdict.detail}"]
+    for name in (*_PROVEN, *(_OPTIONAL if extras else ())):
+        faults += _compare(name, getattr(record, name), getattr(verdict, name))
+    return faults + _score_faults(record, verdict, task)
 
 
 def reverify_pairs(pairs: Sequence[Pair], *, classifier: Classifier, settings: Settings) -> list[str | None]:
-    """For each accepted record, None if what its bytes can prove holds, else the faults in one sentence.
+    """Return for each accepted pair None if what its bytes can prove holds, else the faults in one sentence.
 
     A record of another classifier is verified with that one, where the settings can load it. Never raises for what
-    stands in a record: a row that makes no sense is a fault.
+    a pair contains: a row or an image that makes no sense is a fault.
     """
     return [_fault(pair, classifier, settings) for pair in pairs]
 
@@ -100,8 +107,8 @@ def _fault(pair: Pair, classifier: Classifier, settings: Settings) -> str | None
         record = pair.record
         own = _classifier_of(record, classifier, settings)
         faults = reverify(record, pair.original, pair.perturbed, classifier=own, settings=settings)
-    except (PerturbError, PngRefused, ValueError) as error:
-        return f"{type(error).__name__}: {' '.join(str(error).split())}"
+    except (PerturbError, PngRefused, ValueError, ArithmeticError) as error:
+        return _sentence(error)
     return "; ".join(faults) or None
 
 
@@ -112,62 +119,71 @@ def _classifier_of(record: Record, classifier: Classifier, settings: Settings) -
     return load_classifier(settings.classifier.model_copy(update={"input_size": record.height}), name=record.classifier)
 
 
-def _record(row: Mapping[str, Any]) -> Record:
-    return Record.model_validate({name: row[name] for name in Record.model_fields})
+def refusal_faults(row: Record | Row) -> list[str]:
+    """Return what doesn't fit together in the row of a refused answer, which has no image to prove it from.
 
-
-def _reverify(
-    record: Record,
-    clean_png: bytes,
-    perturbed_png: bytes | None,
-    *,
-    classifier: Classifier,
-    settings: Settings,
-    judge: Judge | None,
-    extras: bool,
-) -> list[str]:
-    faults = _identity_faults(record, perturbed_png)
-    task = _task(record)
-    if record.outcome != Outcome.ACCEPTED:
-        return faults + _refusal_faults(record, task)
-    if perturbed_png is None:
-        return [*faults, "perturbed image: none was found for an accepted row"]
-    wanted = settings.classifier.model_copy(
-        update={
-            "persistence": extras and record.persists is not None,
-            "transfer": tuple(other.classifier for other in record.transfer or ()) if extras else (),
-        }
-    )
-    response = Response(
-        miner_uid=record.miner_uid,
-        miner_hotkey=record.miner_hotkey,
-        response_ms=record.response_ms,
-        body=perturbed_png,
-    )
-    challenge = Challenge(
-        round_id=record.round_id, created_at=record.created_at, task=task, origin=_origin(record), png=clean_png
-    )
+    Never raises for what the row contains: figures that make no sense are a fault.
+    """
     try:
-        (verdict,) = verify(
-            challenge,
-            [response],
-            classifier=classifier,
-            judge=judge or _RecordedJudge(record),
-            settings=settings.model_copy(update={"classifier": wanted}),
-        )
-        faults += _clean_faults(record, clean_png, classifier)
-    except CorpusError as error:
-        return [*faults, f"original image: {error}"]
-    if not verdict.accepted:
-        return [*faults, *_compare("outcome", record.outcome, verdict.outcome), f"outcome: {verdict.detail}"]
-    # A near duplicate is one of another row's; the row alone can't show it.
-    found = verdict.model_dump(exclude={"near_duplicate_of", "duplicate_of", *_EXTRAS})
-    for name in _VERDICT_FIELDS:
-        if name in found:
-            faults += _compare(name, getattr(record, name), found[name])
-    if extras:
-        faults += [fault for name in _EXTRAS for fault in _compare(name, getattr(record, name), getattr(verdict, name))]
-    return faults + _score_faults(record, verdict, task)
+        record = Record.model_validate(row)
+        task = _task(record)
+        if record.outcome == Outcome.DUPLICATE and record.margin is not None:
+            # Accepted and paid in its round; the day that took it in held its pixels already.
+            paid = record.model_copy(update={"outcome": Outcome.ACCEPTED})
+            return _score_faults(paid, Verdict(outcome=Outcome.ACCEPTED, **dict(_findings(record))), task)
+        return _reward_faults(record) + _figure_faults(record, task)
+    except (PerturbError, ValueError, ArithmeticError) as error:
+        return [_sentence(error)]
+
+
+def _reward_faults(record: Record) -> list[str]:
+    """What only an accepted answer has: a score, an image, and the columns behind the last gate."""
+    faults = [fault for name in ("quality", "speed", "score") for fault in _compare(name, getattr(record, name), 0.0)]
+    for name in ("perturbed_shard", "perturbed_offset", "perturbed_length", *_OPTIONAL):
+        faults += _compare(name, getattr(record, name), None)
+    if record.outcome == Outcome.DUPLICATE and record.duplicate_of is None:
+        faults.append("duplicate_of: null, though the record is a duplicate")
+    return faults
+
+
+def _figure_faults(record: Record, task: Task) -> list[str]:
+    """Whether the figures belong together, and whether the gates that decide on figures decide on them as recorded."""
+    if record.linf_levels is None:
+        return []
+    case = Case(_response(record), findings=_findings(record), distance=_recorded_distances(record))
+    gates = [gate for gate in GATES if isinstance(gate, FigureGate)]
+    refusals = (gate.refusal(case, task) for gate in gates)
+    refusal = next((found for found in refusals if found is not None), None)
+    faults = _distance_faults(record, case.measured())
+    if refusal is not None:
+        faults += _compare("outcome", record.outcome, refusal.outcome)
+    elif any(record.outcome in gate.outcomes for gate in gates):
+        faults += _compare("outcome", record.outcome, "the outcome of a later gate")
+    return faults
+
+
+def _recorded_distances(record: Record) -> Distances:
+    """The distances as integers. The sum of squares is an integer, so the float that was recorded gives it exactly."""
+    values = record.height * record.width * 3
+    return Distances(
+        values=values,
+        linf_levels=-1 if record.linf_levels is None else record.linf_levels,
+        l0=-1 if record.l0 is None else record.l0,
+        l0_pixels=-1 if record.l0_pixels is None else record.l0_pixels,
+        squares=round(((record.rmse or 0.0) * 255) ** 2 * values),
+    )
+
+
+def _distance_faults(record: Record, found: Distances) -> list[str]:
+    faults = []
+    for name in ("linf", "l2", "rmse", "psnr"):
+        faults += _compare(name, getattr(record, name), getattr(found, name))
+    levels, l0, squares = found.linf_levels, found.l0, found.squares
+    if not l0 <= squares <= l0 * levels**2 or (levels and squares < levels**2):
+        faults.append(f"l0: {l0} values of at most {levels} levels don't give the recorded rmse {record.rmse}")
+    if not l0 <= 3 * found.l0_pixels <= 3 * l0:
+        faults.append(f"l0_pixels: {found.l0_pixels} pixels don't fit {l0} changed values")
+    return faults
 
 
 class _RecordedJudge:
@@ -192,6 +208,30 @@ def _task(record: Record) -> Task:
 
 def _origin(record: Record) -> Origin:
     return Origin(**{name: getattr(record, name) for name in Origin.model_fields})
+
+
+def _findings(record: Record) -> Findings:
+    return Findings(**{name: getattr(record, name) for name in Findings.model_fields})
+
+
+def _response(record: Record, body: bytes = b"") -> Response:
+    return Response(
+        miner_uid=record.miner_uid, miner_hotkey=record.miner_hotkey, response_ms=record.response_ms, body=body
+    )
+
+
+def _without_extras(settings: Settings) -> Settings:
+    wanted = settings.classifier.model_copy(update={"persistence": False, "transfer": ()})
+    return settings.model_copy(update={"classifier": wanted})
+
+
+def _with_extras_of(record: Record, settings: Settings) -> Settings:
+    """Settings that compute the optional columns which the record has."""
+    extras = {
+        "persistence": record.persists is not None,
+        "transfer": tuple(other.classifier for other in record.transfer or ()),
+    }
+    return settings.model_copy(update={"classifier": settings.classifier.model_copy(update=extras)})
 
 
 def _identity_faults(record: Record, perturbed_png: bytes | None) -> list[str]:
@@ -233,60 +273,24 @@ def _score_faults(record: Record, verdict: Verdict, task: Task) -> list[str]:
     ]
 
 
-def _refusal_faults(record: Record, task: Task) -> list[str]:
-    if record.outcome == Outcome.DUPLICATE and record.margin is not None:
-        # Accepted and paid in its round; the day that took it in held its pixels already.
-        return _score_faults(record.model_copy(update={"outcome": Outcome.ACCEPTED}), _recorded_verdict(record), task)
-    faults = [fault for name in ("quality", "speed", "score") for fault in _compare(name, getattr(record, name), 0.0)]
-    faults += [
-        fault
-        for name in ("perturbed_shard", "perturbed_offset", "perturbed_length", "persists", "transfer")
-        for fault in _compare(name, getattr(record, name), None)
-    ]
-    if record.outcome == Outcome.DUPLICATE and record.duplicate_of is None:
-        faults.append("duplicate_of: nothing recorded for a duplicate")
-    if record.linf_levels is not None:
-        faults += _norm_faults(record, record.linf_levels, task.bounds)
-    return faults
+def _compare(name: str, recorded: object, expected: object) -> list[str]:
+    return [] if _same(name, recorded, expected) else [f"{name}: recorded {recorded!r}, recomputed {expected!r}"]
 
 
-def _recorded_verdict(record: Record) -> Verdict:
-    return Verdict.model_validate({name: getattr(record, name) for name in Verdict.model_fields})
-
-
-def _norm_faults(record: Record, levels: int, bounds: Bounds) -> list[str]:
-    values = record.height * record.width * 3
-    rmse = record.rmse or 0.0
-    faults = _compare("linf", record.linf, levels / 255)
-    faults += _compare("l2", record.l2, rmse * sqrt(values))
-    faults += _compare("psnr", record.psnr, -20 * log10(rmse) if rmse else None)
-    squares = round((rmse * 255) ** 2 * values)
-    l0 = record.l0 if record.l0 is not None else -1
-    if not l0 <= squares <= l0 * levels**2 or (levels and squares < levels**2):
-        faults.append(f"l0: {record.l0} values of at most {levels} levels don't give the recorded rmse {record.rmse}")
-    if record.l0_pixels is None or not l0 <= 3 * record.l0_pixels <= 3 * l0:
-        faults.append(f"l0_pixels: {record.l0_pixels} pixels don't fit {record.l0} changed values")
-    if levels == 0:
-        reached: str | None = Outcome.UNCHANGED
-    elif levels < bounds.min_levels:
-        reached = Outcome.LINF_TOO_SMALL
-    elif levels > bounds.max_levels:
-        reached = Outcome.LINF_TOO_LARGE
-    else:
-        reached = None
-    claimed = record.outcome in (Outcome.UNCHANGED, Outcome.LINF_TOO_SMALL, Outcome.LINF_TOO_LARGE)
-    if reached is not None or claimed:
-        faults += _compare("outcome", record.outcome, reached or "one of a later gate")
-    return faults
-
-
-def _compare(name: str, recorded: Any, expected: Any) -> list[str]:
-    if name == "transfer" and recorded and expected and len(recorded) == len(expected):
-        margins = zip([other.margin for other in recorded], [other.margin for other in expected], strict=True)
-        if all(isclose(mine, other, abs_tol=TOLERANCES["margin"]) for mine, other in margins):
-            expected = tuple(b.model_copy(update={"margin": a.margin}) for a, b in zip(recorded, expected, strict=True))
+def _same(name: str, recorded: object, expected: object) -> bool:
+    """Whether two values of a column agree within its tolerance; nested values by the tolerances of their own names."""
+    if isinstance(recorded, tuple) and isinstance(expected, tuple):
+        return len(recorded) == len(expected) and all(
+            _same(name, mine, other) for mine, other in zip(recorded, expected, strict=True)
+        )
+    if isinstance(recorded, BaseModel) and type(recorded) is type(expected):
+        return all(
+            _same(field, getattr(recorded, field), getattr(expected, field)) for field in type(recorded).model_fields
+        )
     if isinstance(recorded, float) and isinstance(expected, float) and name in TOLERANCES:
-        same = isclose(recorded, expected, rel_tol=1e-9, abs_tol=TOLERANCES[name])
-    else:
-        same = recorded == expected
-    return [] if same else [f"{name}: recorded {recorded!r}, recomputed {expected!r}"]
+        return isclose(recorded, expected, rel_tol=1e-9, abs_tol=TOLERANCES[name])
+    return recorded == expected
+
+
+def _sentence(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"

@@ -8,14 +8,12 @@ from typing import Self
 from perturb.models.classifier import Classifier
 from perturb.schemas.errors import CorpusError
 from perturb.schemas.pair import Pair
-from perturb.schemas.record import Row
+from perturb.schemas.record import POINTERS, Row
 from perturb.schemas.settings import Settings
 from perturb.sinks.corpus import keys
 from perturb.sinks.corpus.corpus import Corpus, RoundRef
 from perturb.sinks.stores.base import ObjectCorrupt, ObjectMissing
 from perturb.tasks.verify.reverify import reverify_pairs
-
-_POINTERS = tuple(f"{image}_{part}" for image in ("original", "perturbed") for part in ("shard", "offset", "length"))
 
 
 @dataclass(frozen=True)
@@ -73,7 +71,7 @@ def _row(rows: dict[str, Row] | str, ref: RecordRef) -> Row | str:
     if ref.record_id not in rows:
         return f"round {ref.round_id} ({ref.day}) has no record {ref.record_id}"
     row = rows[ref.record_id]
-    empty = [name for name in _POINTERS if row[name] is None]
+    empty = [name for name in POINTERS if row[name] is None]
     return f"no image to verify again: {', '.join(empty)} null" if empty else row
 
 

@@ -22,7 +22,7 @@ from perturb.schemas.errors import SettingsError
 from perturb.schemas.image import Pixels, encode_png
 from perturb.schemas.settings import Settings, load_settings
 from perturb.schemas.verdict import Verdict
-from perturb.tasks.verify.round import verify_pair
+from perturb.tasks.verify.pair import verify_pair
 
 PHOTOS = {
     "moped": lambda: data.stereo_motorcycle()[0],

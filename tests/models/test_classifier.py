@@ -49,7 +49,7 @@ def test_float32_is_near_float64(lite0: Classifier) -> None:
     single, double = lite0.logits(pixels), lite0.exact_logits(pixels)
     assert single.dtype == np.float32
     assert double.dtype == np.float64
-    # `perturb.tasks.verify.gates.model.SETTLE` rests on this.
+    # `perturb.models.prediction.DOUBLE_PRECISION_BAND` rests on this.
     assert np.abs(single - double).max() < 2e-4
 
 

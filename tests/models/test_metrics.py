@@ -89,7 +89,7 @@ def test_the_bound_from_the_error_never_promises_too_much(levels: int, share: fl
         assert not ssim_is_surely_above(found, ssim + 1e-9, height=60, width=60)
 
 
-def test_the_bound_settles_small_changes() -> None:
+def test_the_bound_proves_small_changes() -> None:
     image = CROPS[0]
     found = distances(image, noisy(image, 1, share=0.02))
     assert ssim_is_surely_above(found, 0.98, height=image.shape[0], width=image.shape[1])

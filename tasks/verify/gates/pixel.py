@@ -1,219 +1,211 @@
-"""The gates that need no network: duplicates, L-inf, PSNR, SSIM. And what verification knows of each response."""
+"""The gates that need no network: decoding, duplicates, L-inf, PSNR and SSIM."""
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
-import numpy.typing as npt
+from typing import ClassVar
 
 from perturb.models.metrics import (
     SSIM_DECIMALS,
     SSIM_DEFINITION,
-    CleanSsim,
-    Distances,
     distances,
     max_squares,
     ssim_is_surely_above,
 )
-from perturb.schemas.bounds import Bounds
-from perturb.schemas.image import Pixels
+from perturb.schemas.challenge import Task
+from perturb.schemas.image import pixel_identity
 from perturb.schemas.outcome import Outcome
-from perturb.schemas.record import record_id
-from perturb.schemas.response import Response
-from perturb.schemas.verdict import Verdict
+from perturb.schemas.png import PngRefused
+from perturb.tasks.verify.case import Case, Refusal, fastest_first
+from perturb.tasks.verify.context import RoundContext
+from perturb.tasks.verify.gates.base import EQUAL, Columns, FigureGate, Gate
 
-if TYPE_CHECKING:
-    from perturb.models.metrics_gpu import DeviceMetrics
-
-# Single precision is within 1e-8 of the exact SSIM; nearer to the bound than this, double precision decides.
-_SSIM_SETTLE = 1e-6
-NEAR_DUPLICATE_COSINE = 0.95
-_COSINE_BLOCK = 2**16
+# Single precision is within 1e-8 of the exact SSIM. Nearer to the bound than this, double precision decides.
+_DOUBLE_PRECISION_BAND = 1e-6
+_SSIM_THREADS = 2
 
 
-@dataclass
-class Case:
-    """One response on its way through the gates. Open until a gate refuses it; `found` fills the verdict."""
+class Decode(Gate):
+    """Refuses files that are not the one accepted kind of PNG, and gives the others their pixels."""
 
-    response: Response
-    pixels: Pixels | None = None
-    distance: Distances | None = None
-    outcome: str | None = None
-    detail: str | None = None
-    found: dict[str, Any] = field(default_factory=dict)
+    name = "file"
+    outcomes = (
+        Outcome.TOO_LARGE,
+        Outcome.NOT_PNG,
+        Outcome.WRONG_MODE,
+        Outcome.WRONG_SIZE,
+        Outcome.EXTRA_CHUNKS,
+        Outcome.TRAILING_DATA,
+        Outcome.CORRUPT,
+        Outcome.DECODER_FAILED,
+    )
+    columns: ClassVar[Columns] = {"perturbed_sha256": EQUAL}
 
-    def __post_init__(self) -> None:
-        if self.response.failure is not None:
-            self.refuse(self.response.failure, self.response.detail)
-
-    @property
-    def open(self) -> bool:
-        """Whether no gate has refused it yet."""
-        return self.outcome is None
-
-    def refuse(self, outcome: str, detail: str | None) -> None:
-        """Ends the case with a reason, and lets its pixels go."""
-        self.outcome, self.detail, self.pixels = outcome, detail, None
-
-    def image(self) -> Pixels:
-        """The decoded pixels; only open cases that passed decoding have them."""
-        assert self.pixels is not None
-        return self.pixels
-
-    def verdict(self, bounds: Bounds) -> Verdict:
-        """What came out; an accepted answer that earns nothing is told why."""
-        if self.outcome is not None:
-            return Verdict(outcome=self.outcome, detail=self.detail, **self.found)
-        margin = self.found.get("margin")
-        detail = None
-        if margin is not None and margin < bounds.min_margin:
-            detail = (
-                f"accepted, but it earns nothing: its margin is {margin:.3f} logits, asked are {bounds.min_margin:g}; "
-                f"push the other label further"
-            )
-        return Verdict(outcome=Outcome.ACCEPTED, detail=detail, **self.found)
+    def __call__(self, cases: Sequence[Case], context: RoundContext) -> None:
+        """Check structure and decode (sandboxed), equal files once."""
+        bodies = [case.response.body for case in cases]
+        decoded = context.pool.decode(bodies, height=context.task.height, width=context.task.width)
+        for case, result in zip(cases, decoded, strict=True):
+            if isinstance(result, PngRefused):
+                case.refuse(result.outcome, result.detail)
+            else:
+                case.pixels = result
+                case.findings.perturbed_sha256 = pixel_identity(result)
 
 
-def find_duplicates(cases: Sequence[Case], *, task_id: str) -> None:
+class Duplicates(Gate):
     """Refuses all but the fastest of the answers that show the same pixels."""
-    first: dict[str, Case] = {}
-    for case in _fastest_first(cases):
-        identity = case.found["perturbed_sha256"]
-        fastest = first.setdefault(identity, case)
-        if fastest is not case:
-            case.found["duplicate_of"] = _record_id(fastest, task_id)
-            case.refuse(
-                Outcome.DUPLICATE,
-                f"miner {fastest.response.miner_uid} sent the same pixels "
-                f"{case.response.response_ms - fastest.response.response_ms:.0f} ms earlier; "
-                f"start the attack from a random point, or answer faster",
-            )
+
+    name = "identity"
+    outcomes = (Outcome.DUPLICATE,)
+    columns: ClassVar[Columns] = {"duplicate_of": None}
+    scope = "round"
+
+    def __call__(self, cases: Sequence[Case], context: RoundContext) -> None:
+        """Compare pixel identities, which all cases have by now."""
+        first: dict[str | None, Case] = {}
+        for case in fastest_first(cases):
+            fastest = first.setdefault(case.findings.perturbed_sha256, case)
+            if fastest is not case:
+                case.findings.duplicate_of = fastest.record_id(context.task.task_id)
+                case.refuse(
+                    Outcome.DUPLICATE,
+                    f"miner {fastest.response.miner_uid} sent the same pixels "
+                    f"{case.response.response_ms - fastest.response.response_ms:.0f} ms earlier; "
+                    f"start the attack from a random point, or answer faster",
+                )
 
 
-def find_near_duplicates(cases: Sequence[Case], clean: Pixels, *, task_id: str) -> None:
-    """Marks accepted answers whose perturbation has a cosine above 0.95 with that of a faster one. They keep their
-    score: the mark lets a consumer of the dataset leave out what adds little."""
-    ordered = _fastest_first(cases)
-    cosines = perturbation_cosines([case.image() for case in ordered], clean)
-    for place, case in enumerate(ordered):
-        near = np.flatnonzero(cosines[place, :place] > NEAR_DUPLICATE_COSINE)
-        if near.size:
-            case.found["near_duplicate_of"] = _record_id(ordered[int(near[0])], task_id)
+class MeasureDistances(Gate):
+    """Measures the integer distances to the clean image, and what follows from them. Refuses nothing."""
 
+    name = "distances"
+    columns: ClassVar[Columns] = {
+        "linf": 1e-12,
+        "linf_levels": EQUAL,
+        "l0": EQUAL,
+        "l0_pixels": EQUAL,
+        "l2": 1e-9,
+        "rmse": 1e-12,
+        "psnr": 1e-9,
+    }
 
-def perturbation_cosines(images: Sequence[Pixels], clean: Pixels) -> npt.NDArray[np.float64]:
-    """Cosines between the perturbations of uint8 images against `clean`, float64 (n, n); 0 where one is empty."""
-    flat = [image.reshape(-1) for image in images]
-    reference = clean.reshape(-1)
-    gram = np.zeros((len(images), len(images)))
-    # Block by block: the perturbations of a whole round as floats would take gigabytes.
-    for start in range(0, reference.size if images else 0, _COSINE_BLOCK):
-        block = slice(start, start + _COSINE_BLOCK)
-        delta = np.stack([image[block] for image in flat]).astype(np.float32)
-        delta -= reference[block]
-        gram += delta @ delta.T
-    norms = np.sqrt(np.diag(gram))
-    cosines: npt.NDArray[np.float64] = gram / np.maximum(np.outer(norms, norms), 1e-12)
-    return cosines
-
-
-class PixelGates:
-    """L-inf, PSNR and SSIM against one clean image, whose SSIM statistics are computed once."""
-
-    def __init__(self, clean: Pixels, bounds: Bounds, *, on_device: "DeviceMetrics | None" = None, threads: int = 2):
-        self._clean = clean
-        self._device = on_device
-        self._bounds = bounds
-        self._max_squares = max_squares(bounds.min_psnr, clean.size)
-        self._ssim = CleanSsim(clean)
-        self._threads = threads
-
-    def apply(self, cases: Sequence[Case]) -> None:
-        """Refuses what is out of bounds. SSIM stays open where the error alone proves that it holds."""
+    def __call__(self, cases: Sequence[Case], context: RoundContext) -> None:
+        """Measure on the classifier's GPU where it has one: the integers are the same."""
         images = [case.image() for case in cases]
-        measured = self._device.distances(images) if self._device else [distances(self._clean, i) for i in images]
+        device = context.device_metrics
+        measured = device.distances(images) if device else [distances(context.clean, image) for image in images]
         for case, distance in zip(cases, measured, strict=True):
-            _note_distance(case, distance)
-            self._check_norms(case)
-        height, width, _ = self._clean.shape
+            case.distance = distance
+            case.findings.linf = distance.linf
+            case.findings.linf_levels = distance.linf_levels
+            case.findings.l0 = distance.l0
+            case.findings.l0_pixels = distance.l0_pixels
+            case.findings.l2 = distance.l2
+            case.findings.rmse = distance.rmse
+            case.findings.psnr = distance.psnr
+
+
+class Linf(FigureGate):
+    """Refuses an unchanged image, and a largest change outside the bounds. Compares integers; both ends are allowed."""
+
+    name = "L-inf"
+    outcomes = (Outcome.UNCHANGED, Outcome.LINF_TOO_SMALL, Outcome.LINF_TOO_LARGE)
+
+    def refusal(self, case: Case, task: Task) -> Refusal | None:
+        """Compare max|a-b| in levels with the bounds."""
+        levels, bounds = case.measured().linf_levels, task.bounds
+        if levels == 0:
+            return Refusal(Outcome.UNCHANGED, "the image equals the clean image in every pixel; change it")
+        if levels < bounds.min_levels:
+            return Refusal(
+                Outcome.LINF_TOO_SMALL,
+                f"L-inf is {levels} of 255 levels, below the minimum of {bounds.min_levels}; "
+                f"change at least one value by more",
+            )
+        if levels > bounds.max_levels:
+            return Refusal(
+                Outcome.LINF_TOO_LARGE,
+                f"L-inf is {levels} of 255 levels, above the maximum of {bounds.max_levels} "
+                f"(epsilon {bounds.epsilon:.5f}); clip the perturbation after rounding to 8 bits",
+            )
+        return None
+
+
+class Psnr(FigureGate):
+    """Refuses a mean squared error above what the smallest PSNR allows. Compares integers; equality is allowed."""
+
+    name = "PSNR"
+    outcomes = (Outcome.PSNR_TOO_LOW,)
+
+    def refusal(self, case: Case, task: Task) -> Refusal | None:
+        """Compare the sum of squared levels with the largest one that `min_psnr` allows."""
+        distance, least = case.measured(), task.bounds.min_psnr
+        if distance.squares <= max_squares(least, distance.values):
+            return None
+        return Refusal(
+            Outcome.PSNR_TOO_LOW,
+            f"PSNR is {distance.psnr:.2f} dB, below the minimum of {least:g} dB; "
+            f"change fewer values, or change them by less",
+        )
+
+
+class Ssim(FigureGate):
+    """Refuses a structural similarity below the bound. Compares nine decimals; equality is allowed.
+
+    Where the mean squared error alone proves that SSIM is above the bound, SSIM is not computed here:
+    `CompleteSsim` does it for the answers that also pass the flip.
+    """
+
+    name = "SSIM"
+    outcomes = (Outcome.SSIM_TOO_LOW,)
+    columns: ClassVar[Columns] = {"ssim": 1e-6, "ssim_definition": EQUAL}
+
+    def __call__(self, cases: Sequence[Case], context: RoundContext) -> None:
+        """Measure SSIM where the error leaves it open, and refuse what is too low."""
+        task = context.task
         unproven = [
             case
             for case in cases
-            if case.open
-            and not ssim_is_surely_above(_distance(case), self._bounds.min_ssim, height=height, width=width)
+            if not ssim_is_surely_above(case.measured(), task.bounds.min_ssim, height=task.height, width=task.width)
         ]
-        self._measure_ssim(unproven)
-        for case in unproven:
-            if case.found["ssim"] < self._bounds.min_ssim:
-                case.refuse(
-                    Outcome.SSIM_TOO_LOW,
-                    f"SSIM is {case.found['ssim']:.6f}, asked are at least {self._bounds.min_ssim:g}; "
-                    f"change fewer values, or change them where the picture has texture",
-                )
+        measure_ssim(unproven, context)
+        super().__call__(unproven, context)
 
-    def complete(self, cases: Sequence[Case]) -> None:
-        """Computes SSIM for the answers that passed its gate by the bound."""
-        self._measure_ssim([case for case in cases if "ssim" not in case.found])
-
-    def _check_norms(self, case: Case) -> None:
-        distance, bounds = _distance(case), self._bounds
-        levels = distance.linf_levels
-        if levels == 0:
-            case.refuse(Outcome.UNCHANGED, "the image is the clean one, pixel for pixel; change it")
-        elif levels < bounds.min_levels:
-            case.refuse(
-                Outcome.LINF_TOO_SMALL,
-                f"L-inf is {levels} levels of 255, asked are at least {bounds.min_levels}; change some value by more",
-            )
-        elif levels > bounds.max_levels:
-            case.refuse(
-                Outcome.LINF_TOO_LARGE,
-                f"L-inf is {levels} levels of 255, allowed are {bounds.max_levels} (epsilon {bounds.epsilon:.5f}); "
-                f"clip the perturbation after rounding to 8 bits",
-            )
-        elif distance.squares > self._max_squares:
-            case.refuse(
-                Outcome.PSNR_TOO_LOW,
-                f"PSNR is {distance.psnr:.2f} dB, asked are at least {bounds.min_psnr:g}; change fewer values or less",
-            )
-
-    def _measure_ssim(self, cases: Sequence[Case]) -> None:
-        if not cases:
-            return
-        if self._device:
-            values = self._device.ssim([case.image() for case in cases])
-        else:
-            with ThreadPoolExecutor(self._threads) as threads:
-                values = list(threads.map(lambda case: self._ssim(case.image()), cases))
-        for case, value in zip(cases, values, strict=True):
-            if abs(value - self._bounds.min_ssim) < _SSIM_SETTLE:
-                value = self._ssim.exact(case.image())
-            case.found |= {"ssim": round(value, SSIM_DECIMALS), "ssim_definition": SSIM_DEFINITION}
+    def refusal(self, case: Case, task: Task) -> Refusal | None:
+        """Compare SSIM with the bound, where it was measured."""
+        ssim, least = case.findings.ssim, task.bounds.min_ssim
+        if ssim is None or ssim >= least:
+            return None
+        return Refusal(
+            Outcome.SSIM_TOO_LOW,
+            f"SSIM is {ssim:.6f}, below the minimum of {least:g}; "
+            f"change fewer values, or change them where the image has texture",
+        )
 
 
-def _note_distance(case: Case, distance: Distances) -> None:
-    case.distance = distance
-    case.found |= {
-        "linf": distance.linf,
-        "linf_levels": distance.linf_levels,
-        "l0": distance.l0,
-        "l0_pixels": distance.l0_pixels,
-        "l2": distance.l2,
-        "rmse": distance.rmse,
-        "psnr": distance.psnr,
-    }
+class CompleteSsim(Gate):
+    """Measures SSIM of the answers that passed its gate by the bound. Refuses nothing."""
+
+    name = "SSIM of the answers that flip"
+    columns: ClassVar[Columns] = Ssim.columns
+
+    def __call__(self, cases: Sequence[Case], context: RoundContext) -> None:
+        """Measure where it was not measured before."""
+        measure_ssim([case for case in cases if case.findings.ssim is None], context)
 
 
-def _fastest_first(cases: Sequence[Case]) -> list[Case]:
-    return sorted(cases, key=lambda case: (case.response.response_ms, case.response.miner_uid))
-
-
-def _record_id(case: Case, task_id: str) -> str:
-    return record_id(task_id, case.response.miner_hotkey, case.found["perturbed_sha256"])
-
-
-def _distance(case: Case) -> Distances:
-    assert case.distance is not None
-    return case.distance
+def measure_ssim(cases: Sequence[Case], context: RoundContext) -> None:
+    """Write SSIM, to nine decimals, into the findings; near the task's bound it is computed in double precision."""
+    if not cases:
+        return
+    ssim = context.ssim
+    if context.device_metrics:
+        values = context.device_metrics.ssim([case.image() for case in cases])
+    else:
+        with ThreadPoolExecutor(_SSIM_THREADS) as threads:
+            values = list(threads.map(lambda case: ssim(case.image()), cases))
+    for case, value in zip(cases, values, strict=True):
+        near = abs(value - context.task.bounds.min_ssim) < _DOUBLE_PRECISION_BAND
+        decided = ssim.exact(case.image()) if near else value
+        case.findings.ssim = round(decided, SSIM_DECIMALS)
+        case.findings.ssim_definition = SSIM_DEFINITION

@@ -146,12 +146,12 @@ def test_a_round_verified_on_two_workers_has_the_same_verdicts(
     monkeypatch.setattr(perturb.flows.engine.distributed_verification, "_LEAST_SLICE", 1)
     on_dask(monkeypatch, cluster)
     # A worker's own settings of how to decide count for nothing: its environment still says no persistence.
-    settled: list[tuple[Any, Any, Any]] = []
+    merged: list[tuple[Any, Any, Any]] = []
     lost: list[int] = []
 
-    def settle(challenge: Any, responses: Any, *rest: Any, **more: Any) -> Any:
-        verdicts = plain_settle(challenge, responses, *rest, **more)
-        settled.append((challenge, responses, verdicts))
+    def merge_slices(challenge: Any, responses: Any, *rest: Any, **more: Any) -> Any:
+        verdicts = plain_merge(challenge, responses, *rest, **more)
+        merged.append((challenge, responses, verdicts))
         return verdicts
 
     def stage(*part: Any, number: int) -> Any:
@@ -160,18 +160,18 @@ def test_a_round_verified_on_two_workers_has_the_same_verdicts(
             os.kill(lost[0], signal.SIGKILL)
         return plain_stage(*part, number=number)
 
-    plain_settle, plain_stage = (
-        perturb.flows.engine.distributed_verification.settle,
+    plain_merge, plain_stage = (
+        perturb.flows.engine.distributed_verification.merge_slices,
         perturb.flows.engine.distributed_verification.stage,
     )
-    monkeypatch.setattr(perturb.flows.engine.distributed_verification, "settle", settle)
+    monkeypatch.setattr(perturb.flows.engine.distributed_verification, "merge_slices", merge_slices)
     monkeypatch.setattr(perturb.flows.engine.distributed_verification, "stage", stage)
     produced = produce(rounds=2, local_miners=3)
 
     assert lost
-    assert len(settled) == 2
+    assert len(merged) == 2
     settings = load_settings()
-    for challenge, responses, verdicts in settled:
+    for challenge, responses, verdicts in merged:
         alone = verify(
             challenge,
             responses,

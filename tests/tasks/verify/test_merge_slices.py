@@ -15,7 +15,7 @@ from perturb.schemas.image import encode_png
 from perturb.schemas.response import Response
 from perturb.schemas.settings import Settings
 from perturb.schemas.verdict import Verdict
-from perturb.tasks.verify.merge_slices import settle
+from perturb.tasks.verify.merge_slices import merge_slices
 from perturb.tasks.verify.round import verify
 from perturb.tasks.verify.sandbox import DecodePool
 from tests.support.verification_rounds import SETTINGS, answers, attack, challenge, classifier, clean, flipped
@@ -82,15 +82,26 @@ def in_slices(cuts: list[int], batch_size: int) -> list[Verdict]:
 
 @settings(max_examples=20, deadline=None)
 @given(st.lists(st.integers(0, 12), max_size=4).map(lambda cuts: sorted({0, 12, *cuts})), st.sampled_from([0, 5]))
-def test_slices_settle_to_what_the_whole_round_is(cuts: list[int], batch_size: int) -> None:
+def test_slices_merge_to_what_the_whole_round_is(cuts: list[int], batch_size: int) -> None:
     asked, responses, whole = everything(batch_size)
     apart = in_slices(cuts, batch_size)
-    assert settle(asked, responses, apart, classifier=classifier(), judge=JugsAreCups()) == whole
+    merged = merge_slices(
+        asked, responses, apart, classifier=classifier(), judge=JugsAreCups(), settings=with_extras(batch_size)
+    )
+    assert merged == whole
 
 
 def test_an_answer_that_cannot_be_decoded_again_keeps_its_verdict() -> None:
     asked, responses, whole = everything()
     apart = in_slices([0, 12], 0)
     with DecodePool(seconds=0.0) as pool:
-        settled = settle(asked, responses, apart, classifier=classifier(), judge=JugsAreCups(), pool=pool)
-    assert settled == [verdict.model_copy(update={"near_duplicate_of": None}) for verdict in whole]
+        merged = merge_slices(
+            asked,
+            responses,
+            apart,
+            classifier=classifier(),
+            judge=JugsAreCups(),
+            settings=with_extras(0),
+            pool=pool,
+        )
+    assert merged == [verdict.model_copy(update={"near_duplicate_of": None}) for verdict in whole]

@@ -42,7 +42,7 @@ def faults(corpus: Corpus, references: list[RecordRef]) -> list[str | None]:
 def test_a_reference_is_made_from_a_row_and_read_back(written: Written) -> None:
     (stored,) = [written.corpus.read_round(ref) for ref in written.corpus.live_rounds()]
     accepted = [row for row in stored.rows if row["outcome"] == "accepted"]
-    assert [RecordRef.of(row) for row in accepted] == written.references[:2]
+    assert {RecordRef.of(row) for row in accepted} == set(written.references[:2])
     assert faults(written.corpus, written.references[:2]) == [None, None]
     for shard in (None, "sealed/date=2026-01-31/0/perturbed.tar", "rounds/today/round/perturbed.tar", "rounds"):
         with pytest.raises(CorpusError, match=r"accepted: a shard in rounds/date=.*/round/"):

@@ -10,6 +10,7 @@ import skimage.data
 from perturb.models.classifier import Classifier, load_classifier
 from perturb.models.judge.judge import Judgement, NoJudge
 from perturb.models.metrics import CleanSsim, distances
+from perturb.models.prediction import predict
 from perturb.schemas.bounds import Bounds
 from perturb.schemas.challenge import Challenge
 from perturb.schemas.errors import CorpusError, ModelError, SourceError
@@ -18,8 +19,8 @@ from perturb.schemas.record import record_id
 from perturb.schemas.response import Response
 from perturb.schemas.settings import Settings
 from perturb.schemas.verdict import Verdict
-from perturb.tasks.verify.gates.model import predict
-from perturb.tasks.verify.round import verify, verify_pair
+from perturb.tasks.verify.pair import verify_pair
+from perturb.tasks.verify.round import verify
 from tests.support.verification_rounds import (
     SETTINGS,
     answers,
@@ -141,7 +142,7 @@ def test_linf_turns_between_levels(epsilon: float) -> None:
     inside, outside = judged(challenge(bounds), [at_levels(most), at_levels(most + 1)])
     assert inside.outcome == "no_flip"
     assert (outside.outcome, outside.linf_levels) == ("linf_too_large", most + 1)
-    assert f"allowed are {most}" in (outside.detail or "")
+    assert f"above the maximum of {most}" in (outside.detail or "")
 
 
 def test_linf_has_a_lower_bound() -> None:
@@ -290,14 +291,14 @@ def test_a_pair_that_no_validator_would_send_is_noted() -> None:
     pair = verify_pair(
         challenge().png, encode_png(flipped()), label=5, classifier=classifier(), judge=NoJudge(), settings=SETTINGS
     )
-    assert "sees 'espresso' in the clean image, not 'electric ray'" in pair.notes[0]
+    assert "predicts 'espresso' for the clean image, not 'electric ray'" in pair.notes[0]
 
 
 def test_too_small_a_margin_is_accepted_and_earns_nothing() -> None:
     asked = challenge(Bounds(min_margin=50.0))
     (verdict,) = judged(asked, [flipped()])
     assert verdict.outcome == "accepted"
-    assert "earns nothing: its margin is" in (verdict.detail or "")
+    assert "accepted with a score of 0: the margin is" in (verdict.detail or "")
 
 
 def test_what_is_wrong_on_our_side_is_an_error_that_names_it() -> None:
@@ -305,7 +306,7 @@ def test_what_is_wrong_on_our_side_is_an_error_that_names_it() -> None:
     other = skimage.data.astronaut()[:160, :160]
     with pytest.raises(CorpusError, match="can't be decoded: the PNG ends after"):
         judged(dataclasses.replace(asked, png=asked.png[:-12]), [flipped()])
-    with pytest.raises(CorpusError, match="don't belong together"):
+    with pytest.raises(CorpusError, match="the image belongs to another task"):
         judged(dataclasses.replace(asked, png=encode_png(np.ascontiguousarray(other))), [flipped()])
     beyond = asked.task.model_copy(update={"true_label": 1000})
     with pytest.raises(ModelError, match="label 1000 is outside the classes"):
