@@ -6,7 +6,8 @@ import sys
 
 import typer
 
-from perturb.cli import corpus, delivery, init, operation, production, provenance, verdicts
+from perturb.cli import certify, corpus, deliver, init, mine, operate, produce
+from perturb.cli.output import clean
 
 app = typer.Typer(
     name="perturb",
@@ -21,7 +22,8 @@ app = typer.Typer(
         "7 corpus; 8 an audit found faults; 9 tier; 10 status found something to look at; 130 interrupted."
     ),
 )
-for module in (init, production, corpus, provenance, delivery, operation, verdicts):
+# In the order in which `perturb --help` shows their panels.
+for module in (produce, corpus, deliver, certify, init, operate, mine):
     module.register(app)
 
 
@@ -45,7 +47,7 @@ def main() -> None:
     try:
         app()
     except PerturbError as error:
-        typer.secho(f"perturb: {error}", fg="red", err=True)
+        typer.secho(clean(f"perturb: {error}"), fg="red", err=True)
         raise SystemExit(error.exit_code) from None
     except KeyboardInterrupt:
         typer.secho("perturb: interrupted; what was committed stays", err=True)

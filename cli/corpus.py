@@ -1,122 +1,88 @@
-"""Commands on the corpus: `seal`, `audit`, `show`."""
+"""Commands on the corpus: `seal`, `gc`, `show`."""
 
-from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from perturb.cli.output import Json, Store, say, say_json, table
-from perturb.cli.root import Root, open_corpus
+from perturb.cli.arguments import Day, Flow, Json, Store, StorePath, open_corpus
+from perturb.cli.orchestration import runs_as_flow
+from perturb.cli.output import facts, say, say_json, table
 
-Day = Annotated[
-    str | None, typer.Option("--day", metavar="YYYY-MM-DD", help="A production day, UTC.", show_default=False)
-]
+PANEL = "Corpus"
 
 
 def register(app: typer.Typer) -> None:
-    """Adds this module's commands to `app`."""
-    app.command()(seal)
-    app.command()(audit)
-    app.command()(show)
+    """Add this module's commands to `app`."""
+    for command in (seal, gc, show):
+        app.command(rich_help_panel=PANEL)(command)
 
 
 def seal(
     day: Day = None,
     early: Annotated[
-        bool, typer.Option("--early", help="Seal a day that is not over; later rounds go to the next.")
+        bool, typer.Option("--early", help="Seal a day that is not over; later rounds go to the next day.")
     ] = False,
     wait: Annotated[bool, typer.Option("--wait", help="Wait until the day is over instead of refusing.")] = False,
     store: Store = None,
+    flow: Flow = None,
     json_: Json = False,
 ) -> None:
     """Merge a finished day's rounds into immutable, signed shards. Sealing twice changes nothing.
 
-    Without --day it is yesterday's. A sample of the records is verified again from its bytes first.
+    The default day is yesterday (UTC). A sample of the records is verified again from its bytes first; its size is the
+    `seal.reverify_fraction` setting. Where a chain and a wallet are configured, the day's Merkle root goes on the
+    chain.
     """
-    from perturb.flows.engine.prefect_server import check_server
-    from perturb.flows.seal import seal as flow
+    from perturb.schemas.settings import load_settings
     from perturb.sinks.corpus.keys import parse_day
 
-    check_server()
-    sealed = flow(day=parse_day(day) if day else None, store=store, early=early, wait=wait)
+    settings = load_settings(store=store)
+    chosen = parse_day(day) if day else None
+    if runs_as_flow(flow, runner=settings.runner):
+        from perturb.flows.seal import seal as seal_flow
+
+        sealed = seal_flow(day=chosen, store=store, early=early, wait=wait)
+    else:
+        from perturb.tasks.corpus.seal_and_anchor import seal_and_anchor
+
+        sealed = seal_and_anchor(settings, day=chosen, early=early, wait=wait)
     how = "was sealed already" if sealed.already else "sealed"
-    say(
-        table(
-            f"{sealed.day} {how}",
-            ["", ""],
-            [(k, str(v)) for k, v in sealed.model_dump().items() if k not in ("day", "already")],
-        )
-    )
+    say(facts(f"{sealed.day} {how}", sealed.model_dump(exclude={"day", "already"})))
     if json_:
         say_json(sealed.model_dump(mode="json"))
 
 
-def audit(
-    path: Root = None,
-    day: Day = None,
-    sample: Annotated[float, typer.Option(min=0, max=1, help="Share of the images whose bytes are read.")] = 1.0,
-    deep: Annotated[
-        bool, typer.Option("--deep/--no-deep", help="Compute metrics, flip and score again from the bytes.")
-    ] = True,
-    hotkey: Annotated[
-        str | None, typer.Option(help="Demand that this validator signed everything.", show_default=False)
-    ] = None,
-    proof: Annotated[
-        Path | None, typer.Option(help="Check this inclusion proof instead of a corpus.", show_default=False)
-    ] = None,
-    manifest: Annotated[
-        Path | None, typer.Option(help="With --proof: the sealed day's manifest.json.", show_default=False)
-    ] = None,
-    on_chain: Annotated[
-        str | None, typer.Option(help="With --proof: the root that this hotkey committed.", show_default=False)
-    ] = None,
+def gc(
+    path: StorePath = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be removed; remove nothing.")] = False,
+    flow: Flow = None,
     json_: Json = False,
 ) -> None:
-    """Check that a corpus is what was committed, from its bytes alone: digests, counts, pointers, signatures, verdicts.
+    """Remove what no commit claims and what a sealed day replaced long enough ago.
 
-    Exits 8 and names each fault when something doesn't hold.
+    Objects without a commit are kept for a day. Rounds that a sealed day took in are kept for the
+    `seal.keep_rounds_days` setting. Exports are left alone: the next export completes an interrupted one.
     """
-    if proof is not None:
-        from perturb.cli.provenance import check_proof_file
+    settings, _ = open_corpus(path)
+    if runs_as_flow(flow):
+        from perturb.flows.gc import gc as gc_flow
 
-        check_proof_file(proof, manifest=manifest, on_chain=on_chain, json_=json_)
-        return
-    from perturb.schemas.errors import AuditError
-    from perturb.sinks.corpus.keys import parse_day
-    from perturb.tasks.corpus.audit import audit as run
+        report = gc_flow(store=path, dry_run=dry_run)
+    else:
+        from perturb.tasks.corpus.gc import clean_store
 
-    settings, corpus = open_corpus(path)
-    report = run(
-        corpus,
-        day=parse_day(day) if day else None,
-        sample=sample,
-        reverify=_reverifier(settings) if deep else None,
-        hotkey=hotkey,
-    )
-    counts = asdict(report) | {"faults": [asdict(fault) for fault in report.faults]}
-    say(table(f"audit of {settings.store}", ["", ""], [(k, str(v)) for k, v in counts.items() if k != "faults"]))
-    if not report.faults:
-        say("everything holds")
-    for fault in report.faults:
-        say(f"[red]FAULT[/] {fault.where}: {fault.what}")
+        report = clean_store(settings, dry_run=dry_run)
+    kinds = {"never committed": report.orphans, "superseded": report.superseded, "unfinished": report.unfinished}
+    rows = [(kind, len(entries), sum(entry.size for entry in entries)) for kind, entries in kinds.items()]
+    say(table(f"{'would remove' if dry_run else 'removed'} from {settings.store}", ["", "objects", "bytes"], rows))
     if json_:
-        say_json(counts)
-    if not report.holds:
-        raise AuditError(f"{settings.store} does not hold (faults: {len(report.faults)}); each is named above")
-
-
-def _reverifier(settings: Any) -> Any:
-    from functools import partial
-
-    from perturb.models.classifier import load_classifier
-    from perturb.tasks.verify.reverify import reverify_pairs
-
-    return partial(reverify_pairs, classifier=load_classifier(settings.classifier), settings=settings)
+        keys = {kind.replace(" ", "_"): [entry.key for entry in entries] for kind, entries in kinds.items()}
+        say_json({"dry_run": dry_run, "bytes": report.size, **keys})
 
 
 def show(
-    path: Root = None,
+    path: StorePath = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="PNG file to write.")] = Path("contact-sheet.png"),
     number: Annotated[
         int, typer.Option("--number", "-n", min=1, max=200, help="Pairs to draw, the best scores first.")
@@ -124,7 +90,11 @@ def show(
     day: Day = None,
     json_: Json = False,
 ) -> None:
-    """Draw a contact sheet: original, perturbed, difference x16, with labels, confidences, L-inf, SSIM and score."""
+    """Draw a contact sheet of the best pairs.
+
+    Each pair is drawn as original, perturbed and the difference times 16, with labels, confidences, L-inf, SSIM and
+    score.
+    """
     from perturb.sinks.corpus.keys import parse_day
     from perturb.sinks.report.contact_sheet import check_picture, contact_sheet
     from perturb.tasks.monitor.best_pairs import best_pairs

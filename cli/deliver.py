@@ -1,25 +1,24 @@
-"""Commands for what leaves the house: `export`, `share`, `publish`, `tiers`."""
+"""Commands on what subscribers get: `export`, `share`, `publish`, `tiers`."""
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from perturb.cli.output import Json, Store, say, say_json, table
+from perturb.cli.arguments import Flow, Json, Store
+from perturb.cli.orchestration import runs_as_flow
+from perturb.cli.output import say, say_json, table, write_file
 from perturb.cli.tier_file import tiers
 
-if TYPE_CHECKING:
-    from perturb.schemas.settings import Settings
-    from perturb.tasks.export.export import ExportResult
+PANEL = "Deliver"
 
 
 def register(app: typer.Typer) -> None:
-    """Adds this module's commands to `app`."""
-    app.command()(export)
-    app.command()(share)
-    app.command()(publish)
-    app.add_typer(tiers, name="tiers")
+    """Add this module's commands to `app`."""
+    for command in (export, share, publish):
+        app.command(rich_help_panel=PANEL)(command)
+    app.add_typer(tiers, name="tiers", rich_help_panel=PANEL)
 
 
 def export(
@@ -27,19 +26,26 @@ def export(
     release: Annotated[
         str | None, typer.Option(help="Freeze the resulting file list under this name.", show_default=False)
     ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be added, and add nothing.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be added; add nothing.")] = False,
     store: Store = None,
+    flow: Flow = None,
     json_: Json = False,
 ) -> None:
-    """Add newly sealed days to a tier's dataset (Parquet and WebDataset); older files never change."""
-    if dry_run:
-        result = _plan(tier, store)
-    else:
-        from perturb.flows.engine.prefect_server import check_server
-        from perturb.flows.export import export as flow
+    """Add newly sealed days to a tier's dataset (Parquet and WebDataset). Files of earlier days never change.
 
-        check_server()
-        (result,) = flow(tiers=[tier], store=store, release=release)
+    The tier file (the `tiers` setting) says which records and columns a tier holds, and how many days it is delayed.
+    """
+    from perturb.schemas.settings import load_settings
+
+    settings = load_settings(store=store)
+    if not dry_run and runs_as_flow(flow, runner=settings.runner):
+        from perturb.flows.export import export as export_flow
+
+        (result,) = export_flow(tiers=[tier], store=store, release=release)
+    else:
+        from perturb.tasks.export.export_tiers import export_tiers
+
+        (result,) = export_tiers(settings, [tier], release=release, dry_run=dry_run)
     rows = [(str(day.day), day.records, day.files, day.bytes) for day in result.added]
     title = f"tier {tier}, version {result.version}: {result.records} records, {result.bytes} bytes in {result.path}"
     if rows:
@@ -54,67 +60,59 @@ def export(
         say_json(asdict(result))
 
 
-def _plan(tier: str, store: str | None) -> "ExportResult":
-    from perturb.sinks.corpus.corpus import Corpus
-    from perturb.tasks.export.export import export as plan
-    from perturb.tasks.tiers.tier_file import get_tier, load_tiers
-
-    settings = _settings(store)
-    corpus = Corpus.open(settings)
-    return plan(corpus, get_tier(load_tiers(settings.tiers), tier), key=settings.pseudonym_key, dry_run=True)
-
-
 def share(
     tier: Annotated[str, typer.Option(help="A tier that was exported.")],
     release: Annotated[
         str | None, typer.Option(help="Share what was frozen under this name.", show_default=False)
     ] = None,
-    expires: Annotated[str, typer.Option(help="How long the links are good: 30m, 12h, 7d.")] = "7d",
+    expires: Annotated[str, typer.Option(help="How long the links are valid, such as 30m, 12h or 7d.")] = "7d",
     output: Annotated[
         Path | None,
         typer.Option("--output", "-o", help="JSON file to write \\[default: TIER.links.json].", show_default=False),
     ] = None,
     store: Store = None,
 ) -> None:
-    """Write presigned links to a tier's files, with sizes and sha256: JSON, and a plain list for download tools."""
+    """Write presigned links to a tier's files, with sizes and sha256: JSON, and plain lists for download tools.
+
+    The store must be on S3. Everyone who has a link can download its file until the link expires.
+    """
+    from perturb.schemas.settings import load_settings
     from perturb.sinks.stores.open import open_store
     from perturb.tasks.export.share import parse_duration
-    from perturb.tasks.export.share import share as sign
+    from perturb.tasks.export.share import share as presign
 
-    settings = _settings(store)
-    shared = sign(open_store(settings.store, settings.s3), tier, release=release, expires=parse_duration(expires))
+    settings = load_settings(store=store)
+    shared = presign(open_store(settings.store, settings.s3), tier, release=release, expires=parse_duration(expires))
     written = output or Path(f"{tier}.links.json")
-    written.write_bytes(shared.to_json())
+    write_file(written, shared.to_json(), "--output")
     plain = {".txt": shared.urls(), ".aria2": shared.downloads(), ".curl": shared.curl(), ".sha256": shared.checksums()}
     for suffix, text in plain.items():
-        written.with_suffix(suffix).write_text(text)
-    say(f"{len(shared.files)} links, good until {shared.expires_at:%Y-%m-%d %H:%M} UTC, in {written}")
-    say("beside it: .txt one link a line; .aria2 for `aria2c -i`, .curl for `curl --create-dirs -fK`, and")
+        write_file(written.with_suffix(suffix), text.encode(), "--output")
+    say(f"{len(shared.files)} links, valid until {shared.expires_at:%Y-%m-%d %H:%M} UTC, in {written}")
+    say("beside it: .txt with one link a line, .aria2 for `aria2c -i`, .curl for `curl --create-dirs -fK`, and")
     say(".sha256 for `sha256sum -c`")
 
 
 def publish(
     tier: Annotated[str, typer.Option(help="A tier that was exported.")],
     repo: Annotated[str, typer.Option(help="Dataset repository on the Hugging Face Hub: org/name.")],
-    root: Annotated[str, typer.Option(help="parquet or wds; a card describes one of them.")] = "parquet",
+    root: Annotated[str, typer.Option(help="parquet or wds: the format to publish.")] = "parquet",
     private: Annotated[
-        bool, typer.Option("--private/--public", help="Who may see a repository that is created.")
+        bool, typer.Option("--private/--public", help="Visibility of the repository, if it is created.")
     ] = True,
     store: Store = None,
     json_: Json = False,
 ) -> None:
-    """Bring a dataset repository on the Hugging Face Hub up to a tier's export, in one commit."""
+    """Bring a dataset repository on the Hugging Face Hub up to a tier's export, in one commit.
+
+    The Hub's token is read from HF_TOKEN or from `hf auth login`.
+    """
+    from perturb.schemas.settings import load_settings
     from perturb.sinks.stores.open import open_store
     from perturb.tasks.export.hub import publish as upload
 
-    settings = _settings(store)
+    settings = load_settings(store=store)
     published = upload(open_store(settings.store, settings.s3), tier, repo=repo, root=root, private=private)
     say(f"{repo} is at version {published.version}: {len(published.sent)} files sent, {published.kept} were there")
     if json_:
         say_json(asdict(published))
-
-
-def _settings(store: str | None) -> "Settings":
-    from perturb.schemas.settings import load_settings
-
-    return load_settings(store=store)

@@ -10,7 +10,7 @@ from perturb.cli.output import say
 
 def register(app: typer.Typer) -> None:
     """Add this module's command to `app`."""
-    app.command()(init)
+    app.command(rich_help_panel="Operate")(init)
 
 
 def init(

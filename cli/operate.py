@@ -1,53 +1,65 @@
-"""Commands of whoever keeps the line running: `serve`, `status`, `cost`."""
+"""Commands for operating a validator: `doctor`, `status`, `cost`, `weights`, `judge`, `serve`."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from perturb.cli.output import Json, say, say_json, table
-from perturb.cli.root import Root, open_corpus
+from perturb.cli.arguments import Flow, Json, Store, StorePath, open_corpus
+from perturb.cli.orchestration import runs_as_flow
+from perturb.cli.output import clean, facts, say, say_json, styled, table
 
 if TYPE_CHECKING:
     from perturb.schemas.status import Status
 
+PANEL = "Operate"
 NEEDS_ATTENTION = 10
 _PAIRS = 6
 
 
 def register(app: typer.Typer) -> None:
-    """Adds this module's commands to `app`."""
-    app.command()(serve)
-    app.command()(status)
-    app.command()(cost)
+    """Add this module's commands to `app`."""
+    for command in (doctor, status, cost, weights, judge, serve):
+        app.command(rich_help_panel=PANEL)(command)
 
 
-def serve(
-    port: Annotated[int, typer.Option(min=1, max=65535, help="Port of Prefect's server and its pages.")] = 4200,
-    local_miners: Annotated[
-        int, typer.Option(min=0, max=5, help="Reference miners to start, where the local network has no roster.")
-    ] = 3,
-    home: Annotated[Path, typer.Option(help="Folder of Prefect's database and of the logs.")] = Path(".prefect"),
+def doctor(
+    all_: Annotated[
+        bool, typer.Option("--all", help="Print all settings, not only those that differ from the defaults.")
+    ] = False,
+    json_: Json = False,
 ) -> None:
-    """Run the whole operation on this machine: Prefect server, worker, and every deployment of prefect.yaml.
+    """Print the settings that differ from the defaults, then check each part by using it once.
 
-    One Ctrl-C stops all of it; a round that was answered is still committed.
+    For each part that is not ready it says what to do, and the command exits with 1. Secrets are masked.
     """
-    from perturb.flows.engine.supervisor import Serving
-    from perturb.flows.engine.supervisor import serve as run
-    from perturb.schemas.settings import load_settings
+    from perturb.schemas.settings import all_settings, changed_settings, load_settings
+    from perturb.tasks.monitor.doctor import check_all
 
-    def tell(serving: Serving) -> None:
-        miners = f", {serving.miners} local miners" if serving.miners else ""
-        say(f"{serving.url} shows the runs{miners}; logs are in {serving.home}; Ctrl-C stops everything")
-
-    run(load_settings(), port=port, home=home, local_miners=local_miners, tell=tell)
+    settings = load_settings()
+    shown = all_settings(settings) if all_ else changed_settings(settings)
+    if shown:
+        title = "all settings" if all_ else "changed settings"
+        say(table(title, ["name", "value"], [(name, str(value)) for name, value in shown.items()]))
+    else:
+        say("every setting has its default; --all prints them")
+    checks = []
+    for check in check_all(settings):
+        checks.append(check)
+        mark = ("ready", "green") if check.ready else ("NOT READY", "red")
+        part, seconds = (f"{check.part:<10}", "bold"), (f"({check.seconds:.1f} s)", "dim")
+        say(styled(mark, "  ", part, f" {check.finding} ", seconds))
+    if json_:
+        say_json({check.part: {"ready": check.ready, "finding": check.finding} for check in checks})
+    if not all(check.ready for check in checks):
+        raise typer.Exit(1)
 
 
 def status(
-    path: Root = None,
+    path: StorePath = None,
     html: Annotated[
-        Path | None, typer.Option(help="Write the same, with pictures, as one self-contained page.", show_default=False)
+        Path | None,
+        typer.Option(help="Also write it, with pictures, as a self-contained HTML page.", show_default=False),
     ] = None,
     metrics: Annotated[
         Path | None,
@@ -55,15 +67,16 @@ def status(
     ] = None,
     json_: Json = False,
 ) -> None:
-    """Tell in ten lines how production goes: today's answers and refusals, last commit, unsealed days, export lag.
+    """Report on production in ten lines: today's answers and refusals, last commit, unsealed days, export lag.
 
-    Exits 0 when all is well, 10 when something needs attention; each such thing is named with what to do about it.
+    Exits with 0 when all is well and with 10 when something needs attention; each finding says what to do. When a
+    commit, a seal or an export is late is decided by the `status.*` settings.
     """
     from perturb.tasks.monitor.status import read_status
 
     settings, corpus = open_corpus(path, may_be_empty=True)
     found = read_status(corpus, settings)
-    typer.echo("\n".join(status_lines(found)))
+    typer.echo(clean("\n".join(status_lines(found))))
     if metrics is not None:
         from perturb.sinks.report.openmetrics import write_metrics
 
@@ -80,7 +93,7 @@ def status(
 
 
 def status_lines(found: "Status") -> list[str]:
-    """The ten lines, and one more for each finding."""
+    """Return the ten lines, and one more for each finding."""
     from perturb.sinks.report.status_page import age, amount
 
     share = f" ({found.accepted / found.responses:.0%})" if found.responses else ""
@@ -108,14 +121,14 @@ def status_lines(found: "Status") -> list[str]:
     return [f"{name:<12}{text}" for name, text in rows]
 
 
-def cost(path: Root = None, json_: Json = False) -> None:
-    """Estimate storage and requests per day from the corpus' own sizes; prices come from the settings (`cost.*`)."""
+def cost(path: StorePath = None, json_: Json = False) -> None:
+    """Estimate storage and requests per day from the sizes in the corpus. Prices are the `cost.*` settings."""
     from perturb.sinks.report.status_page import age, amount
     from perturb.tasks.monitor.cost import estimate_cost
 
     settings, corpus = open_corpus(path)
     found = estimate_cost(corpus, settings)
-    rows: list[tuple[Any, ...]] = [
+    rows = [
         ("rounds a day", f"{found.rounds_per_day:.4g}, of {found.records_per_round:.3g} records each"),
         ("one round", amount(found.round_bytes)),
         ("a sealed day", amount(found.sealed_bytes_per_day)),
@@ -129,8 +142,85 @@ def cost(path: Root = None, json_: Json = False) -> None:
         ("cost of a month's storage, in a year", f"{found.storage_cost_in_a_year_per_month:.2f}"),
     ]
     say(table(f"{found.store}, from {age(86_400 * found.days_observed)} of production", ["", ""], rows))
-    say("prices are the settings' (`cost.*`), by default those of AWS in USD")
+    say("prices are the `cost.*` settings, by default the list prices of AWS S3 in USD")
     if found.days_observed < 1:
-        say("less than a day was seen: take these figures for their order of magnitude")
+        say("production covers less than a day: these figures are good for their order of magnitude only")
     if json_:
         say_json(found.model_dump(mode="json"))
+
+
+def weights(
+    policy: Annotated[
+        str, typer.Option(help="Emission policy: proportional or winner_takes_most.")
+    ] = "winner_takes_most",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the table; submit nothing.")] = False,
+    store: Store = None,
+    flow: Flow = None,
+    json_: Json = False,
+) -> None:
+    """Compute weights from the miners' histories in the corpus and submit them to the chain.
+
+    On the local network, which has no chain, they are only printed. A miner needs more than 100 answered challenges to
+    get a weight.
+    """
+    from perturb.schemas.settings import load_settings
+
+    settings = load_settings(store=store)
+    if runs_as_flow(flow):
+        from perturb.flows.weights import weights as weights_flow
+
+        weighed = weights_flow(store=store, policy=policy, dry_run=dry_run)
+    else:
+        from perturb.tasks.weights.weigh import weigh_miners
+
+        weighed = weigh_miners(settings, emission_policy=policy, dry_run=dry_run)
+    columns = ["uid", "miner", "processed", "accepted", "average", "weight", "why not"]
+    say(table(f"weights under {weighed.policy}", columns, [tuple(row.values()) for row in weighed.rows]))
+    say(f"submitted as {weighed.extrinsic}" if weighed.extrinsic else f"not submitted: {weighed.reason}")
+    if json_:
+        say_json(weighed.model_dump(mode="json"))
+
+
+def judge(
+    pairs: Annotated[Path, typer.Option(help="CSV with the columns class_index, label, target, is_member.")],
+    json_: Json = False,
+) -> None:
+    """Measure the judge on labelled pairs: accuracy, AUC, pairs per second, and the worst cases."""
+    from dataclasses import asdict
+
+    from perturb.models.judge.judge import load_judge
+    from perturb.models.judge.trial import read_pairs, try_judge
+    from perturb.schemas.settings import load_settings
+
+    settings = load_settings()
+    trial = try_judge(read_pairs(pairs), load_judge(settings.judge, cache=settings.cache))
+    measured = {name: value for name, value in asdict(trial).items() if name not in ("worst", "scores")}
+    say(facts(f"{trial.judge} on {pairs}", measured))
+    columns = ["label", "target", "is a member", "score", "beyond the threshold"]
+    rows = [(p.label, p.target, p.is_member, p.score, p.distance) for p in trial.worst]
+    say(table("worst cases", columns, rows))
+    if json_:
+        say_json(measured)
+
+
+def serve(
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port of Prefect's server and its web pages.")] = 4200,
+    local_miners: Annotated[
+        int, typer.Option(min=0, max=5, help="Reference miners to start where the local network has no roster.")
+    ] = 3,
+    home: Annotated[Path, typer.Option(help="Folder of Prefect's database and of the logs.")] = Path(".prefect"),
+) -> None:
+    """Development server: run Prefect's server, a worker, and every deployment of prefect.yaml on this machine.
+
+    One Ctrl-C stops all of it; a round whose answers have arrived is still committed. In production, run the server and
+    the worker under systemd or compose instead (docs/operations.md).
+    """
+    from perturb.flows.engine.supervisor import Serving
+    from perturb.flows.engine.supervisor import serve as supervise
+    from perturb.schemas.settings import load_settings
+
+    def tell(serving: Serving) -> None:
+        miners = f", {serving.miners} local miners" if serving.miners else ""
+        say(f"{serving.url} shows the runs{miners}; logs are in {serving.home}; Ctrl-C stops everything")
+
+    supervise(load_settings(), port=port, home=home, local_miners=local_miners, tell=tell)

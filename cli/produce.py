@@ -1,61 +1,59 @@
-"""Commands that make records: `demo`, `produce`, `miner`, `weights`."""
+"""Commands that make records: `demo`, `produce`."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from perturb.cli.output import Json, Store, say, say_json, table
+from perturb.cli.arguments import Json, Source, Store
+from perturb.cli.output import say, say_json, styled, table
 
 if TYPE_CHECKING:
+    from rich.console import RenderableType
+    from rich.table import Table
+
     from perturb.flows.demo import Exported
     from perturb.flows.produce import ProduceSummary
 
-Source = Annotated[
-    str | None,
-    typer.Option(
-        help="sample, folder:DIR, pexels or hub:NAME \\[default: PERTURB_SOURCE, else sample].", show_default=False
-    ),
-]
+PANEL = "Produce"
 
 
 def register(app: typer.Typer) -> None:
-    """Adds this module's commands to `app`."""
-    app.command()(demo)
-    app.command()(produce)
-    app.command()(miner)
-    app.command()(weights)
+    """Add this module's commands to `app`."""
+    for command in (demo, produce):
+        app.command(rich_help_panel=PANEL)(command)
 
 
 def demo(
-    rounds: Annotated[int, typer.Option(min=1, help="Challenges to produce.")] = 8,
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds to produce; each has one challenge.")] = 8,
     store: Store = None,
     source: Source = None,
-    picture: Annotated[Path, typer.Option(help="Where to put the contact sheet.")] = Path("demo/contact-sheet.png"),
+    picture: Annotated[Path, typer.Option(help="PNG file for the contact sheet.")] = Path("demo/contact-sheet.png"),
     json_: Json = False,
 ) -> None:
-    """Run the whole line once: local miners, rounds, a sealed day, tier exports, read back by their consumers.
+    """Run every step once: rounds with local miners, seal, tier exports, read back by subscribers' libraries, audit.
 
-    Five reference miners are started on loopback ports, one of them misbehaving on purpose.
+    Five reference miners are started on loopback ports; one of them answers wrongly on purpose.
     """
     from perturb.flows.demo import run_demo
 
-    result = run_demo(rounds=rounds, store=store, source=source, picture=picture, tell=say)
+    result = run_demo(rounds=rounds, store=store, source=source, picture=picture, tell=_say_marked_up)
     say(production_table(result.produced))
     for exported in result.exports:
-        say(_export_lines(exported))
-    say(f"the corpus audits clean: {result.audited_records} records; the picture is [bold]{result.picture}[/]")
+        _say_export(exported)
+    found = f"the audit of the corpus found no faults: {result.audited_records} records; the picture is "
+    say(styled(found, (str(result.picture), "bold")))
     if json_:
         say_json(result.model_dump(mode="json"))
 
 
 def produce(
     rounds: Annotated[int, typer.Option(min=1, help="Rounds to run; each sends one challenge to every neuron.")] = 1,
-    continuous: Annotated[bool, typer.Option("--continuous", help="Go on until SIGTERM or Ctrl-C.")] = False,
+    continuous: Annotated[bool, typer.Option("--continuous", help="Run until SIGTERM or Ctrl-C.")] = False,
     local_miners: Annotated[
         int,
         typer.Option(
-            min=0, max=5, help="Start this many reference miners on loopback ports instead of asking the subnet."
+            min=0, max=5, help="Ask this many reference miners, started on loopback ports, instead of the subnet."
         ),
     ] = 0,
     store: Store = None,
@@ -65,13 +63,14 @@ def produce(
 ) -> None:
     """Run rounds: draw a challenge, ask the miners, verify, score, commit.
 
-    SIGTERM or Ctrl-C ends it cleanly: the round that was answered is committed, the one being answered is given up.
+    This is a Prefect flow; without a configured server it starts a temporary one. SIGTERM or Ctrl-C ends the run
+    cleanly: a round whose answers have arrived is committed, the one being answered is abandoned.
     """
     from perturb.flows.engine.prefect_server import check_server
-    from perturb.flows.produce import produce as flow
+    from perturb.flows.produce import produce as produce_flow
 
     check_server()
-    summary = flow(
+    summary = produce_flow(
         rounds=rounds, continuous=continuous, local_miners=local_miners, store=store, source=source, seed=seed
     )
     say(production_table(summary))
@@ -81,74 +80,29 @@ def produce(
         raise typer.Exit(130)
 
 
-def miner(
-    attack: Annotated[
-        str, typer.Option(help="pgd, fgsm, mi-fgsm, grid, or your own as module:function; 'bad' misbehaves.")
-    ] = "grid",
-    budget_seconds: Annotated[float, typer.Option(help="Time an attack may take for one challenge.")] = 3.0,
-    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 lets the system choose.")] = 8091,
-    max_concurrent: Annotated[int, typer.Option(help="Challenges worked on at once; more get a polite 503.")] = 2,
-    external_ip: Annotated[
-        str | None, typer.Option(help="Address to publish on chain, where it isn't --host.", show_default=False)
-    ] = None,
-) -> None:
-    """Answer challenges until interrupted. The key and the validators that may ask come from the subnet settings."""
-    from perturb.miner.run import MinerStarted, run_miner
-    from perturb.schemas.settings import load_settings
-
-    def tell(started: MinerStarted) -> None:
-        where = f"published as {started.published}" if started.published else "on the local network"
-        say(f"{started.attack} miner {started.hotkey} listens on {started.host}:{started.port}, {where}")
-
-    run_miner(
-        attack,
-        settings=load_settings(),
-        host=host,
-        port=port,
-        budget_seconds=budget_seconds,
-        max_concurrent=max_concurrent,
-        external_ip=external_ip,
-        tell=tell,
-    )
-
-
-def weights(
-    policy: Annotated[str, typer.Option(help="proportional or winner_takes_most.")] = "winner_takes_most",
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the table, and submit nothing.")] = False,
-    store: Store = None,
-    json_: Json = False,
-) -> None:
-    """Work out weights from the miners' history in the corpus and, on a chain with a wallet, submit them."""
-    from perturb.flows.engine.prefect_server import check_server
-    from perturb.flows.weights import weights as flow
-
-    check_server()
-    done = flow(store=store, policy=policy, dry_run=dry_run)
-    columns = ["uid", "miner", "processed", "accepted", "average", "weight", "why not"]
-    rows = [tuple(row.values()) for row in done.rows]
-    say(table(f"weights under {done.policy}", columns, rows))
-    say(f"submitted as {done.extrinsic}" if done.extrinsic else f"not submitted: {done.reason}")
-    if json_:
-        say_json(done.model_dump(mode="json"))
-
-
-def _export_lines(exported: "Exported") -> str:
+def _say_export(exported: "Exported") -> None:
     back, proof = exported.read_back, exported.read_back.proof
     if proof is None:
-        return f"tier [bold]{exported.tier}[/]: no records yet, so there is nothing to read back from {exported.path}"
+        nothing = f": no records yet, so there is nothing to read back from {exported.path}"
+        say(styled("tier ", (exported.tier, "bold"), nothing))
+        return
     readers = ", ".join(f"{reader} {count}" for reader, count in back.records.items())
-    verdict = "[green]holds[/]" if back.holds else "[red]DOES NOT HOLD[/]"
-    return (
-        f"tier [bold]{exported.tier}[/]: {exported.records} records in {exported.path}\n"
-        f"  read back: {readers}\n"
-        f"  sample {proof.sample_id} recomputed from its bytes: L-inf {proof.linf_levels}/255, "
-        f"{proof.clean_label!r} -> {proof.perturbed_label!r}: {verdict}"
-    )
+    labels = f"{proof.clean_label!r} -> {proof.perturbed_label!r}"
+    sample = f"  sample {proof.sample_id} recomputed from its bytes: L-inf {proof.linf_levels}/255, {labels}: "
+    say(styled("tier ", (exported.tier, "bold"), f": {exported.records} records in {exported.path}"))
+    say(f"  read back: {readers}")
+    say(styled(sample, ("holds", "green") if back.holds else ("DOES NOT HOLD", "red")))
 
 
-def production_table(summary: "ProduceSummary") -> Any:
-    """What a run of `produce` did, as a table."""
+def _say_marked_up(part: "RenderableType") -> None:
+    """Print what the demo tells of itself: text with markup of its own."""
+    from rich.text import Text
+
+    say(Text.from_markup(part) if isinstance(part, str) else part)
+
+
+def production_table(summary: "ProduceSummary") -> "Table":
+    """Return what a run of `produce` did, as a table."""
     rows = [
         ("challenges", summary.challenges, "photographs put back: " + _counts(summary.redrawn)),
         ("responses", summary.responses, ""),

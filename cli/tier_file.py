@@ -6,15 +6,15 @@ from typing import Annotated
 
 import typer
 
-from perturb.cli.output import Json, Store, say, say_json, table
-from perturb.cli.root import open_corpus
+from perturb.cli.arguments import Json, Store, open_corpus
+from perturb.cli.output import say, say_json, table
 
-tiers = typer.Typer(help="Check the tier file, look at a tier, print its bucket policy.", no_args_is_help=True)
+tiers = typer.Typer(help="Check the tier file, preview a tier, print the bucket policy.", no_args_is_help=True)
 
 
 @tiers.command()
 def check(store: Store = None, json_: Json = False) -> None:
-    """Check the tier file, and on the corpus that each tier lies within the next and lets out what it grants only."""
+    """Validate the tier file and verify on the corpus that tiers nest and export only granted columns."""
     from perturb.schemas.errors import TierError
     from perturb.tasks.export.preview import check_tiers
 
@@ -37,13 +37,13 @@ def preview(
     ] = None,
     store: Store = None,
 ) -> None:
-    """Show what a tier would hold: counts, sizes, a few rows, and a contact sheet."""
+    """Show what a tier would hold: counts, sizes, a few rows, and a contact sheet. Nothing is exported."""
     from perturb.sinks.report.contact_sheet import contact_sheet
-    from perturb.tasks.export.preview import preview as look
+    from perturb.tasks.export.preview import preview as preview_tier
     from perturb.tasks.tiers.tier_file import get_tier, load_tiers
 
     settings, corpus = open_corpus(store)
-    seen = look(corpus, get_tier(load_tiers(settings.tiers), name), key=settings.pseudonym_key)
+    seen = preview_tier(corpus, get_tier(load_tiers(settings.tiers), name), key=settings.pseudonym_key)
     parts = {f"{day}": count for day, count in seen.days.items()} | seen.splits | seen.views
     title = f"tier {name}: {seen.records} records, {seen.image_bytes} bytes of images"
     say(table(title, ["of which", "records"], list(parts.items())))
@@ -57,7 +57,7 @@ def preview(
 
 @tiers.command()
 def policy(
-    account: Annotated[str, typer.Option(help="The account whose users the tiers are named after.")] = "",
+    account: Annotated[str, typer.Option(help="Account of the users that the tiers are named after.")] = "",
     store: Store = None,
 ) -> None:
     """Print the bucket policy that lets each tier's principal read its own prefix and nothing else."""

@@ -1,0 +1,160 @@
+"""A command does its step itself; it becomes a flow where a Prefect server is configured, and says the same."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from datetime import date
+from pathlib import Path
+
+import pytest
+
+from perturb.cli.orchestration import runs_as_flow, server_is_configured
+from perturb.sinks.stores.open import open_store
+from tests.support.commands import ROOT, perturb
+from tests.support.corpora import make_corpus
+
+DAYS = [date(2026, 1, 5), date(2026, 1, 6)]
+UNNEEDED = {"prefect", "torch", "torchvision", "timm", "transformers", "bittensor", "boto3", "matplotlib"}
+URL = "http://127.0.0.1:9/api"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A validator's folder: a corpus with a sealed day and a live one, the project's tiers, a roster without miners."""
+    make_corpus(open_store(str(tmp_path / "data")), days=DAYS[:1], rounds=2)
+    make_corpus(open_store(str(tmp_path / "data")), days=DAYS[1:], rounds=1, seal=False)
+    (tmp_path / "roster.toml").write_text("")
+    roster = 'subnet.roster = "roster.toml"\nseal.reverify_fraction = 0\n'
+    (tmp_path / "perturb.toml").write_text(f'tiers = "{ROOT / "tiers.toml"}"\n{roster}')
+    return tmp_path
+
+
+def imported(folder: Path, *arguments: str) -> set[str]:
+    """The packages that a command imported, after it ended well."""
+    code = (
+        "import sys\nfrom perturb.cli import main\n"
+        "try: main()\nexcept SystemExit as ended: assert ended.code in (None, 0, 8), ended.code\n"
+        "print(' '.join(sys.modules))"
+    )
+    command = [sys.executable, "-c", code, *arguments]
+    ran = subprocess.run(command, cwd=folder, env=environment(folder), capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr
+    return {name.partition(".")[0] for name in ran.stdout.splitlines()[-1].split()}
+
+
+def environment(folder: Path) -> dict[str, str]:
+    import os
+
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(("PERTURB_", "PREFECT_"))}
+    return clean | {"PYTHONPATH": str(ROOT), "PREFECT_HOME": str(folder / "prefect")}
+
+
+def test_steps_import_what_they_need_and_no_more(folder: Path) -> None:
+    assert perturb("export", "--tier", "sample", cwd=folder).returncode == 0
+    for command in (
+        ("export", "--tier", "sample"),
+        ("gc", "--dry-run"),
+        ("weights", "--dry-run"),
+        ("seal", "--day", "2026-01-05"),
+    ):
+        # The hotkey, which signs a sealed day, is the SDK's.
+        allowed = {"bittensor"} if command[0] == "seal" else set()
+        assert (UNNEEDED & imported(folder, *command)) <= allowed, command
+
+
+@pytest.fixture
+def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder and a home without any of Prefect's files."""
+    import os
+
+    for name in [name for name in os.environ if name.startswith("PREFECT_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("PREFECT_HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.usefixtures("_elsewhere")
+def test_without_prefects_files_there_is_no_server() -> None:
+    assert not server_is_configured()
+    assert not runs_as_flow(None)
+    assert not runs_as_flow(False, runner="dask")
+
+
+PLACES = {
+    "profiles": ("home/profiles.toml", f'active = "here"\n[profiles.here]\nPREFECT_API_URL = "{URL}"\n'),
+    "another profile": (
+        "home/profiles.toml",
+        f'active = "here"\n[profiles.here]\n[profiles.there]\nPREFECT_API_URL = "{URL}"\n',
+    ),
+    "prefect.toml": ("prefect.toml", f'[api]\nurl = "{URL}"\n'),
+    "pyproject.toml": ("pyproject.toml", f'[tool.prefect]\napi.url = "{URL}"\n'),
+    "unrelated pyproject.toml": ("pyproject.toml", "[tool.prefect]\ntasks.default_no_cache = true\n"),
+    ".env": (".env", f"PREFECT_API_URL={URL}\n"),
+}
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_prefect_and_the_command_agree_on_what_is_configured(place: str, tmp_path: Path) -> None:
+    """Prefect reads its files once, at import: each in a process of its own."""
+    name, text = PLACES[place]
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text(text)
+    code = (
+        "from perturb.cli.orchestration import server_is_configured; ours = server_is_configured()\n"
+        "from prefect.settings import PREFECT_API_URL; print(ours, bool(PREFECT_API_URL.value()))"
+    )
+    home = {"PREFECT_HOME": str(tmp_path / "home")}
+    ran = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env=environment(tmp_path) | home,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    expected = str(place in ("profiles", "prefect.toml", "pyproject.toml", ".env"))
+    assert ran.stdout.split() == [expected, expected], ran.stderr
+
+
+def test_a_configured_server_that_does_not_answer_is_named(folder: Path) -> None:
+    ran = perturb("gc", "--dry-run", cwd=folder, PREFECT_API_URL=URL)
+    assert (ran.returncode, URL in ran.stderr) == (2, True), ran.stderr
+    assert perturb("gc", "--dry-run", "--no-flow", cwd=folder, PREFECT_API_URL=URL).returncode == 0
+
+
+@pytest.fixture
+def server() -> Iterator[str]:
+    from prefect.testing.utilities import prefect_test_harness
+
+    import perturb.flows  # noqa: F401  (its environment must stand before Prefect is imported)
+
+    with prefect_test_harness(server_startup_timeout=180):
+        from prefect.settings import PREFECT_API_URL
+
+        yield str(PREFECT_API_URL.value())
+
+
+@pytest.mark.slow
+def test_the_flow_says_what_the_step_says(folder: Path, tmp_path: Path, server: str) -> None:
+    """Each command twice on copies of one corpus: as a step, and on the server that the environment names."""
+    import shutil
+
+    other = tmp_path / "other"
+    shutil.copytree(folder, other, ignore=shutil.ignore_patterns("other"))
+    commands = (
+        ("seal", "--day", "2026-01-06", "--early"),
+        ("export", "--tier", "sample"),
+        ("weights", "--dry-run"),
+        ("audit", "--no-deep"),
+        ("gc",),
+    )
+    for command in commands:
+        step = perturb(*command, "--json", cwd=folder)
+        flow = perturb(*command, "--json", cwd=other, PREFECT_API_URL=server)
+        # The corpus' signatures are made up, so its audit finds faults: they reach the person through the flow too.
+        code = 8 if command[0] == "audit" else 0
+        assert (step.returncode, flow.returncode) == (code, code), step.stderr + flow.stderr
+        said, told = (json.loads(ran.stdout.splitlines()[-1]) for ran in (step, flow))
+        # A sealed day's folder has a random name, which compresses to more or fewer bytes.
+        assert said | {"bytes": 0} == told | {"bytes": 0}, command
