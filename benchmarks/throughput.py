@@ -74,31 +74,31 @@ def quick_png(pixels: Any) -> bytes:
 
 
 @contextmanager
-def timed_stations() -> Iterator[_Spans]:
-    """Start and end of every call of a line's stations."""
-    from perturb.flows.engine.production_line import Line
+def timed_stages() -> Iterator[_Spans]:
+    """Yield start and end of each call of a production line's stages."""
+    from perturb.flows.engine.production_line import ProductionLine
 
     spans: _Spans = defaultdict(list)
-    plain = {name: getattr(Line, name) for name in ("draw", "collect", "finish")}
+    plain = {name: getattr(ProductionLine, name) for name in ("draw", "collect", "finish")}
 
-    def timed(name: str, station: Any) -> Any:
-        @wraps(station)
+    def timed(name: str, stage: Any) -> Any:
+        @wraps(stage)
         def call(*args: Any) -> Any:
             started = time.perf_counter()
             try:
-                return station(*args)
+                return stage(*args)
             finally:
                 spans[name].append((started, time.perf_counter()))
 
         return call
 
-    for name, station in plain.items():
-        setattr(Line, name, timed(name, station))
+    for name, stage in plain.items():
+        setattr(ProductionLine, name, timed(name, stage))
     try:
         yield spans
     finally:
-        for name, station in plain.items():
-            setattr(Line, name, station)
+        for name, stage in plain.items():
+            setattr(ProductionLine, name, stage)
 
 
 def union(spans: list[tuple[float, float]]) -> float:
@@ -114,15 +114,15 @@ def run(rounds: int, *, overlap: bool, store: str) -> dict[str, float]:
     """One run of the flow, in seconds a round and pairs a minute."""
     from perturb.flows.produce import produce
 
-    with timed_stations() as spans:
+    with timed_stages() as spans:
         summary = produce(rounds=rounds, overlap=overlap, store=store, seed=7)
-    every = [span for station in spans.values() for span in station]
+    every = [span for stage in spans.values() for span in stage]
     wall = max(last for _, last in every) - min(first for first, _ in every)
     return {
         "pairs_per_minute": 60 * summary.accepted / wall,
         "accepted": summary.accepted,
         "round_s": wall / rounds,
-        **{f"{name}_s": union(station) / rounds for name, station in spans.items()},
+        **{f"{name}_s": union(stage) / rounds for name, stage in spans.items()},
         "overhead_share": 1 - union(every) / wall,
     }
 

@@ -35,9 +35,13 @@ def demo(
 
     Five reference miners are started on loopback ports; one of them answers wrongly on purpose.
     """
+    from perturb.flows.engine.prefect_server import start_server
+
+    # The server starts while the next line imports torch and the rest.
+    server = start_server()
     from perturb.flows.demo import run_demo
 
-    result = run_demo(rounds=rounds, store=store, source=source, picture=picture, tell=_say_marked_up)
+    result = run_demo(server, rounds=rounds, store=store, source=source, picture=picture, tell=_say_marked_up)
     say(production_table(result.produced))
     for exported in result.exports:
         _say_export(exported)
@@ -66,13 +70,14 @@ def produce(
     This is a Prefect flow; without a configured server it starts a temporary one. SIGTERM or Ctrl-C ends the run
     cleanly: a round whose answers have arrived is committed, the one being answered is abandoned.
     """
-    from perturb.flows.engine.prefect_server import check_server
-    from perturb.flows.produce import produce as produce_flow
+    from perturb.flows.engine.prefect_server import start_server
 
-    check_server()
-    summary = produce_flow(
-        rounds=rounds, continuous=continuous, local_miners=local_miners, store=store, source=source, seed=seed
-    )
+    # The server starts while the next line imports torch and the rest.
+    server = start_server()
+    from perturb.flows.produce import prepared_produce
+
+    with prepared_produce(server, local_miners=local_miners, store=store, source=source, seed=seed) as run:
+        summary = run(rounds=rounds, continuous=continuous)
     say(production_table(summary))
     if json_:
         say_json(summary.model_dump(mode="json"))

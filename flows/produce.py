@@ -1,8 +1,8 @@
 """The `produce` flow: rounds of challenge, answers, verdicts and commit.
 
 The next challenge is drawn and being answered while the last round is verified and committed. Only the flow's own
-thread draws and verifies, so the models are never entered twice; a round that is slow to verify holds the next draw
-back, so nothing piles up: two rounds are alive at most.
+thread draws and verifies, so the models are used by one thread at a time. A round that is slow to verify delays the
+next draw, so at most two rounds are in flight.
 
 The first SIGTERM or Ctrl-C commits the round whose answers are there and abandons the one that is being answered.
 """
@@ -10,31 +10,31 @@ The first SIGTERM or Ctrl-C commits the round whose answers are there and abando
 import contextlib
 import itertools
 from collections import Counter
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
-from prefect import flow, task
+from prefect import Task, flow, task
 from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 from pydantic import BaseModel
 
-from perturb.flows.engine.artifacts import show_round
-from perturb.flows.engine.distributed_verification import spreading
-from perturb.flows.engine.production_line import FinishedRound, line_of, opened_line
-from perturb.flows.engine.progress import progress_bar
+from perturb.flows.engine.artifacts import ShowRound
+from perturb.flows.engine.distributed_verification import chosen_verifier
+from perturb.flows.engine.prefect_server import ServerStart
+from perturb.flows.engine.production_line import ProductionLine, RoundCounts, Verifier, opened_line
+from perturb.flows.engine.progress import loading_progress, progress_bar
 from perturb.flows.engine.retry import when_out_of_reach
 from perturb.flows.engine.signals import Stop, stopped_by_signals
-from perturb.miner.local import start_local_miners
 from perturb.schemas.errors import PerturbError
 from perturb.schemas.settings import load_settings
 
-# A run without end must not remember every round that it ever made.
+# A run without end must not remember all its rounds.
 _REMEMBERED = 100
 
 
 class ProduceSummary(BaseModel):
-    """What a run of `produce` left behind. `refused` counts reasons, `redrawn` the photographs put back.
+    """What a run of `produce` committed. `refused` counts answers, `redrawn` photographs put back, by reason.
 
-    `round_ids` are the last hundred; `stopped` says that a signal ended the run before its time.
+    `round_ids` are the last hundred; `stopped` says that a signal ended the run early.
     """
 
     store: str
@@ -47,34 +47,51 @@ class ProduceSummary(BaseModel):
     round_ids: tuple[str, ...] = ()
     stopped: bool = False
 
-    def with_round(self, finished: FinishedRound) -> "ProduceSummary":
-        """This summary plus one committed round."""
+    def with_round(self, finished: RoundCounts) -> "ProduceSummary":
+        """Return this summary plus one committed round."""
         return ProduceSummary(
             store=self.store,
             rounds=self.rounds + 1,
             challenges=self.challenges + 1,
-            responses=self.responses + finished.committed.records,
-            accepted=self.accepted + finished.committed.accepted,
-            refused=dict(Counter(self.refused) + Counter(finished.committed.refused)),
+            responses=self.responses + finished.records,
+            accepted=self.accepted + finished.accepted,
+            refused=dict(Counter(self.refused) + Counter(finished.refused)),
             redrawn=dict(Counter(self.redrawn) + Counter(finished.redrawn)),
-            round_ids=(*self.round_ids, finished.committed.round_id)[-_REMEMBERED:],
+            round_ids=(*self.round_ids, finished.round_id)[-_REMEMBERED:],
         )
 
 
-@task(name="draw")
-def _draw(line_id: str) -> str:
-    return line_of(line_id).draw()
+class Stages(NamedTuple):
+    """The stages of one production line as Prefect tasks. They take and return references and small values."""
+
+    draw: "Task[[], str]"
+    collect: "Task[[str], bool]"
+    finish: "Task[[str], RoundCounts]"
 
 
-@task(name="collect")
-def _collect(line_id: str, round_id: str) -> bool:
-    return line_of(line_id).collect(round_id)
+def stages_of(line: ProductionLine, verify: Verifier) -> Stages:
+    """Return the tasks of `line`, which verify with `verify`.
 
+    They close over both, so that neither becomes a parameter, which Prefect would store.
+    """
+    show_round = ShowRound()
 
-# A retried commit writes the same bytes under the same names, so a hiccup of the store costs nothing.
-@task(name="verify and commit", retries=2, retry_delay_seconds=2, retry_condition_fn=when_out_of_reach)
-def _finish(line_id: str, round_id: str) -> FinishedRound:
-    return line_of(line_id).finish(round_id)
+    @task(name="draw")
+    def draw() -> str:
+        return line.draw()
+
+    @task(name="collect")
+    def collect(round_id: str) -> bool:
+        return line.collect(round_id)
+
+    # A retried commit writes the same bytes under the same names, so it is safe when the store fails for a moment.
+    @task(name="verify and commit", retries=2, retry_delay_seconds=2, retry_condition_fn=when_out_of_reach)
+    def finish(round_id: str) -> RoundCounts:
+        finished = line.finish(round_id, verify)
+        show_round(finished)
+        return finished.counts
+
+    return Stages(draw, collect, finish)
 
 
 _RUNNER: TaskRunner[Any] = ThreadPoolTaskRunner(max_workers=2)
@@ -90,52 +107,83 @@ def produce(
     source: str | None = None,
     seed: int | None = None,
 ) -> ProduceSummary:
-    """Runs `rounds` rounds against the subnet's neurons, or against `local_miners` reference miners that it starts.
+    """Run `rounds` rounds against the subnet's neurons, or against `local_miners` reference miners that it starts.
 
     `continuous` (or 0 rounds) goes on until a signal ends it. Without `overlap` a round is verified before the next is
-    drawn, which is only good for measuring what overlap gains.
+    drawn, which only serves to measure what overlap gains.
     """
     settings = load_settings(store=store, source=source, seed=seed)
-    total = None if continuous or rounds == 0 else rounds
     with contextlib.ExitStack() as stack:
-        if local_miners:
-            miners = stack.enter_context(start_local_miners(local_miners, settings=settings))
-            settings = settings.model_copy(update={"subnet": miners.subnet})
-        line_id = stack.enter_context(opened_line(settings))
-        stack.enter_context(spreading(line_of(line_id)))
-        advance = stack.enter_context(progress_bar("produce", total=total))
-        stop = stack.enter_context(stopped_by_signals(line_of(line_id).abandon))
-        summary = ProduceSummary(store=settings.store)
-        for finished in _rounds(line_id, total, stop, overlap=overlap):
+        with loading_progress() as loading:
+            line = stack.enter_context(opened_line(settings, local_miners=local_miners, loading=loading))
+        return _run(line, rounds=rounds, continuous=continuous, overlap=overlap)
+
+
+@contextlib.contextmanager
+def prepared_produce(
+    server: ServerStart,
+    *,
+    local_miners: int = 0,
+    store: str | None = None,
+    source: str | None = None,
+    seed: int | None = None,
+) -> Iterator[Callable[..., ProduceSummary]]:
+    """Yield the `produce` flow with its parameters `rounds` and `continuous`, its line already open.
+
+    The models load and the miners start while `server` does; the miners end with the block. Raises the error of the
+    first part that is not ready.
+    """
+    settings = load_settings(store=store, source=source, seed=seed)
+    with contextlib.ExitStack() as stack:
+        with loading_progress() as loading:
+            server.when_ready(loading.begin("Prefect server").ready)
+            line = stack.enter_context(opened_line(settings, local_miners=local_miners, loading=loading))
+            server.wait()
+
+        @flow(name="produce", task_runner=_RUNNER)
+        def produce(rounds: int = 1, continuous: bool = False) -> ProduceSummary:
+            return _run(line, rounds=rounds, continuous=continuous, overlap=True)
+
+        yield produce
+
+
+def _run(line: ProductionLine, *, rounds: int, continuous: bool, overlap: bool) -> ProduceSummary:
+    total = None if continuous or rounds == 0 else rounds
+    summary = ProduceSummary(store=line.settings.store)
+    with (
+        chosen_verifier(line) as verify,
+        progress_bar("produce", total=total) as advance,
+        stopped_by_signals(line.abandon) as stop,
+    ):
+        for finished in _rounds(stages_of(line, verify), total, stop, overlap=overlap):
             summary = summary.with_round(finished)
-            show_round(finished, line_of(line_id).best)
             advance(f"{summary.accepted} accepted, {sum(summary.refused.values())} refused")
-        return summary.model_copy(update={"stopped": stop.asked})
+        return summary.model_copy(update={"stopped": stop.requested})
 
 
-def _rounds(line_id: str, total: int | None, stop: Stop, *, overlap: bool) -> Iterator[FinishedRound]:
-    """Commits round after round, each while the next one is being answered."""
+def _rounds(stages: Stages, total: int | None, stop: Stop, *, overlap: bool) -> Iterator[RoundCounts]:
+    """Commit round after round, each while the next one is being answered."""
     answered: str | None = None
     for _ in itertools.count() if total is None else range(total):
-        if stop.asked:
+        if stop.requested:
             break
         try:
-            drawn = _draw(line_id)
+            drawn = stages.draw()
         except PerturbError:
-            # No next challenge: the one that was answered is still worth its verdicts.
+            # There is no next challenge; the round that was answered is still verified and committed.
             if answered is not None:
-                yield _finish(line_id, answered)
+                yield stages.finish(answered)
             raise
-        if stop.asked:
+        if stop.requested:
             break
-        answering = _collect.submit(line_id, drawn)
+        answering = stages.collect.submit(drawn)
         if answered is not None:
-            yield _finish(line_id, answered)
+            yield stages.finish(answered)
             answered = None
         if answering.result():
             answered = drawn
         if answered is not None and not overlap:
-            yield _finish(line_id, answered)
+            yield stages.finish(answered)
             answered = None
     if answered is not None:
-        yield _finish(line_id, answered)
+        yield stages.finish(answered)

@@ -10,15 +10,16 @@ only this process holds open, and its parent's id (see `perturb.miner.local_fork
 import json
 import logging
 import os
+import selectors
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 import perturb.schemas.errors
 from perturb.schemas.errors import PerturbError, SettingsError, SubnetError
@@ -28,9 +29,9 @@ from perturb.schemas.settings import Settings, SubnetSettings
 from perturb.subnet.keys import LOCAL_NETWORK, load_keypair
 from perturb.subnet.roster import write_roster
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
-# In this order; `bad` misbehaves on purpose.
+# Started in this order; `bad` sends invalid answers on purpose.
 LOCAL_ATTACKS = ("pgd", "fgsm", "mi-fgsm", "grid", "bad")
 HOST = "127.0.0.1"
 _START_SECONDS = 180.0
@@ -39,7 +40,7 @@ _STOP_SECONDS = 8.0
 
 @dataclass(frozen=True)
 class LocalMiners:
-    """Miners that run. `subnet` are settings that find them; `log` collects what they say."""
+    """Miners that run. `subnet` are settings under which they are found; `log` is the file of their log."""
 
     attacks: tuple[str, ...]
     neurons: tuple[Neuron, ...]
@@ -47,6 +48,75 @@ class LocalMiners:
     roster: Path
     subnet: SubnetSettings
     log: Path
+
+
+class MinerPlan(TypedDict):
+    """What the fork server is told: one JSON line on its standard input."""
+
+    parent: int
+    host: str
+    attacks: tuple[str, ...]
+    ports: list[int]
+    budget_seconds: float
+    classifier: dict[str, object]
+    validators: list[str]
+
+
+class MinerReport(TypedDict):
+    """One miner that runs, as the fork server reports it."""
+
+    pid: int
+    port: int
+    hotkey: str
+
+
+class StartingMiners:
+    """Miners whose processes were started and that may not answer yet."""
+
+    def __init__(
+        self, attacks: tuple[str, ...], subnet: SubnetSettings, plan: MinerPlan, *, roster: Path, log_file: Path
+    ):
+        self._attacks, self._subnet = attacks, subnet
+        self._roster, self._log, self._validators = roster, log_file, plan["validators"]
+        self._fork_server = _start_fork_server(plan, log_file)
+        self._awaited = False
+
+    def wait(self, tell: Callable[[str], None] = lambda _: None) -> LocalMiners:
+        """Return the miners when all of them answer; `tell` receives "2/5" and the like on the way.
+
+        Raises SettingsError for a port that is in use, ModelError where the classifier cannot be loaded, SubnetError
+        where the miners do not start.
+        """
+        self._awaited = True
+        reported = _await_miners(self._fork_server, self._log, tell)
+        neurons = tuple(
+            Neuron(uid=uid, hotkey=miner["hotkey"], endpoint=f"{HOST}:{miner['port']}")
+            for uid, miner in enumerate(reported)
+        )
+        write_roster(self._roster, neurons, validators=self._validators)
+        return LocalMiners(
+            attacks=self._attacks,
+            neurons=neurons,
+            pids=tuple(miner["pid"] for miner in reported),
+            roster=self._roster,
+            subnet=self._subnet.model_copy(update={"roster": self._roster}),
+            log=self._log,
+        )
+
+    def end(self) -> None:
+        """End all miners, whether they answer yet or not."""
+        process = self._fork_server
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.close()
+        if not self._awaited:
+            process.stdout.close()
+        try:
+            process.wait(timeout=_STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            logger.warning("local miners did not end within %g s and were killed", _STOP_SECONDS)
+            process.kill()
+            process.wait()
 
 
 @contextmanager
@@ -64,8 +134,25 @@ def start_local_miners(
     system chooses free ones. `folder` keeps roster and log; without it they are removed at the end. The miners obey
     the validator that `settings` describe, and attack its classifier on the CPU.
 
-    Raises SettingsError for a number or port that can't be had, ModelError where the classifier can't be loaded.
+    Raises SettingsError for a number or port that cannot be used, ModelError where the classifier cannot be loaded,
+    SubnetError where the miners do not start.
     """
+    with starting_local_miners(
+        attacks, settings=settings, ports=ports, budget_seconds=budget_seconds, folder=folder
+    ) as starting:
+        yield starting.wait()
+
+
+@contextmanager
+def starting_local_miners(
+    attacks: int | Sequence[str] = LOCAL_ATTACKS,
+    *,
+    settings: Settings,
+    ports: Sequence[int] | None = None,
+    budget_seconds: float = 12.0,
+    folder: Path | None = None,
+) -> Iterator[StartingMiners]:
+    """Start miners as `start_local_miners`, and yield them at once: the caller does other work and then waits."""
     names = _chosen(attacks)
     if ports is not None and len(ports) != len(names):
         raise SettingsError(f"{len(ports)} ports for {len(names)} miners; give one port for each miner")
@@ -73,35 +160,20 @@ def start_local_miners(
     with tempfile.TemporaryDirectory(prefix="perturb-miners-") as temporary:
         home = folder or Path(temporary)
         home.mkdir(parents=True, exist_ok=True)
-        roster, log_file = home / "roster.toml", home / "miners.log"
-        validators = [load_keypair(subnet).ss58_address]
-        plan = {
+        plan: MinerPlan = {
             "parent": os.getpid(),
             "host": HOST,
             "attacks": names,
             "ports": list(ports or [0] * len(names)),
             "budget_seconds": budget_seconds,
             "classifier": settings.classifier.model_copy(update={"device": "cpu"}).model_dump(mode="json"),
-            "validators": validators,
+            "validators": [load_keypair(subnet).ss58_address],
         }
-        nursery = _spawn(plan, log_file)
+        starting = StartingMiners(names, subnet, plan, roster=home / "roster.toml", log_file=home / "miners.log")
         try:
-            born = _await_birth(nursery, log_file)
-            neurons = tuple(
-                Neuron(uid=uid, hotkey=miner["hotkey"], endpoint=f"{HOST}:{miner['port']}")
-                for uid, miner in enumerate(born)
-            )
-            write_roster(roster, neurons, validators=validators)
-            yield LocalMiners(
-                attacks=names,
-                neurons=neurons,
-                pids=tuple(miner["pid"] for miner in born),
-                roster=roster,
-                subnet=subnet.model_copy(update={"roster": roster}),
-                log=log_file,
-            )
+            yield starting
         finally:
-            _end(nursery)
+            starting.end()
 
 
 def _chosen(attacks: int | Sequence[str]) -> tuple[str, ...]:
@@ -109,12 +181,13 @@ def _chosen(attacks: int | Sequence[str]) -> tuple[str, ...]:
         return tuple(attacks)
     if not 1 <= attacks <= len(LOCAL_ATTACKS):
         raise SettingsError(
-            f"{attacks} local miners can't be started; accepted: 1 to {len(LOCAL_ATTACKS)} ({', '.join(LOCAL_ATTACKS)})"
+            f"{attacks} local miners cannot be started; "
+            f"accepted: 1 to {len(LOCAL_ATTACKS)} ({', '.join(LOCAL_ATTACKS)})"
         )
     return LOCAL_ATTACKS[:attacks]
 
 
-def _spawn(plan: dict[str, Any], log_file: Path) -> "subprocess.Popen[bytes]":
+def _start_fork_server(plan: MinerPlan, log_file: Path) -> "subprocess.Popen[bytes]":
     # The packages are found where they were found here, wherever this process was started.
     roots = [import_root(), *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(roots)}
@@ -125,7 +198,7 @@ def _spawn(plan: dict[str, Any], log_file: Path) -> "subprocess.Popen[bytes]":
             stdout=subprocess.PIPE,
             stderr=log_stream,
             env=environment,
-            # A Ctrl-C at the terminal is ours to handle: the miners end with their pipe.
+            # A Ctrl-C at the terminal is for this process to handle: the miners end with their pipe.
             start_new_session=True,
         )
     assert process.stdin is not None
@@ -133,45 +206,40 @@ def _spawn(plan: dict[str, Any], log_file: Path) -> "subprocess.Popen[bytes]":
         process.stdin.write(json.dumps(plan).encode() + b"\n")
         process.stdin.flush()
     except BrokenPipeError:
-        pass  # It died at birth; its log says why, which is read next.
+        pass  # It ended at once; `_await_miners` reads the reason from its log.
     return process
 
 
-def _await_birth(nursery: "subprocess.Popen[bytes]", log_file: Path) -> list[dict[str, Any]]:
-    line = _read_line(nursery, seconds=_START_SECONDS)
-    if not line:
-        tail = log_file.read_text(errors="replace").strip().splitlines()[-1:] or ["nothing"]
-        raise SubnetError(f"local miners did not start; their last words: {tail[0][:300]}; start fewer of them")
-    said = json.loads(line)
-    if "error" in said:
-        kind = getattr(perturb.schemas.errors, said["kind"], PerturbError)
-        raise kind(said["error"])
-    miners: list[dict[str, Any]] = said["miners"]
-    return miners
+def _await_miners(
+    fork_server: "subprocess.Popen[bytes]", log_file: Path, tell: Callable[[str], None]
+) -> list[MinerReport]:
+    for line in _lines(fork_server, seconds=_START_SECONDS):
+        said = json.loads(line)
+        if "error" in said:
+            kind = getattr(perturb.schemas.errors, said["kind"], PerturbError)
+            raise kind(said["error"])
+        if "miners" in said:
+            miners: list[MinerReport] = said["miners"]
+            return miners
+        tell(f"{said['running']}/{said['of']} answer")
+    last = log_file.read_text(errors="replace").strip().splitlines()[-1:] or ["(empty)"]
+    raise SubnetError(f"local miners did not start; last line of their log: {last[0][:300]}; start fewer of them")
 
 
-def _read_line(process: "subprocess.Popen[bytes]", *, seconds: float) -> bytes:
-    """The child's one line; empty where it ended or said nothing in time."""
-    import selectors
-
+def _lines(process: "subprocess.Popen[bytes]", *, seconds: float) -> Iterator[bytes]:
+    """Yield the lines that the child writes, until it ends or `seconds` have passed."""
     assert process.stdout is not None
     deadline = time.monotonic() + seconds
-    with selectors.DefaultSelector() as selector:
-        selector.register(process.stdout, selectors.EVENT_READ)
+    with process.stdout as output, selectors.DefaultSelector() as selector:
+        # Unbuffered reads: a line that waits in a buffer would not be selected.
+        os.set_blocking(output.fileno(), False)
+        selector.register(output, selectors.EVENT_READ)
+        read = b""
         while time.monotonic() < deadline:
-            if selector.select(timeout=0.5):
-                return process.stdout.readline()
-    return b""
-
-
-def _end(nursery: "subprocess.Popen[bytes]") -> None:
-    assert nursery.stdin is not None
-    assert nursery.stdout is not None
-    nursery.stdin.close()
-    nursery.stdout.close()
-    try:
-        nursery.wait(timeout=_STOP_SECONDS)
-    except subprocess.TimeoutExpired:
-        log.warning("local miners did not end within %g s and were killed", _STOP_SECONDS)
-        nursery.kill()
-        nursery.wait()
+            if not selector.select(timeout=0.5):
+                continue
+            block = os.read(output.fileno(), 65536)
+            if not block:
+                return
+            *lines, read = (read + block).split(b"\n")
+            yield from lines

@@ -1,12 +1,15 @@
-"""The process that local miners are born from: loads the classifier once, then forks one process a miner.
+"""Fork server for local miners: loads the classifier once, then forks one process for each miner.
 
-Started by `perturb.miner.local`, which sends one line of JSON on stdin and reads one line on stdout. Forking after the
-load costs one interpreter, one torch and one set of weights, however many miners there are.
+Started by `perturb.miner.local`, which writes one line of JSON (`MinerPlan`) to its standard input and reads lines of
+JSON from its standard output: `{"running": 2, "of": 5}` on the way, and `{"miners": [...]}` or `{"error": ...}` at the
+end. Forking after the load costs one interpreter, one torch and one set of weights for any number of miners.
 
-Nobody outlives the process that asked for them. It holds the only writing end of our stdin, so its death hangs the
-pipe up for all of us; and because a fork of it could hold that end open too, everybody also watches who its parent is.
+No miner outlives the process that started the fork server. That process holds the only writing end of standard input,
+so its death closes the pipe for the fork server and all miners. A fork of that process could hold the end open too, so
+each process also watches its parent's id.
 """
 
+import contextlib
 import json
 import os
 import select
@@ -14,59 +17,77 @@ import signal
 import socket
 import sys
 import threading
-from typing import Any
+from collections.abc import Mapping
 
 from perturb.miner.answer import Answer, attack_answer
 from perturb.miner.faulty_answers import bad_answer
+from perturb.miner.local import MinerPlan, MinerReport
 from perturb.schemas.errors import PerturbError
+from perturb.subnet.keys import Keypair
 
 _WATCH_MILLISECONDS = 500
 _PIPE = 0
 
 
 def main() -> None:
-    """Read the plan, give birth, report, and wait for the end."""
-    plan = json.loads(sys.stdin.buffer.readline())
-    out = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # Whatever else is printed belongs into the log.
+    """Fork the miners, report them, wait for shutdown."""
+    plan: MinerPlan = json.loads(sys.stdin.buffer.readline())
+    out = os.dup(1)
+    os.dup2(2, 1)  # All other output belongs in the log.
     try:
         listeners = _bind_all(plan)
         answers = _answers(plan)
     except PerturbError as error:
-        print(json.dumps({"error": str(error), "kind": type(error).__name__}), file=out, flush=True)
+        _report(out, {"error": str(error), "kind": type(error).__name__})
         sys.exit(error.exit_code)
     ready, announce = os.pipe()
-    miners: list[dict[str, Any]] = []
+    miners: list[MinerReport] = []
     for place, (listener, answer) in enumerate(zip(listeners, answers, strict=True)):
         pid = os.fork()
         if pid == 0:
-            out.close()
-            _live(plan, place, listeners, answer, announce)
+            os.close(out)
+            _run_miner(plan, place, listeners, answer, announce)
         miners.append({"pid": pid, "port": listener.getsockname()[1], "hotkey": _keypair(place).ss58_address})
     os.close(announce)
     for listener in listeners:
         listener.close()
-    with os.fdopen(ready, "rb") as signs:
-        # One byte from each that runs; the end of the pipe comes early when all the others died.
-        running = len(signs.read(len(miners)))
-    if running == len(miners):
-        print(json.dumps({"miners": miners}), file=out, flush=True)
-        out.close()
+    if _all_answer(ready, len(miners), out):
+        _report(out, {"miners": miners})
+        os.close(out)
         _wait_for_end(plan["parent"])
     for miner in miners:
         os.kill(miner["pid"], signal.SIGKILL)
         os.waitpid(miner["pid"], 0)
-    # Nothing is left to save, and taking torch down in good order costs seconds.
+    # Nothing is left to save, and unloading torch in good order costs seconds.
     os._exit(0)
 
 
-def _bind_all(plan: dict[str, Any]) -> list[socket.socket]:
+def _report(out: int, message: Mapping[str, object]) -> None:
+    # Where the reader has gone, the closed pipe of standard input ends all miners.
+    with contextlib.suppress(BrokenPipeError):
+        os.write(out, json.dumps(message).encode() + b"\n")
+
+
+def _all_answer(ready: int, count: int, out: int) -> bool:
+    """Report each miner that answers, and return whether all do.
+
+    Each of them writes one byte to the pipe `ready`. The pipe ends early when all that have not written are dead.
+    """
+    running = 0
+    while running < count and (signs := os.read(ready, count)):
+        running += len(signs)
+        _report(out, {"running": running, "of": count})
+    os.close(ready)
+    return running == count
+
+
+def _bind_all(plan: MinerPlan) -> list[socket.socket]:
     from perturb.miner.server import bind
 
     return [bind(plan["host"], port) for port in plan["ports"]]
 
 
-def _answers(plan: dict[str, Any]) -> list[Answer]:
+def _answers(plan: MinerPlan) -> list[Answer]:
     from perturb.schemas.settings import ClassifierSettings
 
     names = plan["attacks"]
@@ -79,14 +100,14 @@ def _answers(plan: dict[str, Any]) -> list[Answer]:
     return [bad_answer() if name == "bad" else attack_answer(name, classifier, budget_seconds=budget) for name in names]
 
 
-def _keypair(place: int) -> Any:
+def _keypair(place: int) -> Keypair:
     from perturb.subnet.keys import development_keypair
 
     return development_keypair(f"//PerturbMiner/{place}")
 
 
-def _live(plan: dict[str, Any], place: int, listeners: list[socket.socket], answer: Answer, announce: int) -> None:
-    """One miner's life, in its own process. Doesn't return."""
+def _run_miner(plan: MinerPlan, place: int, listeners: list[socket.socket], answer: Answer, announce: int) -> None:
+    """Serve as one miner, in its own process, until the end. Does not return."""
     from perturb.miner.server import create_app, serve
     from perturb.miner.validators import ValidatorList
 
@@ -111,7 +132,7 @@ def _exit_with(parent: int) -> None:
 
 
 def _wait_for_end(parent: int) -> None:
-    """Return when the pipe hangs up or the parent is another process than `parent`."""
+    """Return when the pipe is closed or the parent is another process than `parent`."""
     poller = select.poll()
     poller.register(_PIPE, select.POLLHUP)
     while os.getppid() == parent:

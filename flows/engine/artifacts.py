@@ -1,4 +1,4 @@
-"""What Prefect's pages show of a run: tables and small pictures. They are for looking at; the corpus is the record."""
+"""What Prefect's pages show of a run: tables and small pictures, for display only. The corpus is the record."""
 
 import base64
 import logging
@@ -21,31 +21,38 @@ from perturb.sinks.report.status_page import amount, data_uri
 from perturb.tasks.export.export import ExportResult
 
 logger = logging.getLogger(__name__)
-# A round takes seconds; where it doesn't, Prefect's database need not keep each of them.
+# Where rounds are shorter than this, Prefect's database need not keep each of them.
 _PAUSE_SECONDS = 2.0
 _ROWS = 256
 _SIDE = 176
-_shown_at = 0.0
 
 
-def show_round(finished: FinishedRound, best: Pair | None) -> None:
-    """A table of the round's miners and its best pair, before, after and the difference. Never fails a round."""
-    global _shown_at
-    if time.monotonic() - _shown_at < _PAUSE_SECONDS:
-        return
-    committed = finished.committed
-    title = f"round {committed.round_id}: {committed.accepted} of {committed.records} accepted"
-    _try(lambda: create_table_artifact(_miners(committed.rows), key="round-miners", description=title))
-    if best is not None:
-        text = (
-            f"{best.row['true_label_name']} → {best.row['adversarial_label_name']}, L-inf {best.row['linf_levels']}/255"
-        )
-        _try(lambda: create_image_artifact(_strip(best), key="round-pair", description=f"{title}; {text}"))
-    _shown_at = time.monotonic()
+class ShowRound:
+    """Shows rounds of one run: a table of the round's miners, and its best pair, before, after and the difference.
+
+    At most one round in two seconds is shown. A failure to show is logged and never fails the round.
+    """
+
+    def __init__(self) -> None:
+        self._shown_at = float("-inf")
+
+    def __call__(self, finished: FinishedRound) -> None:
+        """Show `finished`, unless another round was shown a moment ago."""
+        if time.monotonic() - self._shown_at < _PAUSE_SECONDS:
+            return
+        committed = finished.committed
+        title = f"round {committed.round_id}: {committed.accepted} of {committed.records} accepted"
+        _try(lambda: create_table_artifact(_miners(committed.rows), key="round-miners", description=title))
+        best = finished.best
+        if best is not None:
+            flip = f"{best.row['true_label_name']} → {best.row['adversarial_label_name']}"
+            text = f"{title}; {flip}, L-inf {best.row['linf_levels']}/255"
+            _try(lambda: create_image_artifact(_strip(best), key="round-pair", description=text))
+        self._shown_at = time.monotonic()
 
 
 def show_seal(manifest: Manifest, size: int) -> None:
-    """Counts and sizes of a sealed day, and its outcomes as bars."""
+    """Show counts and sizes of a sealed day, and its outcomes as bars."""
     rows: list[dict[str, Any]] = [
         {"what": "rounds", "value": len(manifest.rounds)},
         {"what": "records", "value": manifest.records},
@@ -64,7 +71,7 @@ def show_seal(manifest: Manifest, size: int) -> None:
 
 
 def show_export(result: ExportResult, plot: bytes | None) -> None:
-    """What a run added to a tier, and the distributions of the whole export (`plot`, a PNG)."""
+    """Show what a run added to a tier, and the distributions of the whole export (`plot`, a PNG)."""
     rows: list[dict[str, Any]] = [
         {"day": str(day.day), "records": day.records, "files": day.files, "size": amount(day.bytes)}
         for day in result.added
@@ -77,7 +84,7 @@ def show_export(result: ExportResult, plot: bytes | None) -> None:
 
 
 def show_table(key: str, rows: Sequence[dict[str, Any]], title: str) -> None:
-    """Any other table; `key` in lowercase letters, digits and dashes."""
+    """Show any other table; `key` consists of lowercase letters, digits and dashes."""
     _try(lambda: create_table_artifact(list(rows[:_ROWS]), key=key, description=title))
 
 
@@ -107,9 +114,9 @@ def _png_uri(png: bytes) -> str:
     return "data:image/png;base64," + base64.b64encode(png).decode()
 
 
-def _try(publish: Callable[[], Any]) -> None:
-    """A server that is away costs a picture, not a round."""
+def _try(publish: Callable[[], object]) -> None:
+    """Publish, or log a warning where the server does not answer."""
     try:
         publish()
     except (httpx.HTTPError, PrefectException, OSError) as error:
-        logger.warning("an artifact was not kept: %s", error or type(error).__name__)
+        logger.warning("an artifact was not published: %s", error or type(error).__name__)

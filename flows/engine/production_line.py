@@ -1,20 +1,23 @@
-"""The parts of one production line, assembled from the settings, and its three stations.
+"""One process's production line, assembled from the settings, and its three stages: draw, collect, finish.
 
-Images live here, in the process that works on them: a station is called with a round's id and answers with a
-summary, so that nothing large ever crosses an orchestrator.
+Images stay in the process that works on them. Prefect's tasks close over the line; what they are given is a round's
+id and what they return is `RoundCounts`, so that nothing large reaches Prefect.
 """
 
 import asyncio
-import uuid
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
-from typing import Any
+from typing import Protocol
 
 from pydantic import BaseModel
 
+from perturb.flows.engine.progress import Loading
+from perturb.miner.local import LocalMiners, StartingMiners, starting_local_miners
 from perturb.models.classifier import Classifier, load_classifier
 from perturb.models.judge.judge import Judge, load_judge
 from perturb.schemas.challenge import Challenge, Photo
@@ -25,7 +28,7 @@ from perturb.schemas.settings import Settings
 from perturb.schemas.verdict import Verdict
 from perturb.sinks.corpus.corpus import Corpus
 from perturb.sources import open_source
-from perturb.subnet.keys import load_keypair
+from perturb.subnet.keys import Keypair, load_keypair
 from perturb.subnet.neurons import NeuronList, find_neurons
 from perturb.tasks.challenge.collect import collect_responses
 from perturb.tasks.challenge.draw import draw_challenge
@@ -34,9 +37,62 @@ from perturb.tasks.corpus.commit import RoundSummary, commit_round
 from perturb.tasks.verify.round import verify
 from perturb.tasks.verify.score import score
 
+# How long `abandon` may go unnoticed while a round waits for answers.
+_ABANDON_SECONDS = 0.1
+
+
+class Verifier(Protocol):
+    """Verifies a round's answers, in this process or elsewhere."""
+
+    def __call__(self, challenge: Challenge, responses: Sequence[Response]) -> list[Verdict]:
+        """Return one verdict for each response, in their order."""
+        ...
+
+
+class RoundCounts(BaseModel):
+    """A committed round in numbers: `refused` by reason, and `redrawn`, the photographs put back, by reason."""
+
+    round_id: str
+    records: int
+    accepted: int
+    refused: dict[str, int]
+    redrawn: dict[str, int]
+
+
+@dataclass(frozen=True)
+class FinishedRound:
+    """A committed round, the photographs that were put back before its challenge was found (reason -> count), and
+    its accepted pair of the highest score; `best` is None where no answer was accepted."""
+
+    committed: RoundSummary
+    redrawn: Mapping[str, int]
+    best: Pair | None
+
+    @property
+    def counts(self) -> RoundCounts:
+        """The round in numbers, without images and records."""
+        return RoundCounts(
+            round_id=self.committed.round_id,
+            records=self.committed.records,
+            accepted=self.committed.accepted,
+            refused=self.committed.refused,
+            redrawn=dict(self.redrawn),
+        )
+
+
+class StaysHere:
+    """An object of this process. Pickled, it is None on the other side.
+
+    Prefect sends the code of a running flow and task to a cluster's workers as context, with all objects that the
+    code closes over. The workers use none of them.
+    """
+
+    def __reduce__(self) -> tuple[type, tuple[()]]:
+        return type(None), ()
+
 
 @dataclass
-class RoundInFlight:
+class _RoundInFlight:
     """A round between its draw and its commit."""
 
     challenge: Challenge
@@ -45,38 +101,36 @@ class RoundInFlight:
     responses: list[Response] = field(default_factory=list)
 
 
-class FinishedRound(BaseModel):
-    """A committed round, and the photographs that were put back before its challenge was found (reason -> count)."""
+class ProductionLine(StaysHere):
+    """The parts of one production line. A round passes `draw`, `collect` and `finish`, in that order.
 
-    committed: RoundSummary
-    redrawn: dict[str, int]
-
-
-@dataclass
-class Line:
-    """One process' production line. Its stations are `draw`, `collect` and `finish`, in that order for a round.
-
-    `best` is the best pair of the round that was finished last, None where nothing in it was accepted. `spread` may
-    verify a round's answers elsewhere; it answers None where that is not worth the way.
+    `draw` and `finish` use the models and belong in one thread; `collect` only waits and may run beside them.
     """
 
-    settings: Settings
-    photos: Iterator[Photo]
-    classifier: Classifier
-    judge: Judge
-    keypair: Any
-    corpus: Corpus
-    in_flight: dict[str, RoundInFlight] = field(default_factory=dict)
-    best: Pair | None = None
-    abandoned: bool = False
-    spread: Callable[[Challenge, Sequence[Response]], list[Verdict] | None] = lambda _challenge, _responses: None
-    _cancel: Callable[[], Any] = field(default=lambda: None, repr=False)
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        photos: Iterator[Photo],
+        classifier: Classifier,
+        judge: Judge,
+        keypair: Keypair,
+        corpus: Corpus,
+    ):
+        self.settings = settings
+        self.classifier = classifier
+        self.judge = judge
+        self.corpus = corpus
+        self._photos = photos
+        self._keypair = keypair
+        self._in_flight: dict[str, _RoundInFlight] = {}
+        self._abandoned = threading.Event()
 
     def draw(self) -> str:
-        """Draws a challenge; returns its round id. Raises SourceError, or SubnetError where nobody can be asked."""
-        neurons = find_neurons(self.settings.subnet, own_hotkey=self.keypair.ss58_address)
+        """Draw a challenge and return its round id. Raises SourceError, or SubnetError where no neuron can be asked."""
+        neurons = find_neurons(self.settings.subnet, own_hotkey=self._keypair.ss58_address)
         drawn = draw_challenge(
-            self.photos,
+            self._photos,
             partial(
                 make_challenge,
                 classifier=self.classifier,
@@ -87,44 +141,47 @@ class Line:
             max_draws=self.settings.challenge.max_draws,
         )
         round_id = drawn.challenge.round_id
-        self.in_flight[round_id] = RoundInFlight(drawn.challenge, dict(drawn.redrawn), neurons)
+        self._in_flight[round_id] = _RoundInFlight(drawn.challenge, dict(drawn.redrawn), neurons)
         return round_id
 
     def collect(self, round_id: str) -> bool:
-        """Sends the round's challenge to all its neurons; False where `abandon` ended the wait, and the round."""
-        try:
-            asyncio.run(self._ask(self.in_flight[round_id]))
-        except asyncio.CancelledError:
-            del self.in_flight[round_id]
+        """Send the round's challenge to all its neurons; return False where `abandon` ended the wait and the round."""
+        work = self._in_flight[round_id]
+        responses = asyncio.run(self._collect(work))
+        if responses is None:
+            del self._in_flight[round_id]
             return False
+        work.responses = responses
         return True
 
-    async def _ask(self, work: RoundInFlight) -> None:
-        loop, asking = asyncio.get_running_loop(), asyncio.current_task()
-        assert asking is not None
-        self._cancel = partial(loop.call_soon_threadsafe, asking.cancel)
-        if self.abandoned:
-            raise asyncio.CancelledError
-        try:
-            work.responses = await collect_responses(
-                work.challenge, work.neurons.neurons, self.keypair, settings=self.settings.subnet
-            )
-        finally:
-            self._cancel = lambda: None
+    async def _collect(self, work: _RoundInFlight) -> list[Response] | None:
+        answers = asyncio.create_task(
+            collect_responses(work.challenge, work.neurons.neurons, self._keypair, settings=self.settings.subnet)
+        )
+        while not answers.done() and not self._abandoned.is_set():
+            await asyncio.wait([answers], timeout=_ABANDON_SECONDS)
+        if answers.done():
+            return answers.result()
+        answers.cancel()
+        # Its requests are closed before the loop is.
+        await asyncio.wait([answers])
+        return None
 
     def abandon(self) -> None:
-        """Ends the wait for answers, now and from now on, from any thread. What isn't committed never was."""
-        self.abandoned = True
-        self._cancel()
+        """End the wait for answers, now and from now on, from any thread. A round that is not committed is dropped."""
+        self._abandoned.set()
 
-    def finish(self, round_id: str) -> FinishedRound:
-        """Verifies, scores and commits the round; calling it again after a failure writes the same bytes."""
-        work = self.in_flight[round_id]
-        verdicts = self.spread(work.challenge, work.responses)
-        if verdicts is None:
-            verdicts = verify(
-                work.challenge, work.responses, classifier=self.classifier, judge=self.judge, settings=self.settings
-            )
+    def verify(self, challenge: Challenge, responses: Sequence[Response]) -> list[Verdict]:
+        """Return one verdict for each response; the `Verifier` that works in this process."""
+        return verify(challenge, responses, classifier=self.classifier, judge=self.judge, settings=self.settings)
+
+    def finish(self, round_id: str, verify: Verifier | None = None) -> FinishedRound:
+        """Verify (with `verify`, by default in this process), score and commit the round.
+
+        A second call after a failure writes the same bytes.
+        """
+        work = self._in_flight[round_id]
+        verdicts = (verify or self.verify)(work.challenge, work.responses)
         scores = [
             score(verdict, work.challenge.task, response.response_ms, policy=self.settings.policy)
             for verdict, response in zip(verdicts, work.responses, strict=True)
@@ -137,15 +194,14 @@ class Line:
             scores,
             netuid=self.settings.subnet.netuid,
             block=work.neurons.block,
-            validator_hotkey=self.keypair.ss58_address,
-            signer=self.keypair,
+            validator_hotkey=self._keypair.ss58_address,
+            signer=self._keypair,
         )
-        self.best = _best_pair(work, committed)
-        del self.in_flight[round_id]
-        return FinishedRound(committed=committed, redrawn=work.redrawn)
+        del self._in_flight[round_id]
+        return FinishedRound(committed, work.redrawn, _best_pair(work, committed))
 
 
-def _best_pair(work: RoundInFlight, committed: RoundSummary) -> Pair | None:
+def _best_pair(work: _RoundInFlight, committed: RoundSummary) -> Pair | None:
     accepted = (
         (record, response)
         for record, response in zip(committed.rows, work.responses, strict=True)
@@ -155,39 +211,40 @@ def _best_pair(work: RoundInFlight, committed: RoundSummary) -> Pair | None:
     return None if best is None else Pair(work.challenge.png, best[1].body, best[0].model_dump())
 
 
-def open_line(settings: Settings) -> Line:
-    """Loads the models and opens source, store and wallet. Raises the error of the first part that is not ready."""
-    corpus = Corpus.open_for_writing(settings)
-    source = open_source(settings)
-    keypair = load_keypair(settings.subnet)
-    # Before the models: store and neurons take a moment, and are what is most often not ready.
-    find_neurons(settings.subnet, own_hotkey=keypair.ss58_address)
-    return Line(
-        settings=settings,
-        photos=iter(source.photos(seed=settings.seed)),
-        classifier=load_classifier(settings.classifier),
-        judge=load_judge(settings.judge, cache=settings.cache),
-        keypair=keypair,
-        corpus=corpus,
-    )
-
-
-# Prefect tasks are given a line's id, not the line: their parameters are stored by its server. And they ask a function
-# for it: what a flow's code names is sent to a cluster's workers, a function of a module by its name, a dict as it is.
-_lines: dict[str, Line] = {}
-
-
-def line_of(line_id: str) -> Line:
-    """The open line of that id."""
-    return _lines[line_id]
+def _wait_for_miners(starting: StartingMiners, loading: Loading, count: int) -> LocalMiners:
+    with loading.part(f"{count} local miners") as tell:
+        return starting.wait(tell)
 
 
 @contextmanager
-def opened_line(settings: Settings) -> Iterator[str]:
-    """A line that `line_of` finds under the yielded id for as long as the context lasts."""
-    line_id = uuid.uuid4().hex
-    _lines[line_id] = open_line(settings)
-    try:
-        yield line_id
-    finally:
-        del _lines[line_id]
+def opened_line(settings: Settings, *, local_miners: int = 0, loading: Loading) -> Iterator[ProductionLine]:
+    """Yield a production line on loaded models, and on `local_miners` reference miners that end with the block.
+
+    The miners start while the models load; `loading` shows both. Raises the error of the first part that is not ready.
+    """
+    with ExitStack() as stack:
+        corpus = Corpus.open_for_writing(settings)
+        source = open_source(settings)
+        keypair = load_keypair(settings.subnet)
+        if local_miners:
+            # Left last: the thread that waits for the miners ends when the miners do.
+            waiting = stack.enter_context(ThreadPoolExecutor(1, thread_name_prefix="local-miners"))
+            starting = stack.enter_context(starting_local_miners(local_miners, settings=settings))
+            started = waiting.submit(_wait_for_miners, starting, loading, local_miners)
+        else:
+            # Before the models: the neurons are what is most often not ready.
+            find_neurons(settings.subnet, own_hotkey=keypair.ss58_address)
+        with loading.part(f"classifier {settings.classifier.name}"):
+            classifier = load_classifier(settings.classifier)
+        with loading.part(f"judge {settings.judge.name}") as tell:
+            judge = load_judge(settings.judge, cache=settings.cache, tell=tell)
+        if local_miners:
+            settings = settings.model_copy(update={"subnet": started.result().subnet})
+        yield ProductionLine(
+            settings,
+            photos=iter(source.photos(seed=settings.seed)),
+            classifier=classifier,
+            judge=judge,
+            keypair=keypair,
+            corpus=corpus,
+        )

@@ -1,19 +1,23 @@
-"""A progress bar on standard error, where somebody is looking; log lines where nobody is."""
+"""Progress on standard error: bars and live rows on a terminal, log lines elsewhere."""
 
 import logging
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 logger = logging.getLogger(__name__)
 
+Tell = Callable[[str], None]
+"""Receives a short state of the work, such as "converting weights 40 %"."""
+
 
 @contextmanager
-def progress_bar(title: str, *, total: int | None) -> Iterator[Callable[[str], None]]:
-    """Yields a function to be called with a short status after each of `total` steps (None: nobody knows how many)."""
+def progress_bar(title: str, *, total: int | None) -> Iterator[Tell]:
+    """Yield a function to call with a short status after each of `total` steps; None for an unknown number."""
     columns = (
         TextColumn(title),
         BarColumn(),
@@ -32,3 +36,48 @@ def progress_bar(title: str, *, total: int | None) -> Iterator[Callable[[str], N
             logger.info("%s %d/%s: %s", title, done, total or "…", message)
 
         yield advance
+
+
+class LoadingPart:
+    """One row of `Loading`: a name, a state and the time since it began. Its methods may be called in any thread."""
+
+    def __init__(self, name: str, rows: Progress):
+        self._name, self._rows, self._began = name, rows, time.monotonic()
+        self._row = rows.add_task(name, total=1, state="loading")
+        logger.info("%s: loading", name)
+
+    def tell(self, state: str) -> None:
+        """Show `state`."""
+        self._rows.update(self._row, state=state)
+        logger.info("%s: %s", self._name, state)
+
+    def ready(self) -> None:
+        """Show that the part is loaded."""
+        self._rows.update(self._row, completed=1, state="ready")
+        logger.info("%s: ready after %.1f s", self._name, time.monotonic() - self._began)
+
+
+class Loading:
+    """Shows the parts that are being loaded, each with what it does at present."""
+
+    def __init__(self, rows: Progress):
+        self._rows = rows
+
+    def begin(self, name: str) -> LoadingPart:
+        """Show a new part, which the caller declares ready."""
+        return LoadingPart(name, self._rows)
+
+    @contextmanager
+    def part(self, name: str) -> Iterator[Tell]:
+        """Show a part while the block lasts, then that it is ready; yield the function that shows its state."""
+        begun = self.begin(name)
+        yield begun.tell
+        begun.ready()
+
+
+@contextmanager
+def loading_progress() -> Iterator[Loading]:
+    """Yield what shows the parts that are loaded while the block lasts."""
+    columns = (SpinnerColumn(finished_text="✓"), TextColumn("{task.description}"), TextColumn("{task.fields[state]}"))
+    with Progress(*columns, TimeElapsedColumn(), console=Console(stderr=True), disable=not sys.stderr.isatty()) as rows:
+        yield Loading(rows)

@@ -12,7 +12,7 @@ from typing import Any
 from prefect.futures import PrefectFuture
 from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 
-from perturb.flows.engine.signals import deaf_to_interrupts
+from perturb.flows.engine.signals import shielded_from_sigint
 from perturb.schemas.errors import SettingsError
 from perturb.schemas.settings import Settings
 
@@ -42,7 +42,7 @@ def workers(settings: Settings) -> Iterator[Submit]:
 def _connect(runner: Any, address: str | None) -> None:
     """Now, not at the first submission; and a cluster of our own must finish what the first Ctrl-C finds it at."""
     try:
-        deaf_to_interrupts(lambda: runner.client)
+        shielded_from_sigint(lambda: runner.client)
     except OSError as error:
         raise SettingsError(
             f"no Dask scheduler answers at runner_address = {address!r} ({error}); start one with `dask scheduler`, or "

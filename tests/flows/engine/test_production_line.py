@@ -1,4 +1,4 @@
-"""The whole line under Prefect's engine: production until a signal, a seal, an audit, and what the server saw of it."""
+"""The whole line under Prefect: production until a signal, a seal, an audit, and what the server stored of it."""
 
 import json
 import os
@@ -90,21 +90,21 @@ def test_production_stops_cleanly_and_what_it_made_holds(prefect_server: None, c
 def test_a_disk_that_fills_up_in_mid_round_costs_that_round_only(
     prefect_server: None, cheap_line: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from perturb.flows.engine.production_line import Line
+    from perturb.flows.engine.production_line import ProductionLine
     from perturb.flows.produce import produce
     from perturb.schemas.errors import StoreError
     from tests.support.full_disk import fill_the_disk
 
-    finish = Line.finish
+    finish = ProductionLine.finish
     corpus = Corpus(open_store(str(cheap_line)))
 
-    def finish_on_a_disk_that_fills_up(line: Line, round_id: str) -> object:
+    def finish_on_a_disk_that_fills_up(line: ProductionLine, round_id: str, verify: object) -> object:
         if corpus.live_rounds():
             fill_the_disk(disk)
-        return finish(line, round_id)
+        return finish(line, round_id, verify)
 
     with pytest.MonkeyPatch.context() as disk:
-        disk.setattr(Line, "finish", finish_on_a_disk_that_fills_up)
+        disk.setattr(ProductionLine, "finish", finish_on_a_disk_that_fills_up)
         with pytest.raises(StoreError, match=r"disk is full.*free some space"):
             produce(rounds=3, local_miners=2)
     assert len(corpus.live_rounds()) == 1
@@ -122,16 +122,19 @@ def test_task_parameters_are_references_and_small_values() -> None:
 
     from prefect import Task
 
+    from perturb.flows.engine.production_line import ProductionLine
+    from perturb.flows.produce import stages_of
     from perturb.tasks.verify.reverify_by_reference import RecordRef
 
+    line = object.__new__(ProductionLine)
     allowed = {str, int, float, bool, date, type(None), RecordRef}
     tasks = {
         value
         for module in pkgutil.walk_packages(perturb.flows.__path__, "perturb.flows.")
         for value in vars(importlib.import_module(module.name)).values()
         if isinstance(value, Task)
-    }
-    assert len(tasks) >= 5
+    } | set(stages_of(line, line.verify))
+    assert len(tasks) >= 8
     for task in tasks:
         for name, annotation in get_type_hints(task.fn).items():
             kinds = {part for kind in (get_args(annotation) or (annotation,)) for part in (get_args(kind) or (kind,))}
@@ -149,3 +152,31 @@ def test_a_line_that_cannot_start_says_what_to_do(
     with pytest.raises(SettingsError, match="local miners"):
         produce(rounds=1, local_miners=0)
     assert not Corpus(open_store(load_settings().store)).live_rounds()
+
+
+def test_abandon_ends_a_wait_for_answers(cheap_line: Path) -> None:
+    """Of two miners one is stopped, as by a machine that hangs: without `abandon` the round waits for its timeout."""
+    from perturb.flows.engine.production_line import opened_line
+    from perturb.flows.engine.progress import loading_progress
+    from perturb.miner.local import start_local_miners
+
+    settings = load_settings(seed=1)
+    slow = settings.challenge.model_copy(update={"timeout_ms": 60_000})
+    with (
+        loading_progress() as loading,
+        start_local_miners(2, settings=settings) as miners,
+        opened_line(settings.model_copy(update={"subnet": miners.subnet, "challenge": slow}), loading=loading) as line,
+    ):
+        os.kill(miners.pids[1], signal.SIGSTOP)
+        abandoned = line.draw()
+        timer = threading.Timer(1.0, line.abandon)
+        timer.start()
+        began = time.monotonic()
+        assert not line.collect(abandoned)
+        assert 0.9 < time.monotonic() - began < 10
+        # The round is gone, and no later wait begins.
+        assert not line.collect(line.draw())
+        with pytest.raises(KeyError):
+            line.finish(abandoned)
+        assert time.monotonic() - began < 20
+    assert not line.corpus.live_rounds()
