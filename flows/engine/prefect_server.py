@@ -1,13 +1,14 @@
 """The Prefect server that a command's flow will use: the one that PREFECT_API_URL names, or a temporary one."""
 
+import threading
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from urllib.error import URLError
 from urllib.request import urlopen
 
 from prefect.settings import PREFECT_API_URL, PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS
 
-from perturb.flows.engine.signals import shielded_from_sigint
+from perturb.flows.engine.signals import shield_this_thread
 from perturb.schemas.errors import SettingsError
 
 
@@ -38,9 +39,9 @@ def start_server() -> ServerStart:
         running: Future[None] = Future()
         running.set_result(None)
         return ServerStart(running)
-    thread = ThreadPoolExecutor(1, thread_name_prefix="prefect-server")
-    started = thread.submit(_start_temporary_server)
-    thread.shutdown(wait=False)
+    started: Future[None] = Future()
+    # A daemon: a command that fails while the server starts does not wait for it. Prefect ends the server at exit.
+    threading.Thread(target=_start_into, args=(started,), name="prefect-server", daemon=True).start()
     return ServerStart(started)
 
 
@@ -60,17 +61,28 @@ def _check_answers(url: str) -> None:
         ) from error
 
 
+def _start_into(started: "Future[None]") -> None:
+    try:
+        _start_temporary_server()
+    except Exception as error:  # noqa: BLE001  (`wait` raises it)
+        started.set_exception(error)
+    else:
+        started.set_result(None)
+
+
 def _start_temporary_server() -> None:
     """Start the server that Prefect itself would start for the first flow, so that a Ctrl-C does not reach it.
 
-    It must outlive the flow that it serves. The class is not part of Prefect's public interface, and no public call
-    starts this server without running a flow; tests/flows/engine/test_prefect_server.py notices when it changes.
+    It must outlive the flow that it serves. Blocks SIGINT in the calling thread, and with it in the server. The class
+    is not part of Prefect's public interface, and no public call starts this server without running a flow;
+    tests/flows/engine/test_prefect_server.py notices when it changes.
     """
     from prefect.server.api.server import SubprocessASGIServer
 
     timeout = PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS.value()
+    shield_this_thread()
     try:
-        shielded_from_sigint(lambda: SubprocessASGIServer().start(timeout=timeout))
+        SubprocessASGIServer().start(timeout=timeout)
     except RuntimeError as error:
         raise SettingsError(
             f"Prefect's temporary server did not start ({error}); start one with `prefect server start` and set "
