@@ -1,15 +1,19 @@
 """Croissant metadata of the `parquet/` format of an export, made and checked offline.
 
+Its paths are relative to the file, which is therefore beside `data/`.
+
 The format: Croissant 1.0, https://docs.mlcommons.org/croissant/docs/croissant-spec.html
 """
 
 import json
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
 from perturb.schemas.errors import CorpusError
-from perturb.schemas.tier import SPLITS
+from perturb.schemas.tier import SPLITS, Tier
 from perturb.sinks.dataset.card import Contents
 from perturb.sinks.dataset.day_index import ExportFile
 from perturb.sinks.dataset.features import IMAGES, describe, metadata_schema
@@ -33,7 +37,7 @@ def make_croissant(contents: Contents) -> bytes:
             version=contents.version,
             cite_as=f"Perturb, tier {contents.tier.name}, version {contents.version}",
             distribution=[_file(context, file) for split in splits for file in contents.of("parquet", split)]
-            + [_file_set(context, split) for split in splits],
+            + [_file_set(context, contents, split) for split in splits],
             record_sets=[_records(context, contents, split) for split in splits],
         )
         found = metadata.to_json()
@@ -47,16 +51,16 @@ def _file(context: "mlc.Context", file: ExportFile) -> "mlc.FileObject":
 
     return mlc.FileObject(
         ctx=context,
-        id=file.key.removeprefix("parquet/"),
+        id=_path(file),
         name=file.key.rpartition("/")[2],
-        content_url=file.key.removeprefix("parquet/"),
+        content_url=_path(file),
         content_size=f"{file.size} B",
         encoding_formats=["application/x-parquet"],
         sha256=file.sha256,
     )
 
 
-def _file_set(context: "mlc.Context", split: str) -> "mlc.FileSet":
+def _file_set(context: "mlc.Context", contents: Contents, split: str) -> "mlc.FileSet":
     import mlcroissant as mlc
 
     return mlc.FileSet(
@@ -64,39 +68,79 @@ def _file_set(context: "mlc.Context", split: str) -> "mlc.FileSet":
         id=f"{split}-files",
         name=f"{split}-files",
         encoding_formats=["application/x-parquet"],
-        includes=[f"data/{split}/*.parquet"],
+        # By name, as in the card: files of a day that is being added do not belong to this version.
+        includes=[_path(file) for file in contents.of("parquet", split)],
     )
+
+
+def _path(file: ExportFile) -> str:
+    return file.key.removeprefix("parquet/")
 
 
 def _records(context: "mlc.Context", contents: Contents, split: str) -> "mlc.RecordSet":
     import mlcroissant as mlc
 
-    schema = metadata_schema(contents.tier)
     fields = [
         mlc.Field(
             ctx=context,
-            id=f"{split}/{name}",
-            name=name,
-            description=text,
-            data_types=[_kind(schema, name)],
-            repeated=name in schema.names and pa.types.is_list(schema.field(name).type),
-            source=mlc.Source(ctx=context, file_set=f"{split}-files", extract=mlc.Extract(ctx=context, column=name)),
+            id=f"{split}/{leaf.name}",
+            name=leaf.name,
+            description=leaf.description,
+            data_types=[_data_type(leaf)],
+            repeated=leaf.repeated,
+            source=mlc.Source(
+                ctx=context,
+                file_set=f"{split}-files",
+                extract=mlc.Extract(ctx=context, column=leaf.column),
+                transforms=[mlc.Transform(ctx=context, json_path=leaf.member)] if leaf.member else [],
+            ),
         )
-        for name, text in describe(contents.tier).items()
+        for leaf in _leaves(contents.tier)
     ]
     return mlc.RecordSet(ctx=context, id=split, name=split, key=[f"{split}/sample_id"], fields=fields)
 
 
-def _kind(schema: pa.Schema, name: str) -> "mlc.DataType":
+@dataclass(frozen=True)
+class _Leaf:
+    """A value that a Croissant field can hold: a column, or a member of a struct or of each struct in a list."""
+
+    column: str
+    member: str | None
+    description: str
+    kind: pa.DataType
+    repeated: bool = False
+
+    @property
+    def name(self) -> str:
+        return f"{self.column}.{self.member}" if self.member and self.column not in IMAGES else self.column
+
+
+def _leaves(tier: Tier) -> Iterator[_Leaf]:
+    """Croissant has no structs, so that each of their members is a field of its own, named `column.member`."""
+    schema = metadata_schema(tier)
+    for column, text in describe(tier).items():
+        if column in IMAGES:
+            yield _Leaf(column, "bytes", text, pa.binary())
+            continue
+        kind = schema.field(column).type
+        repeated = pa.types.is_list(kind)
+        inner = kind.value_type if repeated else kind
+        if pa.types.is_struct(inner):
+            for member in inner:
+                yield _Leaf(column, member.name, f"{text}: {member.name}", member.type, repeated)
+        else:
+            yield _Leaf(column, None, text, inner, repeated)
+
+
+def _data_type(leaf: _Leaf) -> "mlc.DataType":
     import mlcroissant as mlc
 
-    if name in IMAGES:
+    if leaf.column in IMAGES:
         return mlc.DataType.IMAGE_OBJECT
-    kind = schema.field(name).type
-    if pa.types.is_boolean(kind):
+    if pa.types.is_boolean(leaf.kind):
         return mlc.DataType.BOOL
-    if pa.types.is_integer(kind):
+    if pa.types.is_integer(leaf.kind):
         return mlc.DataType.INTEGER
-    if pa.types.is_floating(kind):
+    if pa.types.is_floating(leaf.kind):
         return mlc.DataType.FLOAT
-    return mlc.DataType.DATETIME if pa.types.is_timestamp(kind) else mlc.DataType.TEXT
+    return mlc.DataType.DATETIME if pa.types.is_timestamp(leaf.kind) else mlc.DataType.TEXT

@@ -4,6 +4,7 @@ The Hugging Face schema metadata makes `datasets` show the two image columns as 
 `{bytes: binary, path: string}`.
 """
 
+import json
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
@@ -49,10 +50,37 @@ def describe(tier: Tier) -> dict[str, str]:
 
 
 def parquet_features(tier: Tier) -> "datasets.Features":
-    """Return the features of the `parquet/` format: `sample_id`, `original`, `perturbed`, then the metadata."""
+    """Return the features of the `parquet/` format: `sample_id`, `original`, `perturbed`, then the metadata.
+
+    The files hold times as Arrow timestamps; `datasets` converts them to strings in UTC, because torch has no type for
+    them.
+    """
+    return _parquet_features(tier, times_as_text=True)
+
+
+def parquet_schema(tier: Tier) -> pa.Schema:
+    """Return the Arrow schema of the `parquet/` files, with the columns of `parquet_features` and its metadata.
+
+    The metadata names lists as `datasets` did before version 4, which every later version reads as well.
+    """
+    schema = _parquet_features(tier, times_as_text=False).arrow_schema
+    metadata = {key: _plain_lists(json.loads(value)) for key, value in schema.metadata.items()}
+    return schema.with_metadata({key: json.dumps(value) for key, value in metadata.items()})
+
+
+def _plain_lists(described: object) -> object:
+    """Replace `{"feature": X, "_type": "List"}` by `[X]` throughout."""
+    if not isinstance(described, dict):
+        return described
+    if described.get("_type") == "List":
+        return [_plain_lists(described["feature"])]
+    return {name: _plain_lists(value) for name, value in described.items()}
+
+
+def _parquet_features(tier: Tier, *, times_as_text: bool) -> "datasets.Features":
     import datasets
 
-    columns = {field.name: _feature(field.type, as_json=False) for field in metadata_schema(tier)}
+    columns = {field.name: _feature(field.type, times_as_text=times_as_text) for field in metadata_schema(tier)}
     images = {name: datasets.Image() for name in IMAGES}
     return datasets.Features({"sample_id": columns.pop("sample_id"), **images, **columns})
 
@@ -64,19 +92,19 @@ def wds_features(tier: Tier) -> "datasets.Features":
     """
     import datasets
 
-    row = {field.name: _feature(field.type, as_json=True) for field in metadata_schema(tier)}
+    row = {field.name: _feature(field.type, times_as_text=True) for field in metadata_schema(tier)}
     images = {f"{name}.png": datasets.Image() for name in IMAGES}
     text = datasets.Value("string")
     return datasets.Features({**images, "json": row, "__key__": text, "__url__": text})
 
 
-def _feature(kind: pa.DataType, *, as_json: bool) -> "FeatureType | dict[str, FeatureType]":
+def _feature(kind: pa.DataType, *, times_as_text: bool) -> "FeatureType | dict[str, FeatureType]":
     import datasets
 
     if pa.types.is_struct(kind):
-        return {field.name: _feature(field.type, as_json=as_json) for field in kind}
+        return {field.name: _feature(field.type, times_as_text=times_as_text) for field in kind}
     if pa.types.is_list(kind):
-        return datasets.List(_feature(kind.value_type, as_json=as_json))
+        return datasets.List(_feature(kind.value_type, times_as_text=times_as_text))
     if pa.types.is_timestamp(kind):
-        return datasets.Value("string" if as_json else str(kind))
+        return datasets.Value("string" if times_as_text else str(kind))
     return datasets.Value({pa.float64(): "float64"}.get(kind, str(kind)))

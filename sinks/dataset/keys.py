@@ -27,7 +27,7 @@ def format_folder(tier: str, format: str) -> str:
 
 
 def figure_folder(version: str) -> str:
-    """Folder of a version's figures and Croissant metadata, below `format_folder`."""
+    """Return the folder of a version's figures, below `format_folder`."""
     return f"{_META}{version}/"
 
 

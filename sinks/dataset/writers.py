@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 
 from perturb.schemas.record import Row
 from perturb.schemas.tier import Tier
-from perturb.sinks.dataset.features import IMAGES, metadata_schema, parquet_features
+from perturb.sinks.dataset.features import IMAGES, metadata_schema, parquet_schema
 from perturb.sinks.formats.tar import BLOCK, END, header
 from perturb.sinks.stores.base import Buffer, ObjectWriter
 
@@ -85,7 +85,7 @@ class ParquetPairWriter:
     """
 
     def __init__(self, sink: ObjectWriter, tier: Tier):
-        self._schema = parquet_features(tier).arrow_schema
+        self._schema = parquet_schema(tier)
         self._valve = _Valve(sink)
         metadata = list(_leaves(metadata_schema(tier)))
         self._writer = pq.ParquetWriter(

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from perturb.schemas.errors import SettingsError, StoreError, TierError
 from perturb.sinks.dataset.day_index import DayIndex, export_version, read_day_indexes
-from perturb.sinks.dataset.keys import CARD, figure_folder, format_folder, index_key, tier_folder
+from perturb.sinks.dataset.keys import CARD, CROISSANT, figure_folder, format_folder, index_key, tier_folder
 from perturb.sinks.dataset.writers import FORMATS, Format
 from perturb.sinks.stores.base import Store
 
@@ -81,10 +81,12 @@ def _data_files(tier: str, indexes: Sequence[DayIndex], format: Format) -> dict[
 
 
 def _card_files(store: Store, tier: str, format: Format, indexes: Sequence[DayIndex]) -> dict[str, str]:
-    """Path in the repository -> key, for the card, its figures and Croissant metadata, and the indexes of the days."""
+    """Path in the repository -> key, for the card, its figures, the Croissant metadata and the indexes of the days."""
     folder = format_folder(tier, format)
     figures = folder + figure_folder(export_version(len(indexes)))
     keys = [folder + CARD, *(entry.key for entry in store.entries(figures))]
+    if format == "parquet":
+        keys.append(folder + CROISSANT)
     found = {key.removeprefix(folder): key for key in keys}
     return found | {
         key.removeprefix(tier_folder(tier)): key for key in (index_key(tier, index.day) for index in indexes)

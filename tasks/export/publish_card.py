@@ -15,8 +15,8 @@ from perturb.sinks.stores.base import ObjectMissing, Store
 def publish_cards(store: Store, tier: Tier, indexes: Sequence[DayIndex]) -> Contents:
     """Replace both cards by cards of the given days and return what they list; cards that are up to date are kept.
 
-    Figures and Croissant metadata of each version have keys of their own, so that readers of the previous card still
-    find those of its version. Those of older versions are removed.
+    Figures of each version have keys of their own, so that readers of the previous card still find those of its
+    version. Those of older versions are removed. Croissant metadata is complete in itself and replaced like a card.
     """
     contents = contents_of(tier, indexes)
     meta = figure_folder(contents.version)
@@ -26,9 +26,9 @@ def publish_cards(store: Store, tier: Tier, indexes: Sequence[DayIndex]) -> Cont
     if all(_stored(store, folders[format] + CARD) == card for format, card in cards.items()):
         return contents
     plots = draw_plots(contents.statistics)
-    beside = {"parquet": plots | {CROISSANT: make_croissant(contents)}, "wds": plots}
+    store.put(folders["parquet"] + CROISSANT, make_croissant(contents))
     for format, card in cards.items():
-        for name, data in beside[format].items():
+        for name, data in plots.items():
             store.put(folders[format] + meta + name, data)
         store.put(folders[format] + CARD, card)
         _remove_older(store, folders[format], contents)
