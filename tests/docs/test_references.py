@@ -99,6 +99,19 @@ def test_the_readme_shows_every_command() -> None:
         assert f"`perturb {words}" in text or f"`{words}" in text, words
 
 
+def test_the_readme_groups_commands_as_the_help_does() -> None:
+    """The first column of the table names a panel and holds until the next one."""
+    panels = {}
+    panel = ""
+    for line in (ROOT / "README.md").read_text().partition("## The commands")[2].partition("\n## ")[0].splitlines():
+        panel = (re.findall(r"^\| \*\*(\w+)\*\* \|", line) or [panel])[0]
+        panels |= dict.fromkeys(re.findall(r"`perturb ([a-z]+)", line.rpartition("|")[0].rpartition("|")[0]), panel)
+    group = typer.main.get_command(app)
+    assert isinstance(group, TyperGroup)
+    shown = {name: command.rich_help_panel for name, command in group.commands.items()}
+    assert {name: panels.get(name) for name in shown} == shown
+
+
 def test_the_operations_page_shows_every_deployment() -> None:
     text = (ROOT / "docs/operations.md").read_text()
     names = {item["name"] for item in yaml.safe_load((ROOT / "prefect.yaml").read_text())["deployments"]}
