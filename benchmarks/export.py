@@ -2,13 +2,13 @@
 
     python benchmarks/export.py [--records 20000] [--side 224] [--folder DIR] [--repeats 3]
 
-The obvious way: the corpus lies as WebDataset tars with `{key}.original.png`, `{key}.perturbed.png` and `{key}.json`;
-read them with `webdataset`, decode the JSON, keep what the filter keeps, write with `webdataset.ShardWriter`. It hashes
-nothing. Ours starts from a sealed day, and checks and hashes everything it writes. Both select the same share of
-records and grant the same columns, take turns, and run on a memory file system where there is one, so that neither is
-measured by the disk. `--clock cpu` counts processor seconds instead of wall seconds, for a machine that does other
-things besides. MB/s are those of the selected images. The last line is a JSON object: seconds of the obvious way over
-ours for the `wds/` root, and the `parquet/` root's speed over that of `wds/`.
+The obvious way: the corpus is WebDataset tars with `{key}.original.png`, `{key}.perturbed.png` and `{key}.json`; read
+them with `webdataset`, decode the JSON, apply the filter, write with `webdataset.ShardWriter`. It computes no digests.
+An export starts from a sealed day, and checks and hashes everything that it writes. Both select the same share of
+records and grant the same columns. They take turns, on a memory file system if the machine has one, so that the disk is
+not what is measured. `--clock cpu` counts processor seconds instead of wall seconds, for a machine that runs other
+programs too. MB/s are those of the selected images. The last line is a JSON object: seconds of the obvious way over
+those of the `wds/` format, and the speed of the `parquet/` format over that of `wds/`.
 """
 
 import argparse
@@ -44,14 +44,14 @@ CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 
 
 def tier_of(share: float) -> Tier:
-    """A tier that selects a share of the records."""
+    """Return a tier that selects a share of the records."""
     return Tier(
         name=f"share-{round(share * 100)}", description="benchmark", columns=COLUMNS, fraction=share, license="none"
     )
 
 
 def write_obvious(folder: Path, records: int, side: int) -> list[str]:
-    """The corpus as plain WebDataset tars, every column in the JSON."""
+    """Write the corpus as plain WebDataset tars with every column in the JSON, and return their paths."""
     import webdataset
 
     folder.mkdir()
@@ -70,7 +70,7 @@ def write_obvious(folder: Path, records: int, side: int) -> list[str]:
 
 
 def export_obvious(urls: list[str], target: Path, share: float) -> int:
-    """Read, decode the JSON, filter, write."""
+    """Read, decode the JSON, filter and write; return the number of records kept."""
     import webdataset
 
     granted = metadata_schema(tier_of(share)).names
@@ -87,7 +87,7 @@ def export_obvious(urls: list[str], target: Path, share: float) -> int:
 
 
 def export_ours(corpus: Corpus, share: float, formats: tuple[Format, ...]) -> int:
-    """Plan, then write the given formats; with both, also the index."""
+    """Plan, then write the given formats (with both also the index); return the number of records."""
     tier = tier_of(share)
     plan = plan_day(corpus, corpus.manifests()[0], tier, key=b"")
     if formats == FORMATS:
@@ -99,7 +99,7 @@ def export_ours(corpus: Corpus, share: float, formats: tuple[Format, ...]) -> in
 
 
 def measure(folder: Path, corpus: Corpus, urls: list[str], share: float, options: argparse.Namespace) -> dict[str, Any]:
-    """Median seconds of each way over turns, the rows selected and the bytes of their images."""
+    """Return the median seconds of each way, the number of rows selected and the bytes of their images."""
     seconds: dict[str, list[float]] = {}
     clock = CLOCKS[options.clock]
     rows = 0

@@ -37,7 +37,7 @@ from tests.support.servers import ACCESS_KEY, SECRET_KEY, seaweedfs
 
 
 def write_list_layout(folder: Path, records: int, side: int) -> None:
-    """One row per photograph: the clean image, a list of perturbed ones, a list of metadata."""
+    """Write one row per photograph: the clean image, a list of perturbed images, a list of metadata."""
     import datasets
 
     features = datasets.Features(
@@ -59,12 +59,12 @@ def write_list_layout(folder: Path, records: int, side: int) -> None:
 
     folder.mkdir()
     made = datasets.Dataset.from_list(list(rows()), features=features)
-    # As many bytes in a row group as ours: a row here is several of ours.
+    # As many bytes in a row group as in an export: a row here has several pairs.
     made.to_parquet(f"{folder}/train.parquet", batch_size=max(1, 100 // ANSWERS))
 
 
 def write_folder_layout(folder: Path, records: int, side: int) -> None:
-    """An image folder: PNG files, and one line of JSON for each pair."""
+    """Write an image folder: PNG files, and one line of JSON for each pair."""
     (folder / "train").mkdir(parents=True)
     with (folder / "train" / "metadata.jsonl").open("wb") as lines:
         for number, sample in enumerate(samples(records, side=side)):
@@ -75,7 +75,7 @@ def write_folder_layout(folder: Path, records: int, side: int) -> None:
 
 
 def read_parquet(path: Path) -> int:
-    """Our `parquet/` root through `datasets`, streaming."""
+    """Read the `parquet/` format with `datasets`, streaming."""
     import datasets
 
     rows = _stream(datasets.load_dataset(str(path), streaming=True))
@@ -83,7 +83,7 @@ def read_parquet(path: Path) -> int:
 
 
 def read_wds_datasets(path: Path) -> int:
-    """Our `wds/` root through `datasets`, streaming."""
+    """Read the `wds/` format with `datasets`, streaming."""
     import datasets
 
     rows = _stream(datasets.load_dataset(str(path), streaming=True))
@@ -91,7 +91,7 @@ def read_wds_datasets(path: Path) -> int:
 
 
 def read_webdataset(path: Path) -> int:
-    """Our `wds/` root through `webdataset`."""
+    """Read the `wds/` format with `webdataset`."""
     import webdataset
 
     urls = sorted(str(tar) for tar in path.rglob("*.tar"))
@@ -100,7 +100,7 @@ def read_webdataset(path: Path) -> int:
 
 
 def read_list(path: Path) -> int:
-    """One row per photograph through `datasets`, streaming."""
+    """Read one row per photograph with `datasets`, streaming."""
     import datasets
 
     rows = _stream(datasets.load_dataset("parquet", data_files=f"{path}/train.parquet", streaming=True))
@@ -108,7 +108,7 @@ def read_list(path: Path) -> int:
 
 
 def read_folder(path: Path) -> int:
-    """An image folder through `datasets`, streaming."""
+    """Read an image folder with `datasets`, streaming."""
     import datasets
 
     rows = _stream(datasets.load_dataset("imagefolder", data_dir=str(path), streaming=True))
@@ -121,7 +121,7 @@ def _stream(splits: Any) -> Iterator[dict[str, Any]]:
 
 
 def _count(pairs: Iterator[tuple[Any, Any]]) -> int:
-    """Decode both images of every pair."""
+    """Decode both images of every pair and return the number of pairs."""
     count = 0
     for pair in pairs:
         for image in pair:
@@ -131,7 +131,7 @@ def _count(pairs: Iterator[tuple[Any, Any]]) -> int:
 
 
 def first_pair_from_s3(exported: Store, tier: str, folder: Path) -> float:
-    """Seconds from `load_dataset` to the first decoded pair, streamed through presigned links to a server here."""
+    """Return the seconds until the first decoded pair, streamed by presigned links from a local server."""
     import datasets
 
     os.environ |= {"AWS_ACCESS_KEY_ID": ACCESS_KEY, "AWS_SECRET_ACCESS_KEY": SECRET_KEY}

@@ -91,7 +91,7 @@ class ParquetPairWriter:
         self._writer = pq.ParquetWriter(
             pa.PythonFile(self._valve, mode="w"),
             self._schema,
-            # PNGs don't shrink further. One photograph stands in many rows: a dictionary keeps it once a row group.
+            # PNGs don't shrink further. A photograph is in several rows: a dictionary stores it once in a row group.
             compression=dict.fromkeys(metadata, "zstd") | dict.fromkeys(_image_leaves(), "none"),
             use_dictionary=[*metadata, "original.bytes"],
             dictionary_pagesize_limit=2 * GROUP_BYTES,

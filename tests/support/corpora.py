@@ -24,7 +24,7 @@ CLASSES = ("tench", "hen", "great white shark", "jay", "bulbul")
 
 
 def plain_draw(statistics: Statistics) -> dict[str, bytes]:
-    """In place of `draw_plots`: the numbers that each plot would show."""
+    """Return, in place of `draw_plots`, the statistics that each figure would show."""
     return {name: statistics.model_dump_json().encode() for name in plot_names(statistics)}
 
 

@@ -1,4 +1,4 @@
-"""Exports without waiting for the disk, and drawing cheap where pictures are not the subject."""
+"""Fixtures for exports that do not wait for the disk or draw figures."""
 
 import pytest
 
@@ -7,11 +7,11 @@ from tests.support.corpora import plain_draw
 
 @pytest.fixture(autouse=True)
 def no_fsync(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Power cuts are the store's subject, not that of exports."""
+    """Write without fsync: durability is tested with the stores."""
     monkeypatch.setattr("os.fsync", lambda _: None)
 
 
 @pytest.fixture
 def plain_plots(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Plots stand in as the statistics they are drawn from, which hides nothing and takes no time."""
+    """Replace each figure by the statistics that it is drawn from, so that a difference still shows."""
     monkeypatch.setattr("perturb.tasks.export.publish_card.draw_plots", plain_draw)
