@@ -8,7 +8,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 
 LEVELS = 255
 # A bound written as a rounded decimal ("0.0314") must land on the level that was meant.
-_LEVEL_SLACK = 0.02
+LEVEL_SLACK = 0.02
 
 
 def _fraction(value: Any) -> Any:
@@ -43,12 +43,12 @@ class Bounds(BaseModel):
     @property
     def min_levels(self) -> int:
         """Smallest allowed max|a-b| on the 0..255 grid; at least 1, because an unchanged image is no answer."""
-        return max(1, ceil(self.epsilon_min * LEVELS - _LEVEL_SLACK))
+        return max(1, ceil(self.epsilon_min * LEVELS - LEVEL_SLACK))
 
     @property
     def max_levels(self) -> int:
         """Largest allowed max|a-b| on the 0..255 grid."""
-        return floor(self.epsilon * LEVELS + _LEVEL_SLACK)
+        return floor(self.epsilon * LEVELS + LEVEL_SLACK)
 
     @model_validator(mode="after")
     def _leave_room(self) -> Self:

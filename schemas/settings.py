@@ -5,6 +5,7 @@ defaults: what the file or the environment says wins over it.
 """
 
 import difflib
+import math
 import os
 import re
 import tomllib
@@ -26,15 +27,15 @@ from pydantic import (
 from pydantic_core import ErrorDetails
 from pydantic_settings import (
     BaseSettings,
+    EnvSettingsSource,
     InitSettingsSource,
     NoDecode,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
-    TomlConfigSettingsSource,
 )
 from pydantic_settings import SettingsError as SourceParseError
 
-from perturb.schemas.bounds import Bounds
+from perturb.schemas.bounds import LEVEL_SLACK, LEVELS, Bounds
 from perturb.schemas.errors import SettingsError
 
 FILE = "perturb.toml"
@@ -124,6 +125,27 @@ def _check_device(name: str) -> str:
     return name
 
 
+def _check_store(name: str) -> str:
+    """An s3:// URL, or a path with `~` resolved."""
+    if name.startswith("s3://"):
+        return name
+    if re.match(r"\w[\w+.-]+:/", name):
+        raise ValueError("accepted: a directory, or s3://bucket/prefix")
+    return str(_expand(Path(name))) if name.startswith("~") else name
+
+
+def _expand(path: Path) -> Path:
+    try:
+        return path.expanduser()
+    except RuntimeError as error:
+        raise ValueError("accepted: a path whose ~ or ~user has a home folder") from error
+
+
+def _check_home(path: Path) -> Path:
+    _expand(path)
+    return path
+
+
 def _check_network(name: str) -> str:
     if name not in ("local", "finney", "test") and not re.match(r"wss?://\S", name):
         raise ValueError("accepted: 'local', 'finney', 'test', or an endpoint that begins with ws:// or wss://")
@@ -132,7 +154,23 @@ def _check_network(name: str) -> str:
 
 # NoDecode: the environment has the text itself, not JSON.
 _Source = Annotated[SourceSpec, NoDecode, BeforeValidator(SourceSpec.parse), PlainSerializer(str)]
+# `~` means the same in every process. A default that begins with it is resolved where it is used.
+_ExpandedPath = Annotated[Path, AfterValidator(_expand)]
+_HomePath = Annotated[Path, AfterValidator(_check_home)]
 _Weights = Annotated[WeightsSpec, NoDecode, BeforeValidator(WeightsSpec.parse), PlainSerializer(str)]
+
+
+def _check_levels(bounds: Bounds) -> Bounds:
+    """Refuse an epsilon between two levels of 255, which would become another one without a word."""
+    for name, value in (("epsilon_min", bounds.epsilon_min), ("epsilon", bounds.epsilon)):
+        levels = value * LEVELS
+        if abs(levels - round(levels)) > LEVEL_SLACK:
+            below, above = math.floor(levels), math.ceil(levels)
+            raise ValueError(
+                f"{name} = {value:g} is {levels:.3g} levels of {LEVELS}; accepted: whole levels, the nearest are "
+                f'"{below}/{LEVELS}" ({below / LEVELS:.4f}) and "{above}/{LEVELS}" ({above / LEVELS:.4f})'
+            )
+    return bounds
 
 
 class _Section(BaseModel):
@@ -205,7 +243,7 @@ class SubnetSettings(_Section):
         "local", description="'local' (neurons from the roster), 'finney', 'test', or the ws:// endpoint of a chain"
     )
     netuid: int = Field(26, ge=0, description="number of the subnet on the chain")
-    roster: Path | None = Field(None, description="TOML file of neurons, for the local network")
+    roster: _ExpandedPath | None = Field(None, description="TOML file of neurons, for the local network")
     wallet_name: str | None = Field(None, description="Bittensor wallet; required on a chain")
     wallet_hotkey: str = Field("default", description="hotkey of the wallet")
     wallet_path: Path = Field(Path("~/.bittensor/wallets"), description="folder of the wallets")
@@ -230,7 +268,7 @@ class S3Settings(_Section):
     endpoint_url: str | None = Field(None, description="endpoint of R2, Ceph, MinIO or SeaweedFS; AWS needs none")
     region: str | None = Field(None, description="region of the bucket; boto3's own configuration otherwise")
     addressing_style: Literal["auto", "path", "virtual"] = Field("auto", description="how URLs name the bucket")
-    ca_bundle: Path | None = Field(None, description="file of CA certificates for an endpoint with its own")
+    ca_bundle: _ExpandedPath | None = Field(None, description="file of CA certificates for an endpoint with its own")
     checksums: Literal["when_required", "when_supported"] = Field(
         "when_required", description="when requests carry checksums; some services refuse them"
     )
@@ -272,22 +310,23 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(
         env_prefix=_PREFIX,
         env_nested_delimiter="__",
-        toml_file=FILE,
         extra="forbid",
         frozen=True,
     )
 
     profile: Profile = Field("embedded", description="set of defaults")
-    store: str = Field("./data", description="where the corpus is: a directory or s3://bucket/prefix")
+    store: Annotated[str, AfterValidator(_check_store)] = Field(
+        "./data", description="where the corpus is: a directory or s3://bucket/prefix"
+    )
     single_writer: bool = Field(
         False, description="the store does not keep conditional writes, and this is its only writer"
     )
     source: _Source = Field(
         SourceSpec("sample"), description="where photographs come from: sample, folder:DIR, pexels, or hub:NAME"
     )
-    cache_dir: Path = Field(Path("~/.cache/perturb"), description="folder of converted models and judgements")
+    cache_dir: _HomePath = Field(Path("~/.cache/perturb"), description="folder of converted models and judgements")
     policy: ScoringPolicy = Field("grid-1", description="scoring policy")
-    tiers: Path = Field(Path("tiers.toml"), description="tier file")
+    tiers: _ExpandedPath = Field(Path("tiers.toml"), description="tier file")
     runner: Literal["threads", "dask", "ray"] = Field(
         "threads", description="where large rounds, seals and exports are worked on; dask and ray are extras"
     )
@@ -305,7 +344,7 @@ class Settings(BaseSettings):
         None, description="secret from which the pseudonyms of miners are made; set it as PERTURB_PSEUDONYM_KEY"
     )
 
-    bounds: Bounds = Bounds()
+    bounds: Annotated[Bounds, AfterValidator(_check_levels)] = Bounds()
     classifier: ClassifierSettings = ClassifierSettings()
     judge: JudgeSettings = JudgeSettings()
     challenge: ChallengeSettings = ChallengeSettings()
@@ -337,8 +376,51 @@ class Settings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Return the sources in their order: arguments, environment, `perturb.toml`, the profile's defaults."""
-        toml = TomlConfigSettingsSource(settings_cls)
-        return init_settings, env_settings, toml, _ProfileDefaults(settings_cls)
+        assert isinstance(env_settings, EnvSettingsSource)
+        env_settings.env_vars = {
+            name: _cleaned(name, value) if name.upper().startswith(_PREFIX) and value else value
+            for name, value in env_settings.env_vars.items()
+        }
+        file = InitSettingsSource(settings_cls, init_kwargs=_read_file(Path(FILE)))
+        return init_settings, env_settings, file, _ProfileDefaults(settings_cls)
+
+
+def _read_file(path: Path) -> dict[str, Any]:
+    """The content of perturb.toml, with names in small letters; empty where there is no such file.
+
+    Editors on Windows write a byte order mark and CRLF; both are accepted.
+    """
+    try:
+        return _with_small_names(tomllib.loads(path.read_text(encoding="utf-8-sig")), "")
+    except FileNotFoundError:
+        return {}
+    except tomllib.TOMLDecodeError as error:
+        raise SettingsError(f"{path} is not valid TOML: {error}") from error
+    except UnicodeDecodeError as error:
+        raise SettingsError(f"{path} is not UTF-8 ({error.reason} at byte {error.start}); save it as UTF-8") from error
+    except OSError as error:
+        raise SettingsError(f"{path} cannot be read: {error.strerror or error}") from error
+
+
+def _with_small_names(table: dict[str, Any], place: str) -> dict[str, Any]:
+    names = [name.lower() for name in table]
+    for name in table:
+        if names.count(name.lower()) > 1:
+            raise SettingsError(f"{FILE} has {place}{name.lower()} twice, in different letter case; remove one")
+    return {
+        name.lower(): _with_small_names(value, f"{name.lower()}.") if isinstance(value, dict) else value
+        for name, value in table.items()
+    }
+
+
+def _cleaned(variable: str, value: str) -> str:
+    """A variable's value without white space around it and, where it is not a secret, without the quotes around it.
+
+    Docker's and systemd's env files, and files with CRLF, leave these in the value.
+    """
+    value = value.strip()
+    quoted = len(value) > 1 and value[0] == value[-1] and value[0] in "'\""
+    return value[1:-1] if quoted and not _holds_secret(_annotation_at(_location(variable))) else value
 
 
 class _ProfileDefaults(InitSettingsSource):
@@ -360,10 +442,6 @@ def load_settings(**overrides: str | int | Path | None) -> Settings:
     _check_names()
     try:
         return Settings(**{name: value for name, value in overrides.items() if value is not None})  # type: ignore[arg-type]
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise SettingsError(f"{FILE} is not valid TOML: {error}") from error
-    except OSError as error:
-        raise SettingsError(f"{FILE} can't be read: {error.strerror or error}") from error
     except SourceParseError as error:
         raise SettingsError(_unparsed(error)) from error
     except ValidationError as error:
@@ -405,7 +483,8 @@ def _sentence(issue: ErrorDetails) -> str:
     where = f"{FILE} or {_PREFIX}{name.replace('.', '__').upper()}"
     if issue["type"] == "extra_forbidden":
         *section, last = issue["loc"]
-        near = difflib.get_close_matches(str(last), _fields_at(section), n=1, cutoff=0.5)
+        word = str(last).removeprefix(_PREFIX.lower())
+        near = difflib.get_close_matches(word, _fields_at(section), n=1, cutoff=0.5)
         hint = f"; near it: {'.'.join([*map(str, section), near[0]])}" if near else ""
         return f"{name} is not a setting{hint} (found in {where}); `perturb doctor --all` lists those that are"
     # A secret of the wrong type is refused before it has become a SecretStr.

@@ -74,15 +74,27 @@ def is_hotkey(address: str) -> bool:
 def _open_hotkey(settings: SubnetSettings) -> Keypair:
     from bittensor.keyfiles import Keyfile, KeyfileError, WrongPasswordError
 
-    folder = settings.wallet_path.expanduser()
+    try:
+        folder = settings.wallet_path.expanduser()
+    except RuntimeError as error:
+        raise SettingsError(
+            f"subnet.wallet_path {settings.wallet_path} names a user without a home folder; give the whole path in "
+            "perturb.toml or PERTURB_SUBNET__WALLET_PATH"
+        ) from error
     path = folder / str(settings.wallet_name) / "hotkeys" / settings.wallet_hotkey
     keyfile = Keyfile(path)
-    if not path.is_file():
+    try:
+        path.stat()
+    except FileNotFoundError as error:
         raise SubnetError(
             f"wallet {settings.wallet_name!r} has no hotkey {settings.wallet_hotkey!r}: {path} is not there; "
             f"accepted: {_found(folder)}; create one with `btcli wallet new-hotkey`, or correct subnet.wallet_name, "
             "subnet.wallet_hotkey or subnet.wallet_path"
-        )
+        ) from error
+    except OSError as error:
+        raise SubnetError(
+            f"hotkey {path} cannot be opened: {error.strerror}; check its permissions and subnet.wallet_path"
+        ) from error
     password = settings.wallet_password
     try:
         if keyfile.is_encrypted() and password is None:

@@ -51,7 +51,7 @@ def read_roster(path: Path) -> Roster:
     Raises SubnetError where the file is missing, is not TOML, or has another shape.
     """
     try:
-        document = tomllib.loads(path.read_text(encoding="utf-8"))
+        document = tomllib.loads(path.expanduser().read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise SubnetError(f"roster {path} can't be read: {error.strerror}; name a TOML file of [[neuron]]") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

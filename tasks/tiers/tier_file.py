@@ -24,7 +24,7 @@ def load_tiers(path: Path) -> Tiers:
     Raises TierError, whose message begins with the file and the line of the error.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise TierError(f"tier file {path} cannot be read ({error}); set tiers to a TOML file") from error
     return parse_tiers(text, name=str(path))

@@ -80,6 +80,68 @@ def test_a_source_that_is_none_is_refused_with_what_is_accepted(wrong: object, c
     )
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        b'\xef\xbb\xbfstore = "s"\r\n[judge]\r\nname = "none"\r\n',
+        b'STORE = "s"\n[Judge]\nName = "none"\n',
+        b'store = "s"\njudge.name = "none"\n',
+    ],
+)
+def test_a_file_is_read_as_editors_and_people_write_it(content: bytes, clean: Path) -> None:
+    (clean / "perturb.toml").write_bytes(content)
+    assert changed_settings(load_settings()) == {"store": "s", "judge.name": "none"}
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        ('store = "größe"'.encode("latin-1"), "perturb.toml is not UTF-8"),
+        ("store = “s”".encode(), r"perturb.toml is not valid TOML: .*line 1"),
+        (b"store = 's'\nSTORE = 't'\n", "perturb.toml has store twice"),
+        (b"PERTURB_STORE = 's'\n", "perturb_store is not a setting; near it: store"),
+        (
+            b"[bounds]\nepsilon = 0.031\n",
+            r'0.031 is 7.9[0-9]* levels of 255; .*"7/255" \(0.0275\) and "8/255" \(0.0314\)',
+        ),
+        (b"[bounds]\nepsilon_min = '6/256'\n", "levels of 255; accepted: whole levels"),
+        (b"store = 's3:/bucket'\n", "store = 's3:/bucket': accepted: a directory, or s3://bucket/prefix"),
+        (b"store = '~nobody-here/data'\n", "store = '~nobody-here/data': accepted: a path whose ~"),
+    ],
+)
+def test_a_file_that_cannot_be_taken_as_meant_is_refused(content: bytes, sentence: str, clean: Path) -> None:
+    (clean / "perturb.toml").write_bytes(content)
+    with pytest.raises(SettingsError, match=sentence):
+        load_settings()
+
+
+def test_a_folder_in_the_place_of_the_file_is_named(clean: Path) -> None:
+    (clean / "perturb.toml").mkdir()
+    with pytest.raises(SettingsError, match=r"perturb.toml cannot be read: Is a directory"):
+        load_settings()
+
+
+@pytest.mark.parametrize("value", [" s ", '"s"', "'s'", "s\r"])
+def test_what_env_files_leave_around_a_value_is_removed(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PERTURB_STORE", value)
+    monkeypatch.setenv("PERTURB_PSEUDONYM_KEY", "'quoted' key'")
+    monkeypatch.setenv("PERTURB_SUBNET__WALLET_PASSWORD", '"a password"')
+    settings = load_settings()
+    assert settings.store == "s"
+    assert settings.pseudonym_key is not None
+    assert settings.pseudonym_key.get_secret_value() == "'quoted' key'"
+    assert settings.subnet.wallet_password is not None
+    assert settings.subnet.wallet_password.get_secret_value() == '"a password"'
+
+
+def test_a_home_folder_is_the_same_in_every_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/operator")
+    assert (
+        load_settings(store="~/corpus").store_name == load_settings(store="~/corpus").store == "/home/operator/corpus"
+    )
+    assert load_settings(tiers=Path("~/tiers.toml")).tiers == Path("/home/operator/tiers.toml")
+
+
 def test_every_scoring_policy_can_be_set() -> None:
     from perturb.tasks.verify.score import POLICIES
 
