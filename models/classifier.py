@@ -234,10 +234,14 @@ def _network(name: str, weights: WeightsSpec) -> tuple[Any, str]:
         return net, state_digest(net)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(weights.seed)
-        net = timm.create_model(name, pretrained=False)
+        try:
+            net = timm.create_model(name, pretrained=False)
+        except RuntimeError as error:
+            raise ModelError(f"classifier.name {name!r} is not a timm model: {error}") from error
     if file is None:
         return net, state_digest(net)
-    load_file(net, file)
+    # The packages ship the files of another implementation, with other names in the same order.
+    load_file(net, file, by_order=weights.kind == "package")
     return net, file_digest(file)
 
 

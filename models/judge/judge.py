@@ -168,6 +168,26 @@ def load_judge(settings: JudgeSettings, *, cache: Path, tell: Callable[[str], No
     return LanguageJudge(model, cache=kept, thresholds=thresholds)
 
 
+def judge_for(judge: Judge, *, num_classes: int) -> Judge:
+    """Return `judge` for a classifier of ImageNet-1k's classes, and `NoJudge` for a classifier of other classes.
+
+    A judge knows class numbers as ImageNet-1k's only; for another network the same number means another thing.
+    """
+    if num_classes == NUM_CLASSES or isinstance(judge, NoJudge):
+        return judge
+    _warn_of_classes(num_classes)
+    return NoJudge()
+
+
+@functools.cache
+def _warn_of_classes(num_classes: int) -> None:
+    logger.warning(
+        "the classifier has %d classes, not the %d of ImageNet-1k that judges know, so no judge is used",
+        num_classes,
+        NUM_CLASSES,
+    )
+
+
 def _load_model(name: str, batch_size: int, cache: Path, tell: Callable[[str], None]) -> LanguageModel:
     from perturb.models.judge import gemma
     from perturb.models.judge.language_model import load_language_model

@@ -7,7 +7,7 @@ from datetime import datetime
 import numpy as np
 
 from perturb.models.classifier import Classifier
-from perturb.models.judge.judge import Judge
+from perturb.models.judge.judge import Judge, judge_for
 from perturb.models.prediction import predict
 from perturb.schemas.challenge import Challenge, Origin, Photo, Task
 from perturb.schemas.image import encode_png, pixel_identity
@@ -31,6 +31,7 @@ def make_challenge(
     source that knows no class, where the judge finds that the label belongs to the photograph's subject; and only
     where the clean image stands clear of the decision boundary (`settings.challenge`).
     """
+    judge = judge_for(judge, num_classes=classifier.num_classes)
     pixels = classifier.prepare(photo.pixels)
     logits = classifier.logits(pixels[None])[0]
     clean = predict(logits)

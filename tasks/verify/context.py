@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from perturb.models.classifier import Classifier
-from perturb.models.judge.judge import Judge
+from perturb.models.judge.judge import Judge, judge_for
 from perturb.models.metrics import CleanSsim
 from perturb.models.metrics_gpu import DeviceMetrics
 from perturb.schemas.challenge import Challenge, Task
@@ -43,6 +43,7 @@ class RoundContext:
         """
         check_classifier(challenge.task, classifier)
         clean = _clean_pixels(challenge.png, challenge.task)
+        judge = judge_for(judge, num_classes=classifier.num_classes)
         return cls(challenge.task, clean, classifier, judge, settings.classifier, pool or shared_pool())
 
     @cached_property

@@ -121,6 +121,7 @@ def test_input_size_overrides_the_networks_own() -> None:
             {"name": "tf_efficientnet_lite9"},
             r"'tf_efficientnet_lite9' is not a timm model name.*near it: tf_efficientnet",
         ),
+        ({"name": "resnet18.no_such_tag", "weights": "random:0"}, "not a timm model: Invalid pretrained tag"),
         ({"name": "tf_efficientnet_b5"}, "no package ships weights for classifier 'tf_efficientnet_b5'.*local file"),
         ({"weights": "/nowhere/b5.pth"}, "no such file; accepted: 'package', 'hub', 'random:SEED'"),
         ({"device": "cuda:99"}, "torch sees . CUDA devices"),

@@ -14,7 +14,7 @@ from perturb.models.judge.judge import load_judge
 from perturb.schemas.challenge import Challenge, Photo
 from perturb.schemas.errors import SourceError
 from perturb.schemas.image import pixel_identity
-from perturb.schemas.settings import ChallengeSettings, JudgeSettings, Settings
+from perturb.schemas.settings import ChallengeSettings, ClassifierSettings, JudgeSettings, Settings
 from perturb.tasks.challenge.draw import draw_challenge
 from perturb.tasks.challenge.package import Unfit, make_challenge
 
@@ -51,6 +51,27 @@ def test_a_known_class_makes_a_challenge_that_keeps_the_pixel_contract(classifie
     assert made.task.classifier_sha256 == classifier.sha256
     logits = classifier.logits(made.pixels[None])[0]
     assert made.origin.clean_margin == pytest.approx(float(np.sort(logits)[-1] - np.sort(logits)[-2]), abs=1e-4)
+
+
+def test_a_judge_is_never_shown_the_class_numbers_of_another_network() -> None:
+    class Judge:
+        name, sha256 = "any", "0"
+
+        def belongs(self, pairs: object) -> None:
+            raise AssertionError(f"asked about {pairs}")
+
+        same_kind = belongs
+
+    settings = Settings(
+        classifier=ClassifierSettings(name="mobilenetv3_large_100.miil_in21k", weights="random:1"),
+        challenge=ChallengeSettings(min_clean_margin=0, min_clean_confidence=0),
+    )
+    other = load_classifier(settings.classifier)
+    assert other.num_classes == 11_221
+    cat = photo("chelsea.png", subject="cat")
+    made = make_challenge(cat, classifier=other, judge=Judge(), settings=settings, now=NOW)
+    assert isinstance(made, Challenge)
+    assert made.origin.judge == "none"
 
 
 @pytest.mark.parametrize(
