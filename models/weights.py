@@ -135,7 +135,7 @@ def _read(path: Path) -> Mapping[str, torch.Tensor]:
             content = torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise ModelError(
-            f"weights file {path} can't be read: it is not a pickle, or holds more than tensors, and code in pickles is "
+            f"weights file {path} can't be read: it is not a pickle, or has more than tensors, and code in pickles is "
             "not run; accepted: a state dict saved by torch.save, or safetensors"
         ) from error
     except (OSError, EOFError, RuntimeError, ValueError, SafetensorError) as error:
