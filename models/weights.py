@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -39,8 +40,8 @@ _PACKAGES = {
 _PREFIX = re.compile(r"(module|_orig_mod|model|net|network|backbone|ema)\.")
 
 # Types that checkpoints of training scripts hold beside the weights: a metric as numpy's number, the arguments.
-_INERT: list[Callable[..., object]] = [
-    np.float64(0).__reduce__()[0],
+_INERT: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [
+    cast(Callable[..., Any], np.float64(0).__reduce__()[0]),
     np.dtype,
     *{type(np.dtype(kind)) for kind in (np.float64, np.float32, np.int64, np.int32)},
     argparse.Namespace,
