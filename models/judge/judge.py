@@ -8,6 +8,7 @@ The model generates no text. Both answers compare a score of likelihoods (models
 was calibrated for the model (models/judge/calibration.json). The same pair always gets the same score.
 """
 
+import functools
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
