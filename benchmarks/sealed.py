@@ -15,7 +15,7 @@ from perturb.schemas.record import make_record
 from perturb.sinks.corpus import keys
 from perturb.sinks.corpus.corpus import Corpus
 from perturb.sinks.corpus.manifest import FileEntry, Manifest, Reverified
-from perturb.sinks.formats.parquet import TableWriter, rows_table
+from perturb.sinks.formats.parquet import rows_table, table_writer
 from perturb.sinks.formats.tar import TarWriter
 from perturb.sinks.formats.version import FORMAT
 from perturb.sinks.stores.base import Store
@@ -67,9 +67,9 @@ def write_sealed(store: Store, records: int, *, side: int) -> Corpus:
         store.create(shards["original"]) as original,
         store.create(shards["perturbed"]) as perturbed,
         store.create(metadata) as table_file,
+        table_writer(table_file, statement={"kind": "sealed-day", "day": DAY.isoformat()}) as table,
     ):
         originals, answers = TarWriter(original), TarWriter(perturbed)
-        table = TableWriter(table_file, statement={"kind": "sealed-day", "day": DAY.isoformat()})
         seen: dict[str, Any] = {}
         rows: list[dict[str, Any]] = []
         for sample in samples(records, side=side):
@@ -85,7 +85,7 @@ def write_sealed(store: Store, records: int, *, side: int) -> Corpus:
                 table.add(rows_table(rows))
                 rows = []
         table.add(rows_table(rows))
-        for part in (originals, answers, table):
+        for part in (originals, answers):
             part.finish()
     for kind, key, file in (
         ("original", shards["original"], original),

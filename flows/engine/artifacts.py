@@ -41,8 +41,8 @@ class ShowRound:
         if time.monotonic() - self._shown_at < _PAUSE_SECONDS:
             return
         committed = finished.committed
-        title = f"round {committed.round_id}: {committed.accepted} of {committed.records} accepted"
-        _try(lambda: create_table_artifact(_miners(committed.rows), key="round-miners", description=title))
+        title = f"round {committed.round_id}: {committed.accepted} of {committed.responses} accepted"
+        _try(lambda: create_table_artifact(_miners(committed.records), key="round-miners", description=title))
         best = finished.best
         if best is not None:
             flip = f"{best.row['true_label_name']} → {best.row['adversarial_label_name']}"

@@ -73,7 +73,7 @@ class FinishedRound:
         """The round in numbers, without images and records."""
         return RoundCounts(
             round_id=self.committed.round_id,
-            records=self.committed.records,
+            records=self.committed.responses,
             accepted=self.committed.accepted,
             refused=self.committed.refused,
             redrawn=dict(self.redrawn),
@@ -204,7 +204,7 @@ class ProductionLine(StaysHere):
 def _best_pair(work: _RoundInFlight, committed: RoundSummary) -> Pair | None:
     accepted = (
         (record, response)
-        for record, response in zip(committed.rows, work.responses, strict=True)
+        for record, response in zip(committed.records, work.responses, strict=True)
         if record.outcome == Outcome.ACCEPTED
     )
     best = max(accepted, key=lambda pair: pair[0].score, default=None)

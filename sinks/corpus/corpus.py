@@ -1,6 +1,5 @@
-"""The corpus: committed rounds and sealed days on one store, and everything in it as one table."""
+"""The corpus: committed rounds and sealed days on one store, and all their records as one table."""
 
-import hashlib
 import logging
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -10,11 +9,11 @@ from typing import TYPE_CHECKING, Self
 
 from perturb.schemas.errors import CorpusError
 from perturb.schemas.pair import Pair
-from perturb.schemas.record import Record, Row, record_schema
+from perturb.schemas.record import Row, record_schema
 from perturb.schemas.settings import Settings
 from perturb.sinks.corpus import keys
-from perturb.sinks.corpus.manifest import FileEntry, Manifest, Signer, parse_manifest
-from perturb.sinks.corpus.rounds import RoundDraft, StoredRound, draft_round, read_round, write_round
+from perturb.sinks.corpus.manifest import Manifest, parse_manifest
+from perturb.sinks.corpus.rounds import RoundDraft, StoredRound, read_round, write_round
 from perturb.sinks.stores.base import ObjectMissing, Store
 from perturb.sinks.stores.open import open_store
 from perturb.sinks.stores.probe import require_conditional_writes
@@ -29,21 +28,21 @@ _THREADS = 16
 
 @dataclass(frozen=True, order=True)
 class RoundRef:
-    """A committed round: the partition it lies in, and its id."""
+    """A committed round: its partition and its ID."""
 
     day: date
     round_id: str
 
     @property
     def commit_key(self) -> str:
-        """Key of its metadata, whose presence is the commit."""
+        """The key of its metadata, whose presence is the commit."""
         return keys.commit_key(self.day, self.round_id)
 
 
 class Corpus:
-    """Reads and writes one corpus. Sealed days never change, so their manifests are read once an object.
+    """Reads and writes one corpus. Sealed days never change, so each manifest is read once per `Corpus`.
 
-    A round is live until a sealed day claims it; readers get sealed days and live rounds, each record once.
+    A round is live until a sealed day claims it. Readers get sealed days and live rounds, and each record once.
     """
 
     def __init__(self, store: Store):
@@ -52,7 +51,10 @@ class Corpus:
 
     @classmethod
     def open(cls, settings: Settings) -> Self:
-        """The corpus in the store that the settings name. Opening creates nothing. Raises StoreError for a bad URL."""
+        """Return the corpus in the store that the settings name. Opening creates nothing.
+
+        Raises StoreError for an unsupported URL.
+        """
         return cls(open_store(settings.store, settings.s3))
 
     @classmethod
@@ -69,11 +71,15 @@ class Corpus:
     # Sealed days
 
     def sealed_days(self) -> list[date]:
-        """Days with a manifest, ascending."""
+        """Return the days that have a manifest, ascending."""
         return [manifest.day for manifest in self.manifests()]
 
     def manifests(self) -> list[Manifest]:
-        """Manifests of all sealed days, in the order of days. One listing, and one read for each day not yet seen."""
+        """Return the manifests of all sealed days, ascending by day.
+
+        This lists the store once and reads each manifest that was not read before. Raises CorpusError when one is
+        invalid.
+        """
         folders = (keys.folder_day(name) for name in self.store.folders(keys.SEALED))
         days = sorted(day for day in folders if day is not None)
         with ThreadPoolExecutor(_THREADS) as pool:
@@ -81,7 +87,7 @@ class Corpus:
         return [manifest for manifest in found if manifest is not None]
 
     def manifest(self, day: date) -> Manifest | None:
-        """Manifest of a sealed day, or None while the day is not sealed. Raises CorpusError if it is unreadable."""
+        """Return the manifest of a day, or None while it is not sealed. Raises CorpusError when it is invalid."""
         if day not in self._manifests:
             key = keys.manifest_key(day)
             try:
@@ -92,19 +98,24 @@ class Corpus:
         return self._manifests[day]
 
     def seal_log(self) -> list[Manifest]:
-        """Sealed days in the order in which they were sealed, including one whose manifest is about to appear."""
+        """Return the manifests in the order in which the days were sealed.
+
+        A day is in this log before its manifest is published. Raises CorpusError when an entry is missing or invalid.
+        """
         entries = sorted(self.store.entries(keys.LOG), key=lambda entry: entry.key)
         if any(entry.key != keys.log_key(place) for place, entry in enumerate(entries)):
-            raise CorpusError(f"{keys.LOG} does not count from 0 without gaps; restore the missing entry from a copy")
+            raise CorpusError(
+                f"the entries of {keys.LOG} are not numbered from 0 without gaps; restore the missing one"
+            )
         with ThreadPoolExecutor(_THREADS) as pool:
             return list(pool.map(lambda entry: parse_manifest(self.store.get(entry.key), entry.key), entries))
 
     # Rounds
 
     def open_day(self, now: datetime) -> date:
-        """The partition for a round made at `now`: its UTC date, or the day after the last sealed one if later.
+        """Return the partition for a round made at `now`: its UTC date, or the day after the last sealed day if later.
 
-        So neither a clock that runs back over midnight nor a day sealed early can lose a round.
+        So no round is lost when a clock is set back over midnight or when a day was sealed early.
         """
         today = now.astimezone(UTC).date()
         before = keys.day_folder(keys.SEALED, today)
@@ -116,21 +127,20 @@ class Corpus:
                 last = day
         return max(today, last + timedelta(days=1))
 
-    def commit(
-        self, records: Sequence[Record], original_png: bytes, bodies: dict[str, bytes], *, signer: Signer | None = None
-    ) -> tuple[RoundRef, RoundDraft]:
-        """Write one round. A retry of the same round finds the earlier try wherever it went."""
-        made = min((record.created_at for record in records), default=datetime.now(UTC))
-        day = self.open_day(made)
-        for earlier in _days(made.astimezone(UTC).date(), day):
-            if records and self._has_round(earlier, records[0].round_id):
-                log.info("round %s was committed before %s was sealed", records[0].round_id, earlier)
-                day = earlier
-                break
-        draft = draft_round(day, records, original_png, bodies, signer=signer)
-        if not self._claimed(day, draft.round_id):
-            write_round(self.store, day, draft)
-        return RoundRef(day, draft.round_id), draft
+    def place_round(self, round_id: str, created_at: datetime) -> date:
+        """Return the partition for a round: where an earlier try committed it, else `open_day(created_at)`."""
+        day = self.open_day(created_at)
+        for earlier in _days(created_at.astimezone(UTC).date(), day):
+            if self._has_round(earlier, round_id):
+                log.info("round %s was committed before %s was sealed", round_id, earlier)
+                return earlier
+        return day
+
+    def write_round(self, draft: RoundDraft) -> RoundRef:
+        """Write a round, unless the sealed day of its partition has it already. Raises as `rounds.write_round`."""
+        if not self._claimed(draft.day, draft.round_id):
+            write_round(self.store, draft)
+        return RoundRef(draft.day, draft.round_id)
 
     def _has_round(self, day: date, round_id: str) -> bool:
         return self._claimed(day, round_id) or self.store.head(keys.commit_key(day, round_id)) is not None
@@ -140,10 +150,10 @@ class Corpus:
         return manifest is not None and any(claim.round_id == round_id for claim in manifest.rounds)
 
     def live_rounds(self, *, until: date | None = None, manifests: Sequence[Manifest] | None = None) -> list[RoundRef]:
-        """Committed rounds that no sealed day claims, ascending; with `until`, those of partitions up to that day.
+        """Return the committed rounds that no sealed day claims, ascending; with `until`, of partitions up to that day.
 
-        Days without a manifest are listed; in a sealed day only unclaimed folders are looked into. `manifests`
-        saves reading them where the caller has them all.
+        The objects of days without a manifest are listed; in a sealed day only unclaimed folders are. A caller that has
+        all manifests passes them as `manifests`.
         """
         known = self.manifests() if manifests is None else manifests
         sealed = {manifest.day for manifest in known}
@@ -155,7 +165,7 @@ class Corpus:
         return sorted(rounds)
 
     def round_days(self) -> list[date]:
-        """Partitions that hold anything of rounds, ascending."""
+        """Return the partitions that hold objects of rounds, ascending."""
         days = (keys.folder_day(name) for name in self.store.folders(keys.ROUNDS))
         return sorted(day for day in days if day is not None)
 
@@ -172,15 +182,15 @@ class Corpus:
                 yield RoundRef(day, round_id)
 
     def read_round(self, ref: RoundRef) -> StoredRound:
-        """A committed round's metadata."""
+        """Return a committed round's metadata. Raises ObjectMissing, and CorpusError when it cannot be parsed."""
         return read_round(self.store, ref.day, ref.round_id)
 
     # Reading
 
     def dataset(self, *, days: Sequence[date] | None = None) -> "ds.Dataset":
-        """All records, sealed days before rounds, as one Arrow dataset of the record schema.
+        """Return all records as one Arrow dataset of the record schema, sealed days before live rounds.
 
-        `days` limits it to these sealed days and to rounds in these partitions. Register it with DuckDB as a view:
+        `days` limits it to these sealed days and to rounds in these partitions. To query it with DuckDB:
         `duckdb.connect().register("records", corpus.dataset())`.
         """
         import pyarrow.dataset as ds
@@ -200,11 +210,11 @@ class Corpus:
         )
 
     def table(self, *, columns: list[str] | None = None, days: Sequence[date] | None = None) -> "pa.Table":
-        """All records as one Arrow table in memory."""
+        """Return all records as one Arrow table in memory; `columns` and `days` limit it."""
         return self.dataset(days=days).to_table(columns=columns)
 
     def metadata(self, manifest: Manifest) -> "ds.Dataset":
-        """The records of one sealed day as an Arrow dataset with the columns that its files have."""
+        """Return the records of one sealed day as an Arrow dataset with the columns that its files have."""
         import pyarrow.dataset as ds
 
         from perturb.sinks.stores.arrow import open_filesystem
@@ -212,10 +222,31 @@ class Corpus:
         paths = [entry.key for entry in manifest.file("metadata")]
         return ds.dataset(paths, format="parquet", filesystem=open_filesystem(self.store))
 
-    def read_pairs(self, rows: Sequence[Row]) -> list[Pair]:
-        """The images of accepted records, in their order; ranges of one shard are fetched together, each once.
+    def rows(self, manifest: Manifest) -> Iterator[list[Row]]:
+        """Yield the records of one sealed day with the columns that its files have, a few thousand at a time.
 
-        The caller compares digests. Raises ObjectMissing or ObjectCorrupt where a shard does not have a range.
+        Raises ObjectMissing when a file does not exist, and CorpusError when one is damaged or has another number of
+        rows than the manifest states.
+        """
+        from perturb.sinks.formats.parquet import open_table, read_rows
+        from perturb.sinks.stores.arrow import open_filesystem
+
+        filesystem = open_filesystem(self.store)
+        for entry in manifest.file("metadata"):
+            if self.store.head(entry.key) is None:
+                raise ObjectMissing(f"{entry.key} is missing")
+            with filesystem.open_input_file(entry.key) as source:
+                table = open_table(source, entry.key)
+                count = table.metadata.num_rows
+                if count != entry.rows:
+                    raise CorpusError(f"{entry.key} has {count} rows, the manifest states {entry.rows}")
+                yield from read_rows(table, entry.key)
+
+    def read_pairs(self, rows: Sequence[Row]) -> list[Pair]:
+        """Return the images of accepted records with their rows, in their order.
+
+        The ranges of one shard are fetched together, each once. The caller compares digests. Raises ObjectMissing when
+        a shard does not exist, and ObjectCorrupt when it does not have a range.
         """
         places = {_place(row, image) for row in rows for image in ("original", "perturbed")}
         by_shard: dict[str, list[tuple[int, int]]] = {}
@@ -229,7 +260,7 @@ class Corpus:
         return [Pair(found[_place(row, "original")], found[_place(row, "perturbed")], row) for row in rows]
 
     def read_images(self, shard: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
-        """Image bytes of one shard by `(offset, length)`; the caller compares digests (`body_sha256`, identities)."""
+        """Return `(offset, length)` ranges of one shard. The caller compares digests and pixel identities."""
         return self.store.get_ranges(shard, list(ranges))
 
 
@@ -238,13 +269,5 @@ def _place(row: Row, image: str) -> tuple[str, int, int]:
 
 
 def _days(first: date, end: date) -> Iterator[date]:
-    """Days from `first` up to, not including, `end`."""
+    """Return the days from `first` up to, but not including, `end`."""
     return (first + timedelta(days=step) for step in range((end - first).days))
-
-
-def file_sha256(store: Store, entry: FileEntry) -> str:
-    """Digest of a stored file, read in pieces. Raises ObjectMissing or ObjectCorrupt if it is shorter than stated."""
-    digest = hashlib.sha256()
-    for piece in store.stream(entry.key, entry.size):
-        digest.update(piece)
-    return digest.hexdigest()

@@ -1,15 +1,13 @@
-"""What a round and a sealed day say about themselves: signed statements of files, counts and the Merkle root."""
+"""The signed statements of rounds and sealed days: their files, counts and Merkle root."""
 
 import hashlib
-import json
 from datetime import date, datetime
-from typing import Literal, Protocol, Self, TypeVar
+from typing import Literal, Protocol, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from perturb.schemas.errors import CorpusError
-from perturb.sinks.formats.merkle import canonical_json
-from perturb.sinks.formats.version import check_format
+from perturb.sinks.formats.canonical_json import canonical_json
+from perturb.sinks.formats.version import parse_document
 
 Kind = Literal["original", "perturbed", "metadata"]
 _SIGNING_TAG = b"perturb-corpus-1\n"
@@ -17,15 +15,15 @@ Hex64 = Field(pattern=r"^[0-9a-f]{64}$")
 
 
 class Signer(Protocol):
-    """A hotkey that can sign: bittensor's Keypair is one."""
+    """A hotkey that can sign, such as bittensor's Keypair."""
 
     @property
     def ss58_address(self) -> str:
-        """Public address."""
+        """The public ss58 address."""
         ...
 
     def sign(self, data: bytes, /) -> bytes:
-        """sr25519 signature, 64 bytes."""
+        """Return the sr25519 signature over `data`, 64 bytes."""
         ...
 
 
@@ -34,10 +32,10 @@ class _Part(BaseModel):
 
 
 class FileEntry(_Part):
-    """One file of a round or sealed day. `rows` counts members of a tar or rows of a table.
+    """One file of a round or sealed day. `rows` counts the members of a tar or the rows of a table.
 
-    A round's perturbed tar states no digest: its every byte follows from the rows, whose `body_sha256` the Merkle
-    root covers, and hashing each image twice would be half of a commit's work.
+    A round's perturbed tar has no digest: the rows determine each of its bytes, their `body_sha256` is under the Merkle
+    root, and hashing each image twice would be half of a commit's work.
     """
 
     key: str
@@ -48,14 +46,14 @@ class FileEntry(_Part):
 
 
 class ModelEntry(_Part):
-    """A classifier or judge that records of the day name."""
+    """A classifier or judge that records of the day refer to."""
 
     name: str
     sha256: str | None
 
 
 class Claim(_Part):
-    """A round that a sealed day took in: its partition, id, and what its commit object was."""
+    """A round that a sealed day took in: its partition, its ID, and the digest of its commit object."""
 
     date: date
     round_id: str
@@ -65,7 +63,7 @@ class Claim(_Part):
 
 
 class Numbers(_Part):
-    """Summary of one numeric column over the rows where it is not null."""
+    """Summary of one numeric column over the rows in which it is not null."""
 
     count: int
     min: float
@@ -74,14 +72,14 @@ class Numbers(_Part):
 
 
 class Reverified(_Part):
-    """How many records were verified again from their bytes while sealing."""
+    """The share and the number of records that were verified again from their bytes while sealing."""
 
     fraction: float
     records: int
 
 
 class _Statement(_Part):
-    """Common to rounds and sealed days; `signature` covers everything else."""
+    """The fields that rounds and sealed days share. `signature` covers all other fields."""
 
     format: int
     records: int = Field(ge=0)
@@ -92,40 +90,36 @@ class _Statement(_Part):
     signature: str | None = None
 
     def payload(self) -> bytes:
-        """The signed bytes: a tag and the canonical JSON of every field but the signature."""
+        """Return the signed bytes: a tag and the canonical JSON of all fields except the signature."""
         return _SIGNING_TAG + canonical_json(self.model_dump(mode="json", exclude={"signature"}))
 
     def signed(self, signer: Signer | None) -> Self:
-        """The same statement under a signature; unchanged without a signer."""
+        """Return the same statement with a signature, or unchanged without a signer."""
         if signer is None:
             return self
         named = self.model_copy(update={"signer": signer.ss58_address})
         return named.model_copy(update={"signature": bytes(signer.sign(named.payload())).hex()})
 
     def signature_fault(self) -> str | None:
-        """What is wrong with the signature; None if it holds or if there is none at all."""
+        """Return what is wrong with the signature; None when it is valid and when there is no signature."""
         if self.signer is None and self.signature is None:
             return None
         if self.signer is None or self.signature is None:
-            return "a signer without a signature, or a signature without a signer"
-        return (
-            None if _verifies(self.signer, self.payload(), self.signature) else f"the signature is not {self.signer}'s"
-        )
+            return "it has a signer without a signature, or a signature without a signer"
+        valid = _verifies(self.signer, self.payload(), self.signature)
+        return None if valid else f"the signature is not {self.signer}'s"
 
     def to_json(self) -> bytes:
-        """Canonical JSON of the whole statement."""
+        """Return the canonical JSON of the whole statement."""
         return canonical_json(self.model_dump(mode="json"))
 
     def file(self, kind: Kind) -> list[FileEntry]:
-        """The files of one kind."""
+        """Return the files of one kind."""
         return [entry for entry in self.files if entry.kind == kind]
 
 
-_S = TypeVar("_S", bound=_Statement)
-
-
 class RoundStatement(_Statement):
-    """Stands in the schema metadata of a round's `metadata.parquet`; its files are the round's tars.
+    """The statement in the schema metadata of a round's `metadata.parquet`. Its files are the round's tars.
 
     File keys are relative to the round's folder.
     """
@@ -135,9 +129,10 @@ class RoundStatement(_Statement):
 
 
 class Manifest(_Statement):
-    """A sealed day. File keys are relative to the corpus root.
+    """The statement of a sealed day. File keys are relative to the root of the corpus.
 
-    `sequence` and `previous` (sha256 of the manifest sealed before) chain the days, so that none can be taken out.
+    `sequence` and `previous` (sha256 of the manifest that was sealed before) chain the days, so that a removed day is
+    noticed.
     """
 
     kind: Literal["sealed-day"] = "sealed-day"
@@ -147,7 +142,7 @@ class Manifest(_Statement):
     sealed_at: datetime
     attempt: str = Field(description="folder of the files; each try to seal has its own")
     originals: int = Field(ge=0, description="clean images")
-    duplicates: int = Field(ge=0, description="accepted rows whose pixels the day had already; now `duplicate`")
+    duplicates: int = Field(ge=0, description="accepted rows that became `duplicate`, as the day had their pixels")
     outcomes: dict[str, int]
     statistics: dict[str, Numbers]
     classifiers: tuple[ModelEntry, ...]
@@ -160,12 +155,12 @@ class Manifest(_Statement):
     @model_validator(mode="after")
     def _state_digests(self) -> Self:
         if any(entry.sha256 is None for entry in self.files):
-            raise ValueError("a file without a digest")
+            raise ValueError("a file has no sha256")
         return self
 
     @property
     def sha256(self) -> str:
-        """Digest of the manifest's own bytes."""
+        """sha256 of the manifest's own bytes."""
         return hashlib.sha256(self.to_json()).hexdigest()
 
 
@@ -175,29 +170,15 @@ def _verifies(address: str, payload: bytes, signature: str) -> bool:
     try:
         return bool(Keypair(ss58_address=address).verify(payload, bytes.fromhex(signature)))
     except (ValueError, TypeError):
-        # An address or signature that cannot even be parsed signs nothing.
+        # An address or signature that cannot be parsed is not valid.
         return False
 
 
 def parse_round(data: bytes, where: str) -> RoundStatement:
-    """The statement of a round. Raises CorpusError if it is none or of a newer format."""
-    return _parse(RoundStatement, data, where)
+    """Return the statement of a round from its JSON. Raises CorpusError as `parse_document` does."""
+    return parse_document(RoundStatement, data, where)
 
 
 def parse_manifest(data: bytes, where: str) -> Manifest:
-    """The manifest of a sealed day. Raises CorpusError if it is none or of a newer format."""
-    return _parse(Manifest, data, where)
-
-
-def _parse(model: type[_S], data: bytes, where: str) -> _S:
-    try:
-        fields = json.loads(data)
-    except ValueError as error:
-        raise CorpusError(f"{where} is not JSON; restore it from a copy") from error
-    check_format(fields.get("format") if isinstance(fields, dict) else None, where)
-    try:
-        return model.model_validate(fields)
-    except ValidationError as error:
-        first = error.errors()[0]
-        name = ".".join(str(part) for part in first["loc"]) or "files"
-        raise CorpusError(f"{where}: field {name}: {first['msg']}") from error
+    """Return the manifest of a sealed day from its JSON. Raises CorpusError as `parse_document` does."""
+    return parse_document(Manifest, data, where)

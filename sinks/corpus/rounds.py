@@ -1,4 +1,4 @@
-"""One round on the store: written so that it exists whole or not at all, and read back with everything checked."""
+"""One round on the store. It is written so that it exists as a whole or not at all, and checked when it is read."""
 
 import hashlib
 import io
@@ -7,17 +7,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from functools import cached_property
-from typing import Any
 
 import pyarrow as pa
 
 from perturb.schemas.errors import CorpusError
 from perturb.schemas.outcome import Outcome
-from perturb.schemas.record import Record
+from perturb.schemas.record import Record, Row
 from perturb.sinks.corpus import keys
-from perturb.sinks.corpus.manifest import FileEntry, RoundStatement, Signer, parse_round
-from perturb.sinks.formats.merkle import canonical_json, leaf_hash, record_root
-from perturb.sinks.formats.parquet import TableWriter, open_table, read_statement, read_table, rows_table
+from perturb.sinks.corpus.manifest import FileEntry, Kind, RoundStatement, Signer, parse_round
+from perturb.sinks.formats.canonical_json import canonical_json
+from perturb.sinks.formats.merkle import leaf_hash, record_root
+from perturb.sinks.formats.parquet import open_table, read_statement, read_table, rows_table, table_writer
 from perturb.sinks.formats.tar import Member, TarWriter
 from perturb.sinks.formats.version import FORMAT
 from perturb.sinks.stores.base import Pieces, Store
@@ -27,21 +27,22 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class RoundDraft:
-    """A round laid out in memory: its tars, and the rows that point into them.
+    """A round laid out in memory for the partition `day`: its tars, and the rows that point into them.
 
-    The same draft gives the same bytes, except for the signature (sr25519 signatures are random).
+    The same round gives the same bytes, except for the signature (sr25519 signatures are random).
     """
 
+    day: date
     round_id: str
     original: Pieces
     perturbed: Pieces | None
-    rows: list[dict[str, Any]]
+    rows: list[Row]
     bodies: Mapping[str, bytes]
     signer: Signer | None
 
     @cached_property
     def statement(self) -> RoundStatement:
-        """What the round says of itself. Raises CorpusError where an image is not that of its record's digest."""
+        """The round's statement. Raises CorpusError when an image does not have the digest that its record states."""
         _check_bodies(self.rows, self.bodies)
         digest = hashlib.sha256(self.original.join()).hexdigest()
         files = [FileEntry(key="original.tar", kind="original", size=self.original.tell(), sha256=digest, rows=1)]
@@ -59,45 +60,44 @@ class RoundDraft:
 
     @cached_property
     def metadata(self) -> bytes:
-        """The commit object: the rows as Parquet, under the statement."""
+        """The commit object: the rows as Parquet, with the statement in the schema metadata."""
         table = rows_table(self.rows)
         sink = io.BytesIO()
-        writer = TableWriter(sink, statement=self.statement.model_dump(mode="json"), brief=True)
-        writer.add(table)
-        writer.finish()
+        with table_writer(sink, statement=self.statement.model_dump(mode="json"), brief=True) as writer:
+            writer.add(table)
         return sink.getvalue()
 
     @property
     def size(self) -> int:
-        """Bytes of the three objects."""
+        """Bytes of the round's objects together."""
         perturbed = 0 if self.perturbed is None else self.perturbed.tell()
         return self.original.tell() + perturbed + len(self.metadata)
 
 
 @dataclass(frozen=True)
 class StoredRound:
-    """A committed round's metadata, read and parsed; nothing of it is trusted before `faults` was asked."""
+    """A committed round's metadata, read and parsed. The rows are to be trusted only when `faults` returns none."""
 
     day: date
     statement: RoundStatement
     commit_sha256: str
     table: pa.Table
-    rows: list[dict[str, Any]]
+    rows: list[Row]
 
     @cached_property
     def leaves(self) -> dict[str, bytes]:
-        """Merkle leaf of each record id."""
+        """The Merkle leaf of each record ID."""
         return {row["record_id"]: leaf_hash(row) for row in self.rows}
 
     def faults(self) -> list[str]:
-        """Where the rows contradict the round's own signed statement."""
+        """Return where the rows contradict the round's own signed statement."""
         found = []
         if len(self.rows) != self.statement.records:
-            found.append(f"{len(self.rows)} rows, the round states {self.statement.records}")
+            found.append(f"it has {len(self.rows)} rows, its statement says {self.statement.records}")
         if len(self.leaves) != len(self.rows):
-            found.append("a record id stands twice")
+            found.append("a record ID occurs twice")
         if record_root(self.leaves) != self.statement.merkle_root:
-            found.append("the rows are not those that were committed: their Merkle root differs from the stated one")
+            found.append("the rows differ from those that were committed: their Merkle root is not the stated one")
         if fault := self.statement.signature_fault():
             found.append(fault)
         return found
@@ -111,11 +111,13 @@ def draft_round(
     *,
     signer: Signer | None = None,
 ) -> RoundDraft:
-    """Lay out one round. `bodies` maps record ids of accepted records to the PNG as the miner sent it.
+    """Lay out one round for the partition `day`; return the draft, which is not written yet.
 
-    Raises CorpusError for no records, mixed rounds, double ids, and accepted records without an image.
+    `original_png` is the clean image. `bodies` maps the IDs of accepted records to the PNGs as the miners sent them.
+
+    Raises CorpusError as `check_records` does, and when an accepted record has no image.
     """
-    round_id = _only_round(records)
+    round_id = check_records(records)
     folder = keys.round_folder(day, round_id)
     originals, perturbed = TarWriter(Pieces()), TarWriter(Pieces())
     original = originals.add(keys.original_name(records[0].original_sha256), original_png)
@@ -124,10 +126,11 @@ def draft_round(
         row = record.model_dump() | _pointer("original", folder, original)
         if record.outcome == Outcome.ACCEPTED:
             if not (body := bodies.get(record.record_id, b"")):
-                raise CorpusError(f"record {record.record_id} is accepted, but there is no image")
+                raise CorpusError(f"record {record.record_id} is accepted, but has no image")
             row |= _pointer("perturbed", folder, perturbed.add(keys.perturbed_name(record.record_id), body))
         rows.append(row)
     return RoundDraft(
+        day=day,
         round_id=round_id,
         original=originals.finish(),
         perturbed=perturbed.finish() if perturbed.members else None,
@@ -137,16 +140,20 @@ def draft_round(
     )
 
 
-def _check_bodies(rows: Sequence[Mapping[str, Any]], bodies: Mapping[str, bytes]) -> None:
+def _check_bodies(rows: Sequence[Row], bodies: Mapping[str, bytes]) -> None:
     for row in rows:
         body = bodies.get(row["record_id"])
         if body is not None and hashlib.sha256(body).hexdigest() != row["body_sha256"]:
-            raise CorpusError(f"record {row['record_id']} is accepted, but its bytes are not those of its digest")
+            raise CorpusError(f"record {row['record_id']} is accepted, but its image does not have the stated digest")
 
 
-def _only_round(records: Sequence[Record]) -> str:
+def check_records(records: Sequence[Record]) -> str:
+    """Return the ID of the round that all records belong to.
+
+    Raises CorpusError when there are no records, when they belong to different rounds, and when two have the same ID.
+    """
     if not records:
-        raise CorpusError("a round without responses cannot be committed; ask at least one neuron")
+        raise CorpusError("a round without responses cannot be committed; send the challenge to at least one neuron")
     rounds = {(record.round_id, record.original_sha256) for record in records}
     if len(rounds) > 1:
         raise CorpusError(f"records of {len(rounds)} rounds cannot be committed as one; commit each round by itself")
@@ -157,7 +164,7 @@ def _only_round(records: Sequence[Record]) -> str:
     return records[0].round_id
 
 
-def _pointer(image: str, folder: str, member: Member) -> dict[str, Any]:
+def _pointer(image: Kind, folder: str, member: Member) -> Row:
     return {
         f"{image}_shard": f"{folder}{image}.tar",
         f"{image}_offset": member.offset,
@@ -165,25 +172,25 @@ def _pointer(image: str, folder: str, member: Member) -> dict[str, Any]:
     }
 
 
-def write_round(store: Store, day: date, draft: RoundDraft) -> None:
-    """Put the round's objects, the commit last. Doing it again with the same round changes nothing.
+def write_round(store: Store, draft: RoundDraft) -> None:
+    """Write the round's objects, the commit last. Writing the same round again changes nothing.
 
-    Raises CorpusError when another round with the same id is there, StoreError when the store fails.
+    Raises CorpusError when another round with the same ID exists, StoreError when the store fails.
     """
-    folder = keys.round_folder(day, draft.round_id)
+    folder = keys.round_folder(draft.day, draft.round_id)
     tars = [(folder + "original.tar", draft.original)]
     if draft.perturbed is not None:
         tars.append((folder + "perturbed.tar", draft.perturbed))
     commit = folder + keys.COMMIT
     taken = store.put_together(tars, commit, lambda: draft.metadata)
     if taken == commit:
-        # Ours after all, under another signature: an earlier try of this process got through.
-        there = read_round(store, day, draft.round_id)
-        if _unsigned(there.statement) == _unsigned(draft.statement) and not there.faults():
+        # The bytes differ at least in the signature, which is random. An earlier try may have written this round.
+        stored = read_round(store, draft.day, draft.round_id)
+        if _unsigned(stored.statement) == _unsigned(draft.statement) and not stored.faults():
             log.info("round %s was committed by an earlier try", draft.round_id)
             return
     if taken is not None:
-        raise CorpusError(f"{folder} already holds other bytes; produce the round again under a new id")
+        raise CorpusError(f"{folder} already has other bytes; produce the round again under a new ID")
 
 
 def _unsigned(statement: RoundStatement) -> bytes:
@@ -191,7 +198,7 @@ def _unsigned(statement: RoundStatement) -> bytes:
 
 
 def read_round(store: Store, day: date, round_id: str) -> StoredRound:
-    """The metadata of a committed round. Raises ObjectMissing, or CorpusError where it cannot be read at all."""
+    """Return the metadata of a committed round. Raises ObjectMissing, and CorpusError when it cannot be parsed."""
     key = keys.commit_key(day, round_id)
     data = store.get(key)
     file = open_table(pa.BufferReader(data), key)

@@ -1,9 +1,9 @@
-"""Answers on their way to whoever verifies them: a slice of a round as one object, for as long as that takes.
+"""Responses on their way to the worker that verifies them: a slice of a round as one temporary object.
 
     key, digest = stage(store, part, number=0)          # the round's own process
     part = read_staged(store, key, sha256=digest)       # a worker, anywhere
 
-Nothing here counts as produced: what a killed run leaves behind is garbage after a day.
+Staged slices are not part of the corpus. What a killed run leaves is garbage after a day.
 """
 
 import hashlib
@@ -25,7 +25,7 @@ _SCHEMA = pa.schema(
         ("miner_uid", pa.int64()),
         ("miner_hotkey", pa.string()),
         ("response_ms", pa.float64()),
-        # The answers of a large round may pass 2 GiB, where 32-bit offsets end.
+        # The responses of a large round may exceed 2 GiB, the limit of 32-bit offsets.
         ("body", pa.large_binary()),
         ("body_sha256", pa.string()),
         ("nonce", pa.string()),
@@ -40,7 +40,7 @@ _MOMENT = TypeAdapter(datetime)
 
 @dataclass(frozen=True)
 class Slice:
-    """Some of a round's answers with its challenge, and what the round's process was told of the classifier."""
+    """Some of a round's responses with its challenge and the classifier settings of the round's process."""
 
     challenge: Challenge
     responses: tuple[Response, ...]
@@ -48,19 +48,19 @@ class Slice:
 
 
 def stage(store: Store, part: Slice, *, number: int) -> tuple[str, str]:
-    """Writes slice `number` of its round: its key, and the sha256 of its bytes, which are the same each time.
+    """Write slice `number` of its round; return its key and its sha256. The same slice gives the same bytes.
 
-    Raises CorpusError where the key is taken by other bytes.
+    Raises CorpusError when the key is taken by other bytes, and StoreError when the store fails.
     """
     data = _encode(part)
     key = keys.pending_key(part.challenge.round_id, number)
     if not store.put_new(key, data):
-        raise CorpusError(f"{key} already holds other bytes; produce the round again under a new id")
+        raise CorpusError(f"{key} already exists with other bytes; produce the round again under a new ID")
     return key, hashlib.sha256(data).hexdigest()
 
 
 def read_staged(store: Store, key: str, *, sha256: str) -> Slice:
-    """A slice as it was staged. Raises ObjectMissing, and ObjectCorrupt for other bytes."""
+    """Return a staged slice. Raises ObjectMissing, and ObjectCorrupt when its bytes do not have the digest `sha256`."""
     with pa.ipc.open_stream(pa.BufferReader(store.get(key, sha256=sha256))) as file:
         table = file.read_all()
     found = table.schema.metadata
@@ -89,7 +89,7 @@ def _encode(part: Slice) -> memoryview:
         [asdict(response) for response in part.responses], schema=_SCHEMA.with_metadata(header)
     )
     sink = pa.BufferOutputStream()
-    # A stream: the format for files would hold the original twice, at the beginning and at the end.
+    # A stream, because the file format would hold the schema, and with it the original, at the beginning and the end.
     with pa.ipc.new_stream(sink, table.schema) as writer:
         writer.write_table(table)
     return memoryview(sink.getvalue())

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from perturb.schemas.errors import CorpusError
 from perturb.sinks.dataset.keys import exported_days, index_key
-from perturb.sinks.formats.merkle import canonical_json
+from perturb.sinks.formats.canonical_json import canonical_json
 from perturb.sinks.stores.base import Store
 
 FORMAT = 1

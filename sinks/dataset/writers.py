@@ -1,9 +1,7 @@
 """The data files of an export: Parquet with images in it and WebDataset tars, the same bytes for the same rows."""
 
-import io
 import json
 from collections.abc import Callable, Iterable, Sequence
-from datetime import UTC, datetime
 from typing import Literal, Protocol
 
 import pyarrow as pa
@@ -12,8 +10,10 @@ import pyarrow.parquet as pq
 from perturb.schemas.record import Row
 from perturb.schemas.tier import Tier
 from perturb.sinks.dataset.features import IMAGES, metadata_schema, parquet_schema
+from perturb.sinks.formats.canonical_json import json_default
+from perturb.sinks.formats.parquet import Valve
 from perturb.sinks.formats.tar import BLOCK, END, header
-from perturb.sinks.stores.base import Buffer, ObjectWriter
+from perturb.sinks.stores.base import ObjectWriter
 
 Format = Literal["parquet", "wds"]
 FORMATS: tuple[Format, ...] = ("parquet", "wds")
@@ -86,7 +86,7 @@ class ParquetPairWriter:
 
     def __init__(self, sink: ObjectWriter, tier: Tier):
         self._schema = parquet_schema(tier)
-        self._valve = _Valve(sink)
+        self._valve = Valve(sink)
         metadata = list(_leaves(metadata_schema(tier)))
         self._writer = pq.ParquetWriter(
             pa.PythonFile(self._valve, mode="w"),
@@ -117,33 +117,12 @@ class ParquetPairWriter:
         self._writer.close()
 
 
-class _Valve(io.RawIOBase):
-    """The sink, until it is shut.
-
-    Arrow's writer writes a footer even when it is collected as garbage, and by then the descriptor below may belong to
-    another file.
-    """
-
-    def __init__(self, sink: ObjectWriter):
-        self._sink = sink
-        self.shut = False
-
-    def writable(self) -> bool:
-        return True
-
-    def write(self, data: Buffer, /) -> int:  # type: ignore[override]
-        return len(data) if self.shut else self._sink.write(data)
-
-    def tell(self) -> int:
-        return self._sink.tell()
-
-
 WRITERS: dict[Format, Callable[[ObjectWriter, Tier], PairWriter]] = {"parquet": ParquetPairWriter, "wds": WdsPairWriter}
 
 
 def row_json(row: Row) -> bytes:
     """Return a metadata row as JSON: every column in its order, times as ISO 8601 in UTC."""
-    return json.dumps(row, separators=(",", ":"), ensure_ascii=False, allow_nan=False, default=_plain).encode()
+    return json.dumps(row, separators=(",", ":"), ensure_ascii=False, allow_nan=False, default=json_default).encode()
 
 
 def row_groups(image_bytes: Iterable[int]) -> list[slice]:
@@ -182,9 +161,3 @@ def _leaf(kind: pa.DataType, path: str) -> Iterable[str]:
         yield from _leaf(kind.value_type, path + ".list.element")
     else:
         yield path
-
-
-def _plain(value: object) -> str:
-    if isinstance(value, datetime):
-        return value.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
-    raise TypeError(f"{type(value).__name__} has no JSON")

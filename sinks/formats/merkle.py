@@ -1,46 +1,28 @@
-"""The Merkle tree over a day's records, after RFC 6962 section 2.1, and inclusion proofs.
+"""The Merkle tree over a day's records (RFC 6962, section 2.1) and inclusion proofs.
 
-Leaves are `sha256(0x00 | canonical record)`, nodes `sha256(0x01 | left | right)`, and the tree over n leaves splits
-at the largest power of two below n. Leaves stand in the order of their record ids.
+A leaf is `sha256(0x00 | canonical record)`, a node `sha256(0x01 | left | right)`. The tree over n leaves splits at the
+largest power of two below n. Leaves are sorted by record ID.
 """
 
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
-from typing import Any
 
 from perturb.schemas.errors import CorpusError
-from perturb.schemas.record import POINTERS
+from perturb.schemas.record import POINTERS, Row
+from perturb.sinks.formats.canonical_json import canonical_json
 
 
-def canonical_json(value: Any) -> bytes:
-    """UTF-8 JSON with sorted keys and no spaces; floats as their shortest decimal that reads back the same.
-
-    Raises ValueError for NaN and infinities, which have no JSON.
-    """
-    return json.dumps(
-        value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False, default=_plain
-    ).encode()
-
-
-def _plain(value: Any) -> str:
-    if isinstance(value, datetime):
-        return value.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
-    raise TypeError(f"{type(value).__name__} cannot stand in a record")
-
-
-def canonical_record(row: Mapping[str, Any]) -> dict[str, Any]:
-    """A metadata row as it enters the tree: every column but the six pointers."""
+def canonical_record(row: Mapping[str, object]) -> Row:
+    """Return a metadata row as it enters the tree: all columns except the six pointers."""
     return {name: value for name, value in row.items() if name not in POINTERS}
 
 
-def leaf_hash(row: Mapping[str, Any]) -> bytes:
-    """The leaf of one metadata row (a mapping of all its columns), 32 bytes. CorpusError for NaN and infinities."""
+def leaf_hash(row: Mapping[str, object]) -> bytes:
+    """Return the leaf of one metadata row with all its columns, 32 bytes. Raises CorpusError for NaN and infinities."""
     try:
         return hashlib.sha256(b"\x00" + canonical_json(canonical_record(row))).digest()
     except ValueError as error:
-        raise CorpusError(f"record {row.get('record_id')} has a number that is not finite; it cannot stand") from error
+        raise CorpusError(f"record {row.get('record_id')} contains NaN or infinity and cannot be committed") from error
 
 
 def _node(left: bytes, right: bytes) -> bytes:
@@ -48,7 +30,7 @@ def _node(left: bytes, right: bytes) -> bytes:
 
 
 def merkle_root(leaves: Sequence[bytes]) -> str:
-    """Root over leaves in their order, 64 hex digits; of no leaves, `sha256("")`."""
+    """Return the root over leaves in their order, 64 hex digits. Without leaves it is `sha256("")`."""
     if not leaves:
         return hashlib.sha256().hexdigest()
     level = list(leaves)
@@ -60,12 +42,12 @@ def merkle_root(leaves: Sequence[bytes]) -> str:
 
 
 def record_root(leaves: Mapping[str, bytes]) -> str:
-    """Root over `{record_id: leaf}`, in the order of the ids."""
+    """Return the root over `{record_id: leaf}`, sorted by record ID."""
     return merkle_root([leaves[record_id] for record_id in sorted(leaves)])
 
 
 def inclusion_path(leaves: Sequence[bytes], index: int) -> list[str]:
-    """The audit path of RFC 6962 section 2.1.1 for one leaf, nearest sibling first, each 64 hex digits."""
+    """Return the audit path of one leaf (RFC 6962, section 2.1.1): siblings from leaf to root, 64 hex digits each."""
     path: list[str] = []
     level, place = list(leaves), index
     while len(level) > 1:
@@ -79,7 +61,7 @@ def inclusion_path(leaves: Sequence[bytes], index: int) -> list[str]:
 
 
 def root_from_path(leaf: bytes, index: int, size: int, path: Sequence[str]) -> str | None:
-    """The root that a path leads to, or None where the path does not fit a tree of `size` leaves."""
+    """Return the root that a path leads to, or None when the path does not fit a tree of `size` leaves."""
     if not 0 <= index < size:
         return None
     siblings = [bytes.fromhex(step) for step in path]

@@ -1,74 +1,113 @@
-"""Metadata tables: Parquet with zstd, page index, a `perturb` key in the schema, the same bytes each time."""
+"""Metadata tables: Parquet with zstd and a `perturb` key in the schema. The same rows give the same bytes."""
 
+import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from perturb.schemas.errors import CorpusError
-from perturb.schemas.record import record_schema
-from perturb.sinks.formats.merkle import canonical_json
+from perturb.schemas.record import Row, record_schema
+from perturb.sinks.formats.canonical_json import canonical_json
 from perturb.sinks.formats.version import FORMAT, check_format
+from perturb.sinks.stores.base import Buffer, ByteSink
 
 KEY = b"perturb"
 ROW_GROUP = 16_384
 
 
-class TableWriter:
-    """Writes record rows to a file that `write`s and `tell`s, in row groups of bounded size.
+class Valve(io.RawIOBase):
+    """A file for Arrow's Parquet writer that passes bytes to `sink`, and drops them once `shut` is set.
 
-    `brief` suits tables of a few hundred rows: no dictionaries and no page index, which would outweigh the data.
+    Arrow's writer writes a footer even when it is only collected as garbage, after an error for example. The file
+    below is dropped then, and its descriptor may belong to another file.
     """
 
-    def __init__(self, sink: Any, *, statement: Mapping[str, Any], brief: bool = False):
-        schema = record_schema().with_metadata({KEY: canonical_json({"format": FORMAT, **statement})})
-        self._writer = pq.ParquetWriter(
-            pa.PythonFile(sink, mode="w"),
-            schema,
-            compression="zstd",
-            compression_level=1 if brief else 3,
-            use_dictionary=not brief,
-            write_page_index=not brief,
-            write_page_checksum=True,
-        )
+    def __init__(self, sink: ByteSink):
+        self._sink = sink
+        self.shut = False
+
+    def writable(self) -> bool:
+        """Return True."""
+        return True
+
+    def write(self, data: Buffer, /) -> int:  # type: ignore[override]
+        """Write all of `data` unless the valve is shut; return its length in bytes."""
+        if not self.shut:
+            self._sink.write(data)
+        return memoryview(data).nbytes
+
+    def tell(self) -> int:
+        """Return the number of bytes written so far."""
+        return self._sink.tell()
+
+
+class TableWriter:
+    """Writes tables of records in row groups of bounded size. `rows` counts them."""
+
+    def __init__(self, writer: pq.ParquetWriter):
+        self._writer = writer
         self.rows = 0
 
     def add(self, table: pa.Table) -> None:
-        """Append rows of the record schema as row groups of their own."""
+        """Append the rows of a table with the record schema, as row groups of their own."""
         self._writer.write_table(table, row_group_size=ROW_GROUP)
         self.rows += table.num_rows
 
-    def abort(self) -> None:
-        """Give up: the file is dropped, so nothing more may be written into it, by a destructor neither."""
-        self._writer.is_open = False
 
-    def finish(self) -> None:
-        """Write the footer. Without it the file is no Parquet."""
-        self._writer.close()
+@contextmanager
+def table_writer(sink: ByteSink, *, statement: Mapping[str, object], brief: bool = False) -> Iterator[TableWriter]:
+    """Yield a writer of records into `sink`. The footer is written when the block ends, and never when it raises.
+
+    `statement` becomes the `perturb` entry of the schema metadata. `brief` suits tables of a few hundred rows: it
+    leaves out dictionaries and the page index, which would take more bytes than the data.
+    """
+    schema = record_schema().with_metadata({KEY: canonical_json({"format": FORMAT, **statement})})
+    valve = Valve(sink)
+    writer = pq.ParquetWriter(
+        pa.PythonFile(valve, mode="w"),
+        schema,
+        compression="zstd",
+        compression_level=1 if brief else 3,
+        use_dictionary=not brief,
+        write_page_index=not brief,
+        write_page_checksum=True,
+    )
+    try:
+        yield TableWriter(writer)
+        writer.close()
+    except BaseException:
+        valve.shut = True
+        raise
 
 
-def rows_table(rows: Sequence[Mapping[str, Any]]) -> pa.Table:
-    """Rows of every record column as an Arrow table."""
+def rows_table(rows: Sequence[Mapping[str, object]]) -> pa.Table:
+    """Return rows with all record columns as an Arrow table of the record schema."""
     return pa.Table.from_pylist(list(rows), schema=record_schema())
 
 
 def read_statement(schema: pa.Schema, where: str) -> dict[str, Any]:
-    """The `perturb` entry of a table's schema metadata. Raises CorpusError if missing or of a newer format."""
+    """Return the `perturb` entry of a table's schema metadata.
+
+    Raises CorpusError when it is missing, is not JSON, or has a format version that this program does not read.
+    """
     text = (schema.metadata or {}).get(KEY)
     if text is None:
-        raise CorpusError(f"{where} carries no perturb entry; it was not written by this pipeline")
+        raise CorpusError(f"{where} has no perturb entry in its schema; it was not written by this pipeline")
     try:
         statement = json.loads(text)
     except ValueError as error:
-        raise CorpusError(f"{where} carries a perturb entry that is not JSON; restore it from a copy") from error
+        raise CorpusError(f"{where} has a perturb entry that is not JSON; restore it from a copy") from error
     check_format(statement.get("format") if isinstance(statement, dict) else None, where)
     return dict(statement)
 
 
-def open_table(source: Any, where: str) -> pq.ParquetFile:
-    """A Parquet file of records. Raises CorpusError if it is none, or has columns that this program doesn't know."""
+def open_table(source: "Path | str | pa.NativeFile", where: str) -> pq.ParquetFile:
+    """Open a Parquet file of records. Raises CorpusError when it is not one, or has columns that a record does not."""
     try:
         file = pq.ParquetFile(source, page_checksum_verification=True)
     except (pa.ArrowInvalid, OSError) as error:
@@ -77,20 +116,20 @@ def open_table(source: Any, where: str) -> pq.ParquetFile:
     known = record_schema()
     for field in file.schema_arrow:
         if field.name not in known.names or known.field(field.name).type != field.type:
-            raise CorpusError(f"{where} has column {field.name}: {field.type}, which a record has not")
+            raise CorpusError(f"{where} has column {field.name} of type {field.type}, which records do not have")
     return file
 
 
 def read_table(file: pq.ParquetFile, where: str) -> pa.Table:
-    """A small table as a whole, with its own columns."""
+    """Return a small table as a whole, with the columns that the file has. Raises CorpusError when it is damaged."""
     try:
         return file.read(use_threads=False)
     except (pa.ArrowInvalid, OSError) as error:
         raise CorpusError(f"{where} is damaged ({error}); restore it from a copy") from error
 
 
-def read_rows(file: pq.ParquetFile, where: str, *, batch: int = 4096) -> Iterator[list[dict[str, Any]]]:
-    """Rows as they stand in the file (its own columns), a few thousand at a time."""
+def read_rows(file: pq.ParquetFile, where: str, *, batch: int = 4096) -> Iterator[list[Row]]:
+    """Yield rows with the columns that the file has, `batch` at a time. Raises CorpusError when it is damaged."""
     try:
         for piece in file.iter_batches(batch_size=batch):
             yield piece.to_pylist()

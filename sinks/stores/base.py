@@ -80,6 +80,14 @@ class _Sink(Protocol):
     def write(self, data: Buffer, /) -> int: ...
 
 
+class ByteSink(_Sink, Protocol):
+    """The part of a file that the writers of tars and tables need."""
+
+    def tell(self) -> int:
+        """Return the number of bytes written so far."""
+        ...
+
+
 class ObjectWriter(io.RawIOBase):
     """A file to write an object into, which counts and hashes the bytes. `won` is set when the object is published.
 
@@ -275,6 +283,13 @@ class Store(ABC):
         """Yield an object of known size in pieces of `STREAM_BYTES`. Raises as `get_range` does."""
         for offset in range(0, size, STREAM_BYTES):
             yield self.get_range(key, offset, min(STREAM_BYTES, size - offset))
+
+    def sha256(self, key: str, size: int) -> str:
+        """Return the sha256 of an object of known size, read in pieces: 64 hex digits. Raises as `get_range`."""
+        digest = hashlib.sha256()
+        for piece in self.stream(key, size):
+            digest.update(piece)
+        return digest.hexdigest()
 
 
 def check_key(key: str) -> str:

@@ -1,4 +1,4 @@
-"""The audit: whether everything in a corpus is what was committed, from its bytes alone."""
+"""The audit: checks from the bytes of a corpus alone that it is what was committed."""
 
 import logging
 from collections.abc import Callable, Sequence
@@ -12,8 +12,8 @@ from perturb.sinks.corpus import keys
 from perturb.sinks.corpus.corpus import Corpus, RoundRef
 from perturb.sinks.corpus.manifest import Manifest
 from perturb.sinks.stores.base import ObjectCorrupt, ObjectMissing
-from perturb.tasks.corpus.audit_images import Glass
-from perturb.tasks.corpus.audit_rows import Examination, Fault, examine_day, examine_round
+from perturb.tasks.corpus.audit_images import ImageAuditor
+from perturb.tasks.corpus.audit_rows import AuditFindings, Fault, audit_day, audit_round
 from perturb.tasks.corpus.local_reverifier import local_reverifier
 
 log = logging.getLogger(__name__)
@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class AuditReport:
-    """What was looked at and what is wrong with it. `unsigned` counts rounds and days without a signature."""
+    """What was audited, and its faults. `unsigned` counts rounds and days without a signature."""
 
     days: int = 0
     rounds: int = 0
@@ -33,11 +33,11 @@ class AuditReport:
 
     @property
     def holds(self) -> bool:
-        """Whether no fault was found."""
+        """Whether the audit found no fault."""
         return not self.faults
 
-    def add(self, found: Examination) -> None:
-        """Count one round or day in."""
+    def add(self, found: AuditFindings) -> None:
+        """Add the findings of one round or day."""
         self.records += found.records
         self.images += found.images
         self.reverified += found.reverified
@@ -53,7 +53,7 @@ class AuditFailed(AuditError):
         first = report.faults[0]
         super().__init__(
             f"the audit found {len(report.faults)} faults, the first in {first.where}: {first.what}; "
-            "`perturb audit` names all"
+            "`perturb audit` lists all"
         )
 
     def __reduce__(self) -> tuple[type["AuditFailed"], tuple[AuditReport]]:
@@ -72,15 +72,16 @@ def audit(
 ) -> AuditReport:
     """Audit sealed days and live rounds, or those of one `day`.
 
-    Digests, counts, pointers, Merkle roots and signatures are always checked in full; `sample` is the share of
-    images whose bytes are read (1 also checks the shards' own digests). `reverify` (the deep audit) runs metrics and
-    flip again on the images that were read. With `hotkey`, everything must be signed by that validator. `progress`
-    is told the name of each part before it is looked at.
+    Digests of metadata, counts, pointers, Merkle roots and signatures are always checked in full. `sample` is the share
+    of images whose bytes are read; with 1 the digests of the shards are checked too. With `reverify` the audit is deep:
+    metrics and flip of the images that were read are computed again. With `hotkey`, each round and day must be signed
+    by that validator. `progress` is called with the key of each round or day before it is audited.
 
-    Never raises for what it finds in the corpus; StoreError when the store cannot be read.
+    Faults of the corpus are returned and not raised. Raises StoreError when the store cannot be read, and CorpusError
+    when there is nothing to audit for `day`.
     """
     report = AuditReport()
-    glass = Glass(sample=sample, reverify=reverify)
+    auditor = ImageAuditor(fraction=sample, reverify=reverify)
     manifests = _manifests(corpus, report)
     _check_chain(corpus, manifests, report)
     seen: dict[str, str] = {}
@@ -88,7 +89,7 @@ def audit(
         if day is None or manifest.day == day:
             where = keys.manifest_key(manifest.day)
             progress(where)
-            found = examine_day(corpus.store, manifest, where, glass=glass, hotkey=hotkey)
+            found = audit_day(corpus, manifest, where, auditor=auditor, hotkey=hotkey)
             report.days += 1
             report.add(found)
             _check_tasks(found, where, seen, report)
@@ -96,19 +97,19 @@ def audit(
         if day is None or ref.day == day:
             progress(ref.commit_key)
             report.rounds += 1
-            _audit_round(corpus, ref, report, seen, glass=glass, hotkey=hotkey)
+            _audit_live(corpus, ref, report, seen, auditor=auditor, hotkey=hotkey)
     if day is not None and not report.days and not report.rounds:
         raise CorpusError(f"there is nothing to audit for {day}; `perturb status` lists the days of a corpus")
     return report
 
 
-def _audit_round(
+def _audit_live(
     corpus: Corpus,
     ref: RoundRef,
     report: AuditReport,
     seen: dict[str, str],
     *,
-    glass: Glass,
+    auditor: ImageAuditor,
     hotkey: str | None,
 ) -> None:
     try:
@@ -116,20 +117,20 @@ def _audit_round(
     except (CorpusError, ObjectMissing, ObjectCorrupt) as error:
         report.faults.append(Fault(ref.commit_key, str(error)))
         return
-    found = examine_round(corpus.store, ref, stored, glass=glass, hotkey=hotkey)
+    found = audit_round(corpus.store, ref, stored, auditor=auditor, hotkey=hotkey)
     report.add(found)
     _check_tasks(found, ref.commit_key, seen, report)
 
 
-def _check_tasks(found: Examination, where: str, seen: dict[str, str], report: AuditReport) -> None:
-    """A task belongs to one round, so a task met again elsewhere is a round that is in the corpus twice."""
+def _check_tasks(found: AuditFindings, where: str, seen: dict[str, str], report: AuditReport) -> None:
+    """Report tasks that occur in two places. A task belongs to one round, so that round is in the corpus twice."""
     for task_id in found.tasks:
         if (first := seen.setdefault(task_id, where)) != where:
-            report.faults.append(Fault(where, f"task {task_id} stands in {first} too: its records are double"))
+            report.faults.append(Fault(where, f"task {task_id} is in {first} too: its records are in the corpus twice"))
 
 
 def _manifests(corpus: Corpus, report: AuditReport) -> list[Manifest]:
-    """The manifests that can be read; the others are faults."""
+    """Return the manifests that can be read. The others are reported as faults."""
     found = []
     for name in corpus.store.folders(keys.SEALED):
         day = keys.folder_day(name)
@@ -146,7 +147,7 @@ def _manifests(corpus: Corpus, report: AuditReport) -> list[Manifest]:
 
 
 def _check_chain(corpus: Corpus, manifests: Sequence[Manifest], report: AuditReport) -> None:
-    """The seal log and the manifests must tell the same story, each entry naming the one before it."""
+    """Check that the seal log and the manifests agree, and that each entry names the one before it."""
     try:
         sealed = corpus.seal_log()
     except (CorpusError, ObjectCorrupt) as error:
@@ -159,22 +160,22 @@ def _check_chain(corpus: Corpus, manifests: Sequence[Manifest], report: AuditRep
     for place, entry in enumerate(sealed):
         where, key = keys.log_key(place), keys.manifest_key(entry.day)
         if entry.sequence != place or entry.previous != previous:
-            report.faults.append(Fault(where, "it does not name the sealed day before it"))
+            report.faults.append(Fault(where, "it does not name the day that was sealed before it"))
         previous = entry.sha256
         manifest = there.pop(entry.day, None)
         if manifest is None and key not in broken and (place < len(sealed) - 1 or not _still_live(corpus, entry)):
-            report.faults.append(Fault(key, f"{entry.day} was sealed, but its manifest is gone"))
+            report.faults.append(Fault(key, f"{entry.day} was sealed, but its manifest is missing"))
         if manifest is not None and manifest.to_json() != entry.to_json():
             report.faults.append(Fault(key, f"it differs from {where}"))
         for claim in entry.rounds:
             if (first := claims.setdefault(claim.round_id, entry.day)) != entry.day:
                 report.faults.append(Fault(key, f"round {claim.round_id} was sealed in {first} too"))
     for day in there:
-        report.faults.append(Fault(keys.manifest_key(day), "the seal log does not know this day"))
+        report.faults.append(Fault(keys.manifest_key(day), "the seal log has no entry of this day"))
 
 
 def _still_live(corpus: Corpus, manifest: Manifest) -> bool:
-    """Whether a day whose sealer died before the manifest still has all its rounds (the next seal finishes it)."""
+    """Return whether all rounds of a logged day exist. If its sealer died before the manifest, the next writes it."""
     commits = (keys.commit_key(claim.date, claim.round_id) for claim in manifest.rounds)
     return all(corpus.store.head(key) is not None for key in commits)
 

@@ -1,4 +1,4 @@
-"""The last step of a round: records and images onto the store, whole or not at all."""
+"""The last step of a round: records and images onto the store, as a whole or not at all."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -11,24 +11,29 @@ from perturb.schemas.response import Response
 from perturb.schemas.verdict import Score, Verdict
 from perturb.sinks.corpus.corpus import Corpus
 from perturb.sinks.corpus.manifest import Signer
+from perturb.sinks.corpus.rounds import RoundDraft, check_records, draft_round
 
 
 @dataclass(frozen=True)
 class RoundSummary:
-    """What a committed round added to the corpus. `outcomes` counts every response by its outcome."""
+    """What a committed round added to the corpus.
+
+    `responses` counts all responses, `accepted` those with an accepted image, `outcomes` all by their outcome.
+    `stored_bytes` is the size of the round's objects.
+    """
 
     round_id: str
     day: date
-    records: int
+    responses: int
     accepted: int
     outcomes: Mapping[str, int]
     stored_bytes: int
     merkle_root: str
-    rows: tuple[Record, ...] = field(repr=False)
+    records: tuple[Record, ...] = field(repr=False)
 
     @property
     def refused(self) -> dict[str, int]:
-        """Refusals by reason."""
+        """The number of refusals by reason."""
         return {outcome: count for outcome, count in self.outcomes.items() if outcome != "accepted"}
 
 
@@ -44,26 +49,46 @@ def commit_round(
     validator_hotkey: str,
     signer: Signer | None = None,
 ) -> RoundSummary:
-    """Commit one challenge with its judged responses; the three sequences are in the same order.
+    """Commit one challenge with its verified responses. The three sequences are in the same order.
 
-    With `signer` (the validator's keypair) the round's digests are signed. Calling it again with the same round
-    leaves the corpus as it is. Raises CorpusError for an inconsistent round, StoreError when the store fails; in
-    both cases the round does not exist afterwards.
+    With `signer` (the validator's keypair) the round's statement is signed. Committing the same round again leaves the
+    corpus as it is. Raises CorpusError for an inconsistent round and StoreError when the store fails; in both cases the
+    round does not exist afterwards.
     """
     records = [
         make_record(challenge, response, verdict, score, netuid=netuid, block=block, validator_hotkey=validator_hotkey)
         for response, verdict, score in zip(responses, verdicts, scores, strict=True)
     ]
     bodies = {record.record_id: response.body for record, response in zip(records, responses, strict=True)}
-    ref, draft = corpus.commit(records, challenge.png, bodies, signer=signer)
+    draft = commit_records(corpus, records, challenge.png, bodies, signer=signer)
     outcomes = Counter(record.outcome for record in records)
     return RoundSummary(
-        round_id=ref.round_id,
-        day=ref.day,
-        records=len(records),
+        round_id=draft.round_id,
+        day=draft.day,
+        responses=len(records),
         accepted=draft.statement.images,
         outcomes=dict(outcomes),
         stored_bytes=draft.size,
         merkle_root=draft.statement.merkle_root,
-        rows=tuple(records),
+        records=tuple(records),
     )
+
+
+def commit_records(
+    corpus: Corpus,
+    records: Sequence[Record],
+    original_png: bytes,
+    bodies: Mapping[str, bytes],
+    *,
+    signer: Signer | None = None,
+) -> RoundDraft:
+    """Commit the records of one round with its images; return what was written.
+
+    `bodies` maps the IDs of accepted records to the PNGs as the miners sent them. A retry finds the partition of the
+    earlier try. Raises as `commit_round` does.
+    """
+    round_id = check_records(records)
+    day = corpus.place_round(round_id, min(record.created_at for record in records))
+    draft = draft_round(day, records, original_png, bodies, signer=signer)
+    corpus.write_round(draft)
+    return draft

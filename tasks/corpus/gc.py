@@ -1,4 +1,4 @@
-"""Garbage: what no commit object claims, removed after a grace period, and nothing else."""
+"""Garbage collection: removes objects that no commit claims, after a grace period."""
 
 import logging
 from collections import defaultdict
@@ -20,7 +20,7 @@ GRACE = timedelta(days=1)
 
 @dataclass
 class GarbageReport:
-    """What was removed, or would be with `dry_run`: keys with sizes, by the reason they were garbage."""
+    """What was removed, or with `dry_run` would be: entries by the reason for which they are garbage."""
 
     dry_run: bool
     orphans: list[Entry] = field(default_factory=list)
@@ -29,12 +29,12 @@ class GarbageReport:
 
     @property
     def removed(self) -> list[Entry]:
-        """Everything."""
+        """All entries."""
         return self.orphans + self.superseded + self.unfinished
 
     @property
     def size(self) -> int:
-        """Bytes of everything."""
+        """Bytes of all entries."""
         return sum(entry.size for entry in self.removed)
 
 
@@ -46,15 +46,15 @@ def collect_garbage(
     dry_run: bool = False,
     now: datetime | None = None,
 ) -> GarbageReport:
-    """Remove what no commit claims and nobody wrote to within `grace`, and rounds sealed `keep_superseded` ago.
+    """Remove objects that no commit claims and that are older than `grace`, and rounds sealed `keep_superseded` ago.
 
-    `grace` must be longer than any round or seal takes. Exports are left alone: what an interrupted one left has the
-    names and bytes that its next run writes. A round is removed only while every file of the day that took it in is
-    there. Raises CorpusError, having removed nothing more, where the corpus contradicts itself.
+    `grace` must be longer than any round or seal takes. Exports are kept: the next run of an interrupted export writes
+    the same names and bytes. A round is removed only while all files of the sealed day that took it in exist.
+    `dry_run` only reports. Raises CorpusError when the corpus contradicts itself, and StoreError when the store fails.
     """
     now = now or datetime.now(UTC)
     report = GarbageReport(dry_run)
-    # The log knows of a day whose manifest is about to appear; both are asked, and neither may be unreadable.
+    # A day is in the log before its manifest appears, so that both are read. Neither may be invalid.
     sealed = corpus.seal_log() if dry_run else finish_seals(corpus)
     by_round = {claim.round_id: manifest for manifest in (*corpus.manifests(), *sealed) for claim in manifest.rounds}
     whole: dict[str, bool] = {}
@@ -96,19 +96,19 @@ def _is_old(entries: Sequence[Entry], now: datetime, grace: timedelta) -> bool:
 
 
 def _committed_by_now(store: Store, entries: Sequence[Entry]) -> bool:
-    """Asked once more, of the commit object itself: a listing may be older than it looks."""
+    """Return whether the round has its commit object now. A listing may be older than the commit."""
     folder = entries[0].key.rpartition("/")[0]
     return store.head(f"{folder}/{keys.COMMIT}") is not None
 
 
 def _is_whole(store: Store, manifest: Manifest, known: dict[str, bool]) -> bool:
-    """Whether a sealed day has all its files; otherwise its rounds are the last copy, and stay."""
+    """Return True when a sealed day has all its files. Raises CorpusError otherwise: its rounds are the last copy."""
     if manifest.attempt not in known:
         sizes = {entry.key: entry.size for entry in store.entries(keys.attempt_folder(manifest.day, manifest.attempt))}
         missing = [entry.key for entry in manifest.files if sizes.get(entry.key) != entry.size]
         if missing:
             raise CorpusError(
-                f"{missing[0]} of sealed day {manifest.day} is missing or cut; its rounds are kept: restore it"
+                f"{missing[0]} of sealed day {manifest.day} is missing or truncated; restore it (its rounds are kept)"
             )
         known[manifest.attempt] = True
     return known[manifest.attempt]

@@ -15,7 +15,7 @@ from pydantic import SecretStr
 from perturb.schemas.errors import TierError
 from perturb.schemas.tier import Tier
 from perturb.sinks.dataset.keys import tier_folder
-from perturb.sinks.formats.merkle import canonical_json
+from perturb.sinks.formats.canonical_json import canonical_json
 from perturb.sinks.stores.base import ObjectMissing, Store
 
 KEY_OBJECT = "operator/pseudonym.key"

@@ -11,7 +11,7 @@ from perturb.sinks.dataset.card import Contents
 from perturb.sinks.dataset.day_index import ExportFile
 from perturb.sinks.dataset.keys import release_key, releases
 from perturb.sinks.dataset.writers import FORMATS
-from perturb.sinks.formats.merkle import canonical_json
+from perturb.sinks.formats.canonical_json import canonical_json
 from perturb.sinks.stores.base import Store
 
 

@@ -127,9 +127,4 @@ def read_pairs(corpus: Corpus, pointers: pa.Table) -> list[Pair]:
 def _existing(store: Store, key: str) -> tuple[int, str] | None:
     """Return size and sha256 of a file that an earlier run completed; None if it is missing."""
     entry = store.head(key)
-    if entry is None:
-        return None
-    digest = hashlib.sha256()
-    for piece in store.stream(key, entry.size):
-        digest.update(piece)
-    return entry.size, digest.hexdigest()
+    return None if entry is None else (entry.size, store.sha256(key, entry.size))

@@ -19,6 +19,7 @@ from perturb.schemas.settings import SealSettings, load_settings
 from perturb.schemas.tier import Tier
 from perturb.sinks.corpus.corpus import Corpus
 from perturb.sinks.stores.open import open_store
+from perturb.tasks.corpus.commit import commit_records
 from perturb.tasks.corpus.seal import seal_day
 from perturb.tasks.export.export import export
 from tests.support.corpora import make_row
@@ -68,7 +69,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> str:
             DAY, number=number, miner=0, original=pixels, perturbed=changed, body=body, true_label=label,
             height=pixels.shape[0], width=pixels.shape[1],
         )  # fmt: skip
-        corpus.commit([record], encode_png(pixels), {record.record_id: body})
+        commit_records(corpus, [record], encode_png(pixels), {record.record_id: body})
     seal_day(corpus, DAY, settings=SealSettings(grace_minutes=0, reverify_fraction=0), early=True)
     tier = Tier(name="t", description="d", columns=("true_label",), license="l")
     return export(corpus, tier, today=date(2027, 1, 1)).path + "/parquet"

@@ -16,6 +16,7 @@ from perturb.sinks.corpus.corpus import Corpus
 from perturb.sinks.dataset.day_index import Statistics
 from perturb.sinks.dataset.plots import plot_names
 from perturb.sinks.stores.base import Store
+from perturb.tasks.corpus.commit import commit_records
 from perturb.tasks.corpus.seal import seal_day
 
 SIDE = 12
@@ -171,7 +172,7 @@ def make_corpus(
                 records.append(record)
                 if accepted:
                     bodies[record.record_id] = body
-            made.corpus.commit(records, encode_png(original), bodies)
+            commit_records(made.corpus, records, encode_png(original), bodies)
             made.rows += [record.model_dump() for record in records]
         if seal:
             seal_day(made.corpus, day, settings=SealSettings(grace_minutes=0, reverify_fraction=0), early=True)

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from perturb.schemas.errors import CorpusError
 from perturb.sinks.corpus.manifest import RoundStatement, parse_round
-from perturb.sinks.formats.merkle import canonical_json, inclusion_path, leaf_hash, merkle_root, root_from_path
-from perturb.sinks.formats.tar import Member, TarWriter, check_layout, tar_size
+from perturb.sinks.formats.canonical_json import canonical_json
+from perturb.sinks.formats.merkle import inclusion_path, leaf_hash, merkle_root, root_from_path
+from perturb.sinks.formats.tar import Member, TarWriter, check_layout
 from perturb.sinks.formats.version import FORMAT
 from perturb.sinks.stores.s3 import join_ranges
 
@@ -31,7 +32,6 @@ def test_tar_offsets_are_where_tarfile_finds_the_data(members: list[tuple[str, b
     placed = [writer.add(f"{name}.perturbed.png", data) for name, data in members]
     writer.finish()
     whole = sink.getvalue()
-    assert len(whole) == tar_size(placed)
     assert check_layout(placed, len(whole)) == []
     with tarfile.open(fileobj=io.BytesIO(whole)) as tar:
         assert [(info.name, info.offset_data, info.size) for info in tar] == [
@@ -83,7 +83,7 @@ def test_leaves_ignore_pointers_and_nothing_else() -> None:
     assert leaf_hash(row) != leaf_hash(row | {"score": 0.5000000001})
     assert leaf_hash(row) != leaf_hash(row | {"more": None})
     assert leaf_hash(row) == leaf_hash(json.loads(canonical_json(row)))
-    with pytest.raises(CorpusError, match="not finite"):
+    with pytest.raises(CorpusError, match="NaN or infinity"):
         leaf_hash(row | {"score": float("nan")})
 
 

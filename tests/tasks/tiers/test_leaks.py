@@ -25,6 +25,7 @@ from perturb.schemas.settings import SealSettings
 from perturb.schemas.tier import Tier, grantable
 from perturb.sinks.corpus.corpus import Corpus
 from perturb.sinks.stores.open import open_store
+from perturb.tasks.corpus.commit import commit_records
 from perturb.tasks.corpus.seal import seal_day
 from perturb.tasks.export.export import export
 from perturb.tasks.tiers.tier_file import load_tiers
@@ -160,7 +161,7 @@ def exported(folder: Path, made: list[Round], tier: Tier) -> dict[str, bytes]:
         records = [Record(**row) for row in each.rows]
         bodies = {row["record_id"]: body for row, body in zip(each.rows, each.bodies, strict=True)}
         accepted = {record.record_id: bodies[record.record_id] for record in records if record.outcome == "accepted"}
-        corpus.commit(records, encode_png(each.original), accepted)
+        commit_records(corpus, records, encode_png(each.original), accepted)
     seal_day(corpus, DAY, settings=SealSettings(grace_minutes=0, reverify_fraction=0), early=True)
     export(corpus, tier, today=DAY + timedelta(days=400), key=KEY)
     root = folder / "exports"

@@ -10,6 +10,7 @@ from perturb.schemas.errors import CorpusError
 from perturb.schemas.image import encode_png
 from perturb.sinks.corpus.corpus import Corpus
 from perturb.sinks.stores.open import open_store
+from perturb.tasks.corpus.commit import commit_records
 from perturb.tasks.verify.reverify_by_reference import RecordRef, reverify_references
 from tests.support.judged_records import records
 from tests.support.verification_rounds import SETTINGS, challenge, classifier, clean, flipped, thinned
@@ -31,8 +32,8 @@ def written(tmp_path: Path) -> Written:
     assert [record.outcome for record in made] == ["accepted", "accepted", "unchanged"]
     corpus = Corpus(open_store(str(tmp_path)))
     images = {record.record_id: body for record, body in zip(made, bodies, strict=True) if record.score}
-    ref, _ = corpus.commit(made, asked.png, images)
-    return Written(tmp_path, corpus, [RecordRef(ref.day, ref.round_id, record.record_id) for record in made])
+    draft = commit_records(corpus, made, asked.png, images)
+    return Written(tmp_path, corpus, [RecordRef(draft.day, draft.round_id, record.record_id) for record in made])
 
 
 def faults(corpus: Corpus, references: list[RecordRef]) -> list[str | None]:
