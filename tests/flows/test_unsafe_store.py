@@ -8,6 +8,8 @@ import pytest
 from perturb.schemas.errors import StoreError
 from perturb.schemas.settings import load_settings
 from perturb.sinks.corpus.corpus import Corpus
+from perturb.tasks.corpus.seal_and_anchor import seal_and_anchor
+from perturb.tasks.export.export_tiers import export_tiers
 from perturb.tasks.monitor.doctor import check_all
 from tests.support.fake_s3 import FakeS3, fake_s3
 
@@ -30,9 +32,11 @@ def service(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, s3_
 
 
 def _produce() -> None:
-    from perturb.flows.engine.production_line import open_line
+    from perturb.flows.engine.production_line import opened_line
+    from perturb.flows.engine.progress import loading_progress
 
-    open_line(load_settings())
+    with loading_progress() as loading, opened_line(load_settings(), loading=loading):
+        pass
 
 
 def _seal() -> None:
@@ -41,14 +45,22 @@ def _seal() -> None:
     seal.fn(day=date(2026, 1, 31))
 
 
+def _seal_without_prefect() -> None:
+    seal_and_anchor(load_settings(), day=date(2026, 1, 31))
+
+
 def _export() -> None:
     from perturb.flows.export import export
 
     export.fn(tiers=["sample"])
 
 
+def _export_without_prefect() -> None:
+    export_tiers(load_settings(), ["sample"])
+
+
 @pytest.mark.parametrize("service", ["ignored"], indirect=True)
-@pytest.mark.parametrize("work", [_produce, _seal, _export])
+@pytest.mark.parametrize("work", [_produce, _seal, _seal_without_prefect, _export, _export_without_prefect])
 def test_a_store_without_conditional_writes_is_refused(service: FakeS3, work: Callable[[], None]) -> None:
     with pytest.raises(StoreError, match=REFUSAL):
         work()
