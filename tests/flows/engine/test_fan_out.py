@@ -80,6 +80,7 @@ def on_dask(monkeypatch: pytest.MonkeyPatch, cluster: Any) -> None:
     monkeypatch.setenv("PERTURB_RUNNER_ADDRESS", cluster.scheduler_address)
 
 
+@pytest.mark.dask
 def test_days_exported_side_by_side_are_the_same_bytes(
     prefect_server: None, cheap_line: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cluster: Any
 ) -> None:
@@ -104,6 +105,7 @@ def test_days_exported_side_by_side_are_the_same_bytes(
     assert contents(other / "exports") == contents(cheap_line / "exports")
 
 
+@pytest.mark.dask
 def test_a_day_sealed_on_two_workers_is_the_same_bytes(
     prefect_server: None, cheap_line: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cluster: Any
 ) -> None:
@@ -131,6 +133,7 @@ def test_a_day_sealed_on_two_workers_is_the_same_bytes(
     assert {name: second[name] for name in data} == {name: first[name] for name in data}
 
 
+@pytest.mark.dask
 def test_a_round_verified_on_two_workers_has_the_same_verdicts(
     prefect_server: None, cheap_line: Path, monkeypatch: pytest.MonkeyPatch, cluster: Any
 ) -> None:
@@ -187,6 +190,7 @@ def test_a_round_verified_on_two_workers_has_the_same_verdicts(
     assert (report.faults, report.records) == ([], 6)
 
 
+@pytest.mark.dask
 def test_a_cluster_that_is_gone_costs_no_round(
     prefect_server: None, cheap_line: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -207,6 +211,7 @@ def test_a_cluster_that_is_gone_costs_no_round(
     assert "the scheduler went away" in caplog.text
 
 
+@pytest.mark.dask
 def test_a_scheduler_that_does_not_answer_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     dask = pytest.importorskip("dask", reason="pip install 'perturb[dask]'")
     from perturb.flows.engine.runner import workers
@@ -220,6 +225,7 @@ def test_a_scheduler_that_does_not_answer_is_named(monkeypatch: pytest.MonkeyPat
         pass
 
 
+@pytest.mark.dask
 def test_a_worker_without_models_is_told_apart_from_a_lost_one(
     prefect_server: None, cheap_line: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

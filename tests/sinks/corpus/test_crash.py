@@ -13,9 +13,13 @@ from tests.support.servers import weed_program
 ROOT = Path(__file__).parents[3]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("store", "kills", "boundaries", "steps"),
-    [("directory", 18, 4, "produce,seal,export,gc"), ("seaweedfs", 4, 3, "produce,seal")],
+    [
+        ("directory", 18, 4, "produce,seal,export,gc"),
+        pytest.param("seaweedfs", 4, 3, "produce,seal", marks=pytest.mark.s3),
+    ],
 )
 def test_nothing_is_lost_when_processes_are_killed(
     tmp_path: Path, store: str, kills: int, boundaries: int, steps: str

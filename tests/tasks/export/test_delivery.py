@@ -29,6 +29,7 @@ from perturb.tasks.tiers.tier_file import load_tiers
 from tests.support.corpora import Made, make_corpus, plain_draw
 from tests.support.servers import ACCESS_KEY, SECRET_KEY, Server, seaweedfs, weed_program
 
+pytestmark = pytest.mark.s3
 DAY = date(2026, 1, 1)
 USERS = ("research", "professional")
 URL = "s3://exports/corpus"

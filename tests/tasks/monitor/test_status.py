@@ -165,6 +165,7 @@ def test_a_store_without_a_round_needs_attention(settings: Settings, tmp_path: P
     assert "misspelt" in found.findings[0].what
 
 
+@pytest.mark.browser
 @pytest.mark.skipif(BROWSER is None, reason="no Chromium here: apt-get install chromium")
 def test_a_browser_shows_the_page(made: Made, settings: Settings, tmp_path: Path) -> None:
     page, shot = tmp_path / "status.html", tmp_path / "status.png"
