@@ -98,6 +98,14 @@ def test_export_lag_respects_each_tiers_delay(made: Made, settings: Settings) ->
     assert after["now"].exported_until == YESTERDAY
 
 
+def test_other_objects_beside_an_export_are_ignored(made: Made, settings: Settings) -> None:
+    made.corpus.store.put("exports/now/.perturb/2026-03-01.json", b"{}")
+    for name in (".DS_Store", "notes.txt", "2026-03-01.json.tmp", "2026-13-45.json", "old/2026-03-02.json"):
+        made.corpus.store.put(f"exports/now/.perturb/{name}", b"from a file manager")
+    lags = {lag.tier: lag for lag in status_of(made, settings).exports}
+    assert (lags["now"].exported_until, lags["now"].behind) == (YESTERDAY, ())
+
+
 def test_a_delayed_tier_is_not_behind_before_its_time(made: Made, settings: Settings) -> None:
     long_ago = Corpus(made.corpus.store).manifests()[0]
     assert long_ago.sealed_at > NOON, "the fixture seals in the real present"
