@@ -107,7 +107,9 @@ def _await_server(server: "_Part", port: int, stop: Stop, home: Path) -> None:
 
 def _check_ready(port: int) -> None:
     if not _DEPLOYMENTS.exists():
-        raise SettingsError(f"there is no {_DEPLOYMENTS} in {Path.cwd()}; run this in the project's own folder")
+        raise SettingsError(
+            f"there is no {_DEPLOYMENTS} in {Path.cwd()}; run this in a folder that `perturb init` wrote"
+        )
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

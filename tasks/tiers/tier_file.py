@@ -25,6 +25,11 @@ def load_tiers(path: Path) -> Tiers:
     """
     try:
         text = path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError as error:
+        raise TierError(
+            f"there is no tier file {path.absolute()}; run this in a folder that `perturb init` wrote, or set tiers to "
+            "a TOML file"
+        ) from error
     except (OSError, UnicodeDecodeError) as error:
         raise TierError(f"tier file {path} cannot be read ({error}); set tiers to a TOML file") from error
     return parse_tiers(text, name=str(path))

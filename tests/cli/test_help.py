@@ -56,6 +56,12 @@ def test_help_names_every_command_in_its_panel(tmp_path: Path) -> None:
         (("audit", "nowhere"), {}, 7, "nowhere holds no corpus"),
         (("show", "nowhere"), {}, 7, "nowhere holds no corpus"),
         (("score", "missing.png", "missing.png"), {}, 2, "missing.png"),
+        (("serve",), {}, 2, "run this in a folder that `perturb init` wrote"),
+        (("export", "--tier", "sample"), {"PERTURB_TIERS": "tiers.toml"}, 9, "there is no tier file"),
+        (("export", "--tier", "gold"), {}, 9, "tier 'gold' is not in the tier file, which has sample, research"),
+        (("weights", "--dry-run"), {}, 2, "subnet.roster is not set"),
+        (("seal",), {}, 7, "there are no rounds to seal"),
+        (("prove", "0" * 64), {}, 7, "holds no corpus"),
     ],
 )
 def test_a_mistake_ends_in_one_sentence(

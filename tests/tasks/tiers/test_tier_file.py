@@ -101,7 +101,7 @@ def test_a_circle_of_tiers_and_text_that_is_no_toml_are_refused(tmp_path: Path) 
         parse_tiers(circle)
     with pytest.raises(TierError, match="not TOML"):
         parse_tiers("[tiers")
-    with pytest.raises(TierError, match="cannot be read"):
+    with pytest.raises(TierError, match=r"there is no tier file .*; run this in a folder that `perturb init` wrote"):
         load_tiers(tmp_path / "none.toml")
 
 
