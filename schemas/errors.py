@@ -1,8 +1,8 @@
-"""The error tree. Every message names the offending value, what would be accepted, and how to go on."""
+"""The tree of errors. Each message names the invalid value, what is accepted, and what to do."""
 
 
 class PerturbError(Exception):
-    """Anything that ends a command. Its message is one sentence written for the person who runs it."""
+    """The base of all errors that end a command. The message is one sentence for the person who runs it."""
 
     exit_code = 1
 
@@ -14,13 +14,13 @@ class SettingsError(PerturbError):
 
 
 class SourceError(PerturbError):
-    """A source of clean images is empty, unreachable, or gave something that is not an image."""
+    """A source of clean images is empty, cannot be reached, or returned something that is not an image."""
 
     exit_code = 3
 
 
 class ModelError(PerturbError):
-    """A classifier or judge cannot be loaded, or gave an unusable number."""
+    """A classifier or judge cannot be loaded, or returned an unusable number."""
 
     exit_code = 4
 
@@ -32,24 +32,24 @@ class StoreError(PerturbError):
 
 
 class SubnetError(PerturbError):
-    """The chain, the wallet or the roster of neurons is unusable."""
+    """The chain, the wallet or the roster of neurons cannot be used."""
 
     exit_code = 6
 
 
 class CorpusError(PerturbError):
-    """The corpus contradicts itself, or a step was asked for that its state does not allow."""
+    """The corpus contradicts itself, or its state does not allow a step."""
 
     exit_code = 7
 
 
 class AuditError(PerturbError):
-    """An audit ran to its end and found faults."""
+    """An audit was completed and found faults."""
 
     exit_code = 8
 
 
 class TierError(PerturbError):
-    """A tier file is wrong, or an export would let out what its tier does not grant."""
+    """A tier file is invalid, or an export would contain data that its tier does not grant."""
 
     exit_code = 9

@@ -1,4 +1,4 @@
-"""Pixels as the pipeline knows them: uint8 RGB arrays, and the identity of an image."""
+"""The pixel contract: images are uint8 RGB arrays, and an image has an identity."""
 
 import hashlib
 import io
@@ -12,10 +12,10 @@ Pixels = npt.NDArray[np.uint8]
 
 
 def pixel_identity(pixels: Pixels) -> str:
-    """sha256 over height, width (big-endian uint32 each) and the RGB bytes, as 64 hex digits.
+    """Return the sha256 over height, width (big-endian uint32 each) and the RGB bytes, as 64 hex digits.
 
-    `pixels` is uint8 of shape (height, width, 3). Two files with the same identity show the same image,
-    whatever their compression. Raises ValueError for any other shape or dtype.
+    `pixels` is uint8 of shape (height, width, 3). Two files with the same identity have the same pixels; their
+    compression may differ. Raises ValueError for any other shape or dtype.
     """
     if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
         raise ValueError(f"pixels are {pixels.dtype} of shape {pixels.shape}; accepted: uint8 of (height, width, 3)")
@@ -26,7 +26,7 @@ def pixel_identity(pixels: Pixels) -> str:
 
 
 def encode_png(pixels: Pixels) -> bytes:
-    """8-bit RGB PNG of uint8 (height, width, 3) pixels: critical chunks only, the same bytes every time."""
+    """Return uint8 (height, width, 3) pixels as an 8-bit RGB PNG of critical chunks, the same bytes each time."""
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, format="PNG", compress_level=6)
     return buffer.getvalue()

@@ -1,11 +1,11 @@
-"""The one file format that answers come in, read strictly: what isn't exactly that is refused with a reason.
+"""The strict reader of the file format of answers. Any other file is refused with a reason.
 
-Accepted is an 8-bit RGB PNG (PNG specification, third edition) of the challenge's size, not interlaced, made of
-IHDR, IDAT and IEND alone, with right checksums, nothing after its end and nothing after the end of its zlib stream.
-So an accepted file carries pixels and nothing else, and its decoded size is known before a byte is inflated.
+Accepted is an 8-bit RGB PNG (PNG specification, third edition) of the challenge's size, not interlaced, that consists
+of IHDR, IDAT and IEND chunks with valid checksums, with nothing after its end and nothing after the end of its zlib
+stream. So an accepted file contains only pixels, and its decoded size is known before any byte is inflated.
 
-Imports nothing heavier than Pillow and NumPy: the sandboxed decoders
-(`perturb.tasks.verify.sandbox`) live on this module.
+This module imports nothing heavier than Pillow and NumPy, because the sandboxed decoders
+(`perturb.tasks.verify.sandbox`) run it.
 """
 
 import io
@@ -34,7 +34,7 @@ _OTHER_FORMATS = {
 
 
 class PngRefused(Exception):
-    """Why a file is not accepted: `outcome` for the record, `detail` as a sentence for the miner."""
+    """A file is not accepted. `outcome` goes into the record, `detail` is a sentence for the miner."""
 
     def __init__(self, outcome: Outcome, detail: str):
         super().__init__(detail)
@@ -43,15 +43,15 @@ class PngRefused(Exception):
 
 
 def max_png_bytes(height: int, width: int) -> int:
-    """The most bytes that an accepted PNG of this size may have: its raw rows, 1/64 for framing, and 4 KiB."""
+    """Return the maximum bytes of an accepted PNG of this size: its raw rows, 1/64 of them for framing, and 4 KiB."""
     raw = _raw_bytes(height, width)
     return raw + raw // 64 + 4096
 
 
 def check_png(data: bytes, *, height: int, width: int) -> bytes:
-    """The compressed pixel data of a file whose structure holds; decompresses nothing.
+    """Check a file's structure and return its compressed pixel data, without decompressing it.
 
-    Touches the bytes with slices and checksums alone, so it is safe on anything. Raises PngRefused.
+    It only slices the bytes and computes checksums, so that it is safe for any input. Raises PngRefused.
     """
     if not data:
         raise PngRefused(Outcome.NOT_PNG, f"the body is empty; {_ACCEPTED}")
@@ -61,7 +61,7 @@ def check_png(data: bytes, *, height: int, width: int) -> bytes:
             f"the body has {len(data)} bytes, a {width}x{height} RGB PNG needs at most {max_png_bytes(height, width)}",
         )
     if data[:8] != _SIGNATURE:
-        found = next((name for magic, name in _OTHER_FORMATS.items() if data.startswith(magic)), "no PNG")
+        found = next((name for magic, name in _OTHER_FORMATS.items() if data.startswith(magic)), "not a PNG")
         raise PngRefused(Outcome.NOT_PNG, f"the body is {found}; {_ACCEPTED}")
     position, idat, previous = 8, [], b""
     while previous != b"IEND":
@@ -83,17 +83,17 @@ def check_png(data: bytes, *, height: int, width: int) -> bytes:
 
 
 def read_png(data: bytes, *, height: int, width: int) -> Pixels:
-    """uint8 (height, width, 3) of an accepted file. Raises PngRefused.
+    """Return the pixels of an accepted file, uint8 (height, width, 3). Raises PngRefused.
 
-    Memory stays within a few times height x width x 3, whatever the bytes say: inflating stops at the known size.
+    Memory stays within a few times height x width x 3 for any input, because inflating stops at the known size.
     """
     return decode_pixels(check_png(data, height=height, width=width), height=height, width=width)
 
 
 def stored_pixels(data: bytes) -> Pixels:
-    """uint8 (height, width, 3) of a PNG that was accepted before, at the size that its own header states.
+    """Return the pixels of a stored PNG, uint8 (height, width, 3), at the size that its own header states.
 
-    The strict reader reads it again, because a store may have changed since. Raises PngRefused.
+    It is read strictly although it was accepted before, because a store may have changed it. Raises PngRefused.
     """
     if len(data) < 24:
         raise PngRefused(Outcome.NOT_PNG, f"a PNG of {len(data)} bytes is too short for its header")
@@ -102,11 +102,11 @@ def stored_pixels(data: bytes) -> Pixels:
 
 
 def decode_pixels(compressed: bytes, *, height: int, width: int) -> Pixels:
-    """uint8 (height, width, 3) of what `check_png` returned: the half of `read_png` that runs in a sandbox."""
+    """Return the pixels, uint8 (height, width, 3), of what `check_png` returned. This half runs in a sandbox."""
     rows = _inflate(compressed, height=height, width=width)
     worst = int(np.frombuffer(rows, np.uint8).reshape(height, 1 + 3 * width)[:, 0].max())
     if worst > 4:
-        raise PngRefused(Outcome.CORRUPT, f"a row of the PNG has filter type {worst}; the PNG format knows 0 to 4")
+        raise PngRefused(Outcome.CORRUPT, f"a row of the PNG has filter type {worst}; the PNG format has types 0 to 4")
     # Pillow undoes the row filters. It gets them stored, not deflated, so that inflating happens once, and strictly.
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     parts = ((b"IHDR", header), (b"IDAT", zlib.compress(rows, 0)), (b"IEND", b""))
@@ -115,7 +115,7 @@ def decode_pixels(compressed: bytes, *, height: int, width: int) -> Pixels:
         with Image.open(io.BytesIO(plain), formats=("PNG",)) as image:
             pixels = np.asarray(image)
     except (OSError, SyntaxError, ValueError) as error:
-        raise PngRefused(Outcome.CORRUPT, f"the PNG's pixels can't be decoded ({error}); {_ACCEPTED}") from error
+        raise PngRefused(Outcome.CORRUPT, f"the PNG's pixels cannot be decoded ({error}); {_ACCEPTED}") from error
     if pixels.shape != (height, width, 3):
         raise PngRefused(Outcome.CORRUPT, f"the PNG's pixels decode to the shape {pixels.shape}; {_ACCEPTED}")
     return pixels
@@ -127,14 +127,16 @@ def _raw_bytes(height: int, width: int) -> int:
 
 def _chunk(data: bytes, position: int) -> tuple[bytes, bytes, int]:
     if len(data) < position + 12:
-        raise PngRefused(Outcome.CORRUPT, f"the PNG ends after {len(data)} bytes without an IEND chunk; send it whole")
+        raise PngRefused(
+            Outcome.CORRUPT, f"the PNG ends after {len(data)} bytes without an IEND chunk; send the whole file"
+        )
     (length,) = struct.unpack_from(">I", data, position)
     kind = data[position + 4 : position + 8]
     end = position + 12 + length
     if end > len(data):
         raise PngRefused(
             Outcome.CORRUPT,
-            f"the PNG's {_shown(kind)} chunk says {length} bytes, {len(data) - position - 12} are left; send it whole",
+            f"the PNG's {_shown(kind)} chunk states {length} bytes, only {len(data) - position - 12} follow",
         )
     (stated,) = struct.unpack_from(">I", data, end - 4)
     if zlib.crc32(data[position + 4 : end - 4]) != stated:
@@ -149,7 +151,7 @@ def _check_header(kind: bytes, payload: bytes, *, height: int, width: int) -> No
     if (found_width, found_height) != (width, height):
         raise PngRefused(
             Outcome.WRONG_SIZE,
-            f"the PNG is {found_width}x{found_height}, the challenge {width}x{height} (width x height)",
+            f"the PNG is {found_width}x{found_height}, but the challenge is {width}x{height} (width x height)",
         )
     if (depth, colour) != (8, 2):
         name = _COLOUR_TYPES.get(colour, f"colour type {colour}")
@@ -159,7 +161,7 @@ def _check_header(kind: bytes, payload: bytes, *, height: int, width: int) -> No
     if (compression, filtering, interlace) != (0, 0, 0):
         raise PngRefused(
             Outcome.CORRUPT,
-            f"the PNG's IHDR asks for methods {compression}, {filtering}, {interlace}; the format knows 0, 0, 0",
+            f"the PNG's IHDR has methods {compression}, {filtering}, {interlace}; PNG has only 0, 0, 0",
         )
 
 
@@ -169,13 +171,13 @@ def _inflate(compressed: bytes, *, height: int, width: int) -> bytes:
     try:
         rows = stream.decompress(compressed, size + 1)
     except zlib.error as error:
-        raise PngRefused(Outcome.CORRUPT, f"the PNG's pixel data can't be inflated ({error}); send it whole") from error
+        raise PngRefused(Outcome.CORRUPT, f"the PNG's pixel data cannot be inflated ({error})") from error
     if len(rows) > size:
         raise PngRefused(Outcome.CORRUPT, f"the PNG's pixel data inflates to more than the {size} bytes of its size")
     if len(rows) < size or not stream.eof:
         raise PngRefused(
             Outcome.CORRUPT,
-            f"the PNG's pixel data ends early: {len(rows)} bytes of {size}, stream {'whole' if stream.eof else 'cut'}",
+            f"the PNG's pixel data ends early: {len(rows)} of {size} bytes, {'whole' if stream.eof else 'cut'} stream",
         )
     if stream.unused_data:
         raise PngRefused(

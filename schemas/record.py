@@ -1,7 +1,7 @@
-"""The record: one row a response, accepted or refused. Its column names are the public vocabulary.
+"""The record: one row per response, accepted or refused. Its column names are public.
 
-`Record` is the one definition; the Arrow schema, the columns that tiers may grant and the cards' column
-descriptions are all derived from it.
+`Record` is the only definition. The Arrow schema, the columns that tiers may grant and the column descriptions of
+dataset cards are derived from it.
 """
 
 import hashlib
@@ -32,93 +32,106 @@ def _column(description: str) -> Any:
 
 
 class Record(BaseModel):
-    """One response and everything known about it. Every column is always present; optional ones may be null."""
+    """One response and all that is known about it. A record has all columns; optional ones may be null."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     # identity
-    record_id: str = _column("32 hex digits derived from task, miner and answer; also the sample key in tar shards")
-    round_id: str = _column("the production round, sortable by time")
-    task_id: str = _column("the challenge's id on the wire")
-    created_at: datetime = _column("when the challenge was made, UTC")
-    netuid: int = _column("Bittensor subnet")
-    block: int | None = _column("chain block at which the neurons were read; null off chain")
-    validator_hotkey: str = _column("ss58 address of the validator that asked")
+    record_id: str = _column(
+        "ID of the record: 32 hex digits derived from task, miner and response; the sample key in tar shards"
+    )
+    round_id: str = _column("ID of the production round; IDs sort by time")
+    task_id: str = _column("ID of the challenge that the miners received")
+    created_at: datetime = _column("when the challenge was made (UTC)")
+    netuid: int = _column("number of the Bittensor subnet")
+    block: int | None = _column("chain block at which the list of neurons was read; null without a chain")
+    validator_hotkey: str = _column("ss58 address of the validator that sent the challenge")
     # source
-    source: str = _column("where the clean photograph came from")
-    source_id: str = _column("the photograph's id at its source")
-    source_url: str | None = _column("where the source shows the photograph")
+    source: str = _column("source of the clean photograph")
+    source_id: str = _column("ID of the photograph at its source")
+    source_url: str | None = _column("web page of the photograph at its source")
     author: str | None = _column("photographer")
-    license: str | None = _column("the photograph's licence")
-    subject: str | None = _column("what the source says the photograph shows")
+    license: str | None = _column("licence of the photograph")
+    subject: str | None = _column("what the photograph shows, according to its source")
     # challenge
-    true_label: int = _column("ImageNet-1k index of the clean image's label")
-    true_label_name: str = _column("its English name")
-    synset: str | None = _column("its WordNet id")
-    true_class: int | None = _column("the class the source knows, where it does; equals true_label then")
-    clean_confidence: float = _column("softmax probability of the true label on the clean image")
-    clean_margin: float = _column("true logit minus best other logit on the clean image")
-    subject_score: float | None = _column("the judge's score that the label belongs to the subject")
+    true_label: int = _column("ImageNet-1k class index of the clean image")
+    true_label_name: str = _column("English name of `true_label`")
+    synset: str | None = _column("WordNet ID of `true_label`")
+    true_class: int | None = _column(
+        "class index that the source states; null when it states none, otherwise equal to `true_label`"
+    )
+    clean_confidence: float = _column("softmax probability of `true_label` on the clean image")
+    clean_margin: float = _column("logit of `true_label` minus the highest other logit, on the clean image")
+    subject_score: float | None = _column("the judge's score that `true_label` belongs to `subject`")
     classifier: str = _column("timm name of the attacked classifier")
-    classifier_sha256: str = _column("sha256 of its weights")
-    judge: str = _column("the language model that judged, or 'none'")
-    judge_sha256: str | None = _column("sha256 of its weights")
-    epsilon_min: float = _column("smallest allowed L-inf, 0..1")
-    epsilon: float = _column("largest allowed L-inf, 0..1")
-    min_psnr: float = _column("smallest allowed PSNR, dB")
-    min_ssim: float = _column("smallest allowed SSIM")
-    min_margin: float = _column("logit margin below which nothing is earned")
-    norm_type: str = _column("the norm that epsilon bounds")
-    timeout_ms: int = _column("time a miner had")
-    height: int = _column("pixels")
-    width: int = _column("pixels")
+    classifier_sha256: str = _column("sha256 of the weights of `classifier`")
+    judge: str = _column("name of the language model that compared labels, or 'none'")
+    judge_sha256: str | None = _column("sha256 of the weights of `judge`")
+    epsilon_min: float = _column("minimum required L-inf norm of the perturbation, on the 0..1 scale")
+    epsilon: float = _column("maximum allowed L-inf norm of the perturbation, on the 0..1 scale")
+    min_psnr: float = _column("minimum required PSNR in dB")
+    min_ssim: float = _column("minimum required SSIM")
+    min_margin: float = _column("margin in logits below which an accepted answer scores 0")
+    norm_type: str = _column("norm that `epsilon` bounds")
+    timeout_ms: int = _column("the challenge's timeout in milliseconds")
+    height: int = _column("height of both images in pixels")
+    width: int = _column("width of both images in pixels")
     # response
-    miner_uid: int = _column("the miner's uid at the time")
-    miner_hotkey: str = _column("the miner's ss58 address")
-    response_ms: float = _column("from sending to the last byte, milliseconds, monotonic clock")
-    outcome: str = _column("'accepted', or the named reason of the refusal")
+    miner_uid: int = _column("UID of the miner on the subnet when the challenge was sent")
+    miner_hotkey: str = _column("ss58 address of the miner")
+    response_ms: float = _column(
+        "time from sending the challenge to the last byte of the response, in milliseconds (monotonic clock)"
+    )
+    outcome: str = _column("'accepted', or the reason of the refusal")
     detail: str | None = _column("the refusal in one sentence")
     body_sha256: str | None = _column("sha256 of the bytes that the miner sent")
-    request_nonce: str | None = _column("nonce of the signed request that this answers")
-    miner_signature: str | None = _column("sr25519 signature over task, nonce, both hotkeys and body digest")
+    request_nonce: str | None = _column("nonce of the signed request that the response answers")
+    miner_signature: str | None = _column(
+        "the miner's sr25519 signature over task, nonce, both hotkeys and `body_sha256`"
+    )
     # verdict
-    adversarial_label: int | None = _column("what the classifier sees in the perturbed image")
-    adversarial_label_name: str | None = _column("its English name")
-    adversarial_confidence: float | None = _column("its softmax probability")
-    margin: float | None = _column("best other logit minus true logit on the perturbed image")
-    linf: float | None = _column("max|a-b| on the 0..1 scale")
-    linf_levels: int | None = _column("max|a-b| in 8-bit levels")
-    l0: int | None = _column("changed channel values")
-    l0_pixels: int | None = _column("changed pixels")
-    l2: float | None = _column("Euclidean norm of the perturbation on the 0..1 scale")
-    rmse: float | None = _column("root mean square of the perturbation on the 0..1 scale")
-    psnr: float | None = _column("dB, data range 255")
-    ssim: float | None = _column("structural similarity")
-    ssim_definition: str | None = _column("which SSIM")
-    semantic_score: float | None = _column("the judge's score that both labels are the same kind of thing")
-    semantic_mismatch: bool | None = _column("whether the labels name different things")
-    duplicate_of: str | None = _column("record_id of the faster answer with the same pixels")
-    near_duplicate_of: str | None = _column("record_id of a faster answer with nearly the same perturbation")
-    persists: Persistence | None = _column("whether the flip survives re-encoding and resampling")
-    transfer: tuple[Transfer, ...] | None = _column("what other classifiers say about the perturbed image")
+    adversarial_label: int | None = _column("ImageNet-1k class index that the classifier gives the perturbed image")
+    adversarial_label_name: str | None = _column("English name of `adversarial_label`")
+    adversarial_confidence: float | None = _column("softmax probability of `adversarial_label` on the perturbed image")
+    margin: float | None = _column("highest other logit minus the logit of `true_label`, on the perturbed image")
+    linf: float | None = _column("L-inf norm of the perturbation, max|a-b|, on the 0..1 scale")
+    linf_levels: int | None = _column("L-inf norm of the perturbation, max|a-b|, in 8-bit levels")
+    l0: int | None = _column("number of channel values that were changed")
+    l0_pixels: int | None = _column("number of pixels that were changed")
+    l2: float | None = _column("L2 (Euclidean) norm of the perturbation, on the 0..1 scale")
+    rmse: float | None = _column("root mean square of the perturbation, on the 0..1 scale")
+    psnr: float | None = _column("peak signal-to-noise ratio in dB (data range 255)")
+    ssim: float | None = _column("structural similarity of the two images")
+    ssim_definition: str | None = _column("definition by which `ssim` was computed")
+    semantic_score: float | None = _column("the judge's score that both labels name the same kind of thing")
+    semantic_mismatch: bool | None = _column("whether the two labels name different kinds of things")
+    duplicate_of: str | None = _column("record ID of the earlier answer with the same pixels")
+    near_duplicate_of: str | None = _column("record ID of an earlier answer with nearly the same perturbation")
+    persists: Persistence | None = _column("whether the misclassification survives JPEG compression and resampling")
+    transfer: tuple[Transfer, ...] | None = _column("predictions of other classifiers for the perturbed image")
     # score
-    quality: float = _column("how small the perturbation is, 0..1")
-    speed: float = _column("how fast the answer was, 0..1")
-    score: float = _column("0.7 quality + 0.3 speed; 0 where refused")
+    quality: float = _column("score of the perturbation's size, 0..1; smaller perturbations score higher")
+    speed: float = _column("score of the response time, 0..1; faster answers score higher")
+    score: float = _column("0.7 quality + 0.3 speed; 0 for responses that were refused in their round")
     policy: str = _column("name and version of the scoring policy")
     # pixels
     original_sha256: str = _column("pixel identity of the clean image")
     perturbed_sha256: str | None = _column("pixel identity of the perturbed image")
-    original_shard: str | None = _column("tar that holds the clean image's PNG")
-    original_offset: int | None = _column("its first byte in that tar")
-    original_length: int | None = _column("its length in bytes")
-    perturbed_shard: str | None = _column("tar that holds the perturbed image's PNG; null where refused")
-    perturbed_offset: int | None = _column("its first byte in that tar")
-    perturbed_length: int | None = _column("its length in bytes")
+    original_shard: str | None = _column("key of the tar that holds the clean image's PNG")
+    original_offset: int | None = _column("offset in bytes of the clean image's PNG in `original_shard`")
+    original_length: int | None = _column("length in bytes of the clean image's PNG")
+    perturbed_shard: str | None = _column(
+        "key of the tar that holds the perturbed image's PNG; null for refused responses"
+    )
+    perturbed_offset: int | None = _column("offset in bytes of the perturbed image's PNG in `perturbed_shard`")
+    perturbed_length: int | None = _column("length in bytes of the perturbed image's PNG")
 
 
 def record_id(task_id: str, miner_hotkey: str, answer_sha256: str | None) -> str:
-    """32 hex digits from task, miner and answer (pixel identity, else body digest, else nothing)."""
+    """Return the ID of a record: the first 32 hex digits of sha256 over `task_id|miner_hotkey|answer_sha256`.
+
+    `answer_sha256` is the pixel identity of the decoded image, else the digest of the body, else None (empty).
+    """
     return hashlib.sha256(f"{task_id}|{miner_hotkey}|{answer_sha256 or ''}".encode()).hexdigest()[:32]
 
 
@@ -132,7 +145,7 @@ def make_record(
     block: int | None,
     validator_hotkey: str,
 ) -> Record:
-    """The row of one judged response, its shard pointers still empty: the writer of the shards fills them in."""
+    """Return the record of one verified response. Its pointers are null until the shards are written."""
     task, origin = challenge.task, challenge.origin
     return Record(
         record_id=record_id(task.task_id, response.miner_hotkey, verdict.perturbed_sha256 or response.body_sha256),
@@ -181,11 +194,11 @@ def _arrow_type(annotation: Any) -> pa.DataType:
 
 
 def _arrow_field(name: str, annotation: Any) -> pa.Field:
-    # Always nullable: `datasets` casts non-nullable fields away, and nullability is Record's business.
+    # Always nullable: `datasets` removes non-nullability when it casts, and `Record` says what may be null.
     return pa.field(name, _arrow_type(annotation))
 
 
 @cache
 def record_schema() -> pa.Schema:
-    """The Arrow schema of a metadata table, one field for each `Record` field, in their order."""
+    """Return the Arrow schema of a metadata table: one field for each `Record` field, in their order."""
     return pa.schema([_arrow_field(name, info.annotation) for name, info in Record.model_fields.items()])
