@@ -1,11 +1,11 @@
-"""The reference attacks, and the way to one's own: `load_attack("pgd")`, `load_attack("my_package.attacks:mine")`."""
+"""The reference attacks, and attacks of other packages: `load_attack("pgd")`, `load_attack("my_package:mine")`."""
 
 from importlib import import_module
 
 from perturb.attacks.base import Attack
 from perturb.schemas.errors import SettingsError
 
-#: Name -> `module:function`. Modules are imported when their attack is asked for.
+#: Name -> `module:function`. A module is imported when its attack is loaded.
 ATTACKS = {
     "pgd": "perturb.attacks.pgd:attack",
     "fgsm": "perturb.attacks.fgsm:attack",
@@ -17,9 +17,9 @@ __all__ = ["ATTACKS", "Attack", "load_attack"]
 
 
 def load_attack(name: str) -> Attack:
-    """The attack of this name, or the function that `module:function` names.
+    """Return the attack of this name, or the function that `module:function` names.
 
-    Raises SettingsError when there is none, or when its module can't be imported.
+    Raises SettingsError for an unknown name, and for a module that cannot be imported or lacks the function.
     """
     place = ATTACKS.get(name, name)
     module, colon, function = place.partition(":")
@@ -29,7 +29,7 @@ def load_attack(name: str) -> Attack:
     try:
         attack: Attack = getattr(import_module(module), function)
     except ImportError as error:
-        raise SettingsError(f"attack {name!r}: module {module!r} can't be imported ({error}); {accepted}") from error
+        raise SettingsError(f"attack {name!r}: module {module!r} cannot be imported ({error}); {accepted}") from error
     except AttributeError as error:
         raise SettingsError(f"attack {name!r}: module {module!r} has no {function!r}; {accepted}") from error
     if not callable(attack):

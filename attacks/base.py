@@ -1,4 +1,4 @@
-"""What attacks share: the problem as they see it, and the loop of the signed-gradient ones."""
+"""What attacks share: one challenge as a `Problem`, and the loop of the signed-gradient attacks."""
 
 import math
 import time
@@ -14,14 +14,14 @@ from perturb.models.metrics import CleanSsim, Distances, distances, max_squares,
 from perturb.schemas.bounds import LEVELS, Bounds
 from perturb.schemas.image import Pixels
 
-# Above the asked margin, so that another machine's float32 finds the answer flipped as well.
+# Added to the required margin, so that the answer flips in the float32 arithmetic of other machines too.
 _MARGIN_SLACK = 0.01
-# A flip below this margin is none to a validator, whatever the bounds ask for.
+# A validator does not count a flip below this margin, even where the bounds require less.
 _MARGIN_FLOOR = 0.05
-# More than single precision's share in SSIM.
+# More than the error that single precision causes in SSIM.
 _SSIM_SLACK = 1e-7
 
-# What deadlines are held against; a benchmark on a busy machine may put the process's CPU time here.
+# The clock of deadlines; a benchmark on a busy machine may replace it with the process's CPU time.
 clock = time.monotonic
 
 Margins = npt.NDArray[np.float32]
@@ -29,22 +29,22 @@ Loss = Literal["margin", "cross_entropy"]
 
 
 class Attack(Protocol):
-    """What `perturb.attacks.load_attack` returns, and what an attack of one's own has to be."""
+    """The interface of an attack: what `perturb.attacks.load_attack` returns."""
 
     def __call__(
         self, classifier: Classifier, pixels: Pixels, label: int, bounds: Bounds, *, deadline: float, seed: int
     ) -> Pixels:
-        """A perturbed copy of `pixels`, uint8 (H, W, 3), that `classifier` does not see as `label`.
+        """Return a perturbed copy of `pixels`, uint8 (H, W, 3), to which `classifier` gives another label than `label`.
 
-        Ends before `deadline` (time.monotonic()) with the best that was found; where nothing flipped, with the
-        best try, which the validator will refuse by name. `seed` fixes every random choice.
+        Returns before `deadline` (time.monotonic(), in seconds). Where nothing flipped, returns the best try, which the
+        validator refuses with a reason. `seed` determines all random choices.
         """
 
 
 class Problem:
-    """One challenge as an attack works on it, and the best answer so far.
+    """One challenge that an attack works on, and the best answer so far.
 
-    A candidate counts only as it would be sent: uint8, inside the bounds, its margin taken from the classifier.
+    Candidates are judged as they would be sent: uint8, inside the bounds, with the margin that the classifier gives.
     """
 
     def __init__(self, classifier: Classifier, pixels: Pixels, label: int, bounds: Bounds, deadline: float):
@@ -65,11 +65,11 @@ class Problem:
 
     @property
     def solved(self) -> bool:
-        """Whether an answer inside the bounds was seen to reach the asked margin."""
+        """Whether an answer inside the bounds reached the required margin."""
         return self._rank[0]
 
     def steps_left(self) -> float:
-        """How many steps of the longest duration so far still end before the deadline; to be asked once a step."""
+        """Return how many steps of the longest duration so far end before the deadline; call it once per step."""
         now = clock()
         if self._step_began is not None:
             self._step_seconds = max(self._step_seconds, now - self._step_began)
@@ -80,23 +80,24 @@ class Problem:
         return left / self._step_seconds if self._step_seconds else math.inf
 
     def time_left(self) -> bool:
-        """Whether one more step ends before the deadline, even if it takes a quarter longer than the longest so far."""
+        """Return whether one more step ends before the deadline, even if it takes 1.25 times the longest so far."""
         return self.steps_left() > 1.25
 
     def margins(self, candidates: Pixels) -> Margins:
-        """Best other logit minus the true one, float32 (N,), of uint8 (N, H, W, 3)."""
+        """Return the best other logit minus the true one, float32 (N,), of uint8 (N, H, W, 3)."""
         logits = self.classifier.logits(candidates)
         margins: Margins = np.delete(logits, self.label, axis=1).max(axis=1) - logits[:, self.label]
         return margins
 
     def margin_of(self, logits: torch.Tensor) -> float:
-        """The same of logits (1, C) that `gradient` gave."""
+        """Return the margin of logits (1, C) that `gradient` returned."""
         return float(self._others(logits).amax() - logits[0, self.label])
 
     def offer(self, candidate: Pixels, margin: float) -> bool:
-        """Keeps `candidate` if it is better than the best so far; True if it is an answer that holds.
+        """Keep `candidate` if it is better than the best so far; return whether it holds.
 
-        Better is, in this order: holds (bounds and margin), flips, changes less, has the larger margin.
+        A candidate holds when it is inside the bounds and reaches the required margin. Candidates are compared by these
+        criteria, in this order: whether they hold, whether they flip, how little they change, how large the margin is.
         """
         distance = distances(self.clean, candidate)
         self.last_inside = inside = self._inside(candidate, distance)
@@ -117,12 +118,12 @@ class Problem:
         )
 
     def gradient(self, change: torch.Tensor, loss: Loss = "margin") -> tuple[torch.Tensor, torch.Tensor]:
-        """Gradient (a level) and logits at the clean image plus `change`, float32; `change` is (N, 3, H, W) in levels.
+        """Return gradient (per level) and logits at the clean image plus `change`, float32 (N, 3, H, W) in levels.
 
-        `loss` is what shall grow: `margin` (best other logit minus the true one; Carlini & Wagner 2017) or
-        `cross_entropy` of the true label.
+        `loss` is what an attack increases: `margin` (best other logit minus the true one; Carlini and Wagner 2017,
+        arXiv:1608.04644) or `cross_entropy` of the true label.
         """
-        # As the classifier itself divides: at whole levels this is the very input that it will be given.
+        # The classifier divides in the same way, so at whole levels this is exactly its input.
         point = ((self._levels + change) / LEVELS).requires_grad_(True)
         logits = self.classifier.module(point)
         true = logits[:, self.label]
@@ -135,54 +136,54 @@ class Problem:
         hidden[:, self.label] = -torch.inf
         return logits + hidden
 
-    def room(self, levels: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """How far each value may go down and up within `levels` and 0..255; float32 (1, 3, H, W), in levels."""
+    def allowed_change(self, levels: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return how far each value may go down and up within `levels` and 0..255; float32 (1, 3, H, W), in levels."""
         return (-self._levels).clamp(min=-levels), (LEVELS - self._levels).clamp(max=levels)
 
     def rounded(self, change: torch.Tensor) -> Pixels:
-        """Clean image plus `change` (1, 3, H, W), rounded to levels, as uint8 (H, W, 3)."""
+        """Return the clean image plus `change` (1, 3, H, W), rounded to levels, as uint8 (H, W, 3)."""
         levels = change[0].round().permute(1, 2, 0).cpu().numpy().astype(np.int16)
         rounded: Pixels = np.clip(self.clean + levels, 0, LEVELS).astype(np.uint8)
         return rounded
 
 
 class SignedGradientAttack:
-    """Signed gradient steps at one level after the other, from the smallest allowed up.
+    """Signed gradient steps, first at the smallest level that is allowed, then at the next.
 
-    An attack overrides `start` and `direction`, and sets `steps` and `step_size`. Every step's result is rounded
+    An attack overrides `start` and `direction`, and sets `steps` and `step_size`. The result of each step is rounded
     and checked, and the first that holds is the answer.
     """
 
     steps = 10
-    #: What to climb at each level, one after the other: see `Problem.gradient`.
+    #: The losses to increase at each level, one after the other; see `Problem.gradient`.
     losses: tuple[Loss, ...] = ("cross_entropy",)
-    #: Step length as a share of the level.
+    #: Step length as a fraction of the level.
     step_size = 0.25
 
     def start(self, problem: Problem, levels: int, random: torch.Generator) -> torch.Tensor:
-        """The change to begin with, float32 (1, 3, H, W) in levels."""
-        return torch.zeros_like(problem.room(levels)[0])
+        """Return the change to start from, float32 (1, 3, H, W) in levels."""
+        return torch.zeros_like(problem.allowed_change(levels)[0])
 
     def direction(self, gradient: torch.Tensor, memory: torch.Tensor | None) -> torch.Tensor:
-        """What to follow, given this step's gradient and what the last step followed."""
+        """Return the direction of this step, given its gradient and the direction of the previous step."""
         return gradient
 
     def __call__(
         self, classifier: Classifier, pixels: Pixels, label: int, bounds: Bounds, *, deadline: float, seed: int
     ) -> Pixels:
-        """See `Attack`."""
+        """Attack the classifier; see `Attack`."""
         problem = Problem(classifier, pixels, label, bounds, deadline)
         random = torch.Generator().manual_seed(seed)
         for levels, loss in product(range(bounds.min_levels, bounds.max_levels + 1), self.losses):
             problem.last_inside = False
             self._climb(problem, levels, loss, random)
-            # Where even PSNR or SSIM refused the last step, a larger level has no chance.
+            # Where the last step failed PSNR or SSIM, a larger level fails them too.
             if problem.solved or not problem.last_inside:
                 break
         return problem.answer
 
     def _climb(self, problem: Problem, levels: int, loss: Loss, random: torch.Generator) -> None:
-        low, high = problem.room(levels)
+        low, high = problem.allowed_change(levels)
         change = self.start(problem, levels, random).clamp(low, high)
         memory = None
         for _ in range(self.steps):

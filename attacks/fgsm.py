@@ -4,9 +4,9 @@ from perturb.attacks.base import SignedGradientAttack
 
 
 class FGSM(SignedGradientAttack):
-    """One step of the whole level along the gradient at the clean image; the level is searched from the smallest up.
+    """One step of the whole level along the gradient at the clean image; the smallest level is tried first.
 
-    At each level the paper's cross-entropy goes first, then the margin, which turns more photographs.
+    At each level the paper's cross-entropy is tried first, then the margin, which flips more photographs.
     """
 
     steps = 1

@@ -1,16 +1,16 @@
 """An attack on the uint8 grid itself: as few channel values as possible, each moved by one level.
 
-To a first order a step of one level in channel value i adds |g_i| to the margin, g being its gradient. So the
-cheapest change moves the values with the largest |g_i|, as many as it takes. Two things make that work where a
+To a first order a step of one level in channel value i adds |g_i| to the margin, where g is the gradient of the margin.
+So the cheapest change moves the values with the largest |g_i|, as many as it takes. Two things make that work where a
 single gradient fails:
 
 - g turns as values move. The ranking follows the mean of the gradients at all points visited, which is what
-  hard-thresholded gradient ascent (Blumensath and Davies 2009, "Iterative hard thresholding") needs to settle.
+  hard-thresholded gradient ascent (Blumensath and Davies 2009, "Iterative hard thresholding") needs to converge.
 - How many values it takes is predicted from the gradient at the current point, and the prediction is corrected by
   how much the last ones were wrong.
 
 Minimal-norm attacks in real numbers lose their flip when rounded (Bonnet, Furon and Bas 2020, "What if adversarial
-samples were digital images?"); here every point visited is an image, and its margin is the one that counts.
+samples were digital images?"). Here each point visited is an image, and the margin is that of the image.
 """
 
 from dataclasses import dataclass
@@ -27,9 +27,9 @@ from perturb.schemas.image import Pixels
 _ROUNDS = 8
 # Values of the first try, as a multiple of what the clean image's gradient promises.
 _FIRST = 1.2
-# How far the number of values moves in one round.
+# The factors by which the number of values changes at most in one round.
 _SHRINK, _GROW = 0.75, 1.3
-# Logits by which predictions are too high at first, and the most that is believed.
+# Logits by which predictions are assumed too high at first, and at most.
 _BIAS, _MAX_BIAS = 0.15, 0.6
 # Numbers of values tried at once in the end, as multiples of the last prediction; and where none of them held, or
 # time ran out before predictions could be trusted.
@@ -40,7 +40,7 @@ _FINISH_STEPS = 3.0
 
 
 def attack(classifier: Classifier, pixels: Pixels, label: int, bounds: Bounds, *, deadline: float, seed: int) -> Pixels:
-    """See `perturb.attacks.base.Attack`. Deterministic: `seed` changes nothing."""
+    """Attack the classifier; see `perturb.attacks.base.Attack`. Deterministic: `seed` changes nothing."""
     problem = Problem(classifier, pixels, label, bounds, deadline)
     for levels in range(1, bounds.max_levels + 1):
         _Search(problem, levels).run()
@@ -51,7 +51,7 @@ def attack(classifier: Classifier, pixels: Pixels, label: int, bounds: Bounds, *
 
 @dataclass(frozen=True)
 class _Ranking:
-    """Values from the most to the least promising: their places, and the move of each place; float32 (3HW,)."""
+    """Channel values, the most promising first: `order` has indices, `moves` a move for each index; float32 (3HW,)."""
 
     order: torch.Tensor
     moves: torch.Tensor
@@ -62,10 +62,10 @@ class _Search:
 
     def __init__(self, problem: Problem, levels: int):
         self._problem = problem
-        self._shape = problem.room(levels)[0].shape
-        self._low, self._high = (side.flatten() for side in problem.room(levels))
-        # Where the bounds ask for more than this level, one value has to reach what they ask for.
-        self._far_low, self._far_high = (side.flatten() for side in problem.room(problem.bounds.min_levels))
+        self._shape = problem.allowed_change(levels)[0].shape
+        self._low, self._high = (side.flatten() for side in problem.allowed_change(levels))
+        # Where the bounds require more than this level, one value must reach what they require.
+        self._far_low, self._far_high = (side.flatten() for side in problem.allowed_change(problem.bounds.min_levels))
         self._change = torch.zeros_like(self._low)
         self._mean = self._gradient = torch.zeros_like(self._low)
         self._margin = 0.0
@@ -74,7 +74,7 @@ class _Search:
         self._fewest = self._low.numel()
 
     def run(self) -> None:
-        """Offers the problem every set that holds."""
+        """Offer all sets that were tried to the problem."""
         if not self._problem.time_left():
             return
         self._visit(self._change)
@@ -89,7 +89,7 @@ class _Search:
             self._visit(self._moved(ranking, count))
             if self._visited > 2:
                 self._bias = min(max((self._bias + expected - self._margin) / 2, 0.0), _MAX_BIAS)
-            # No later try takes more than this; sorting all values would cost a fifth of a gradient.
+            # No later try uses more values; sorting all values would take a fifth of the time of a gradient.
             ranking, gains = self._rank(2 * count)
             count = self._next_count(gains, count)
         else:
@@ -98,7 +98,7 @@ class _Search:
             self._finish(self._rank(self._low.numel())[0], count, _WIDE_FINISH)
 
     def _visit(self, change: torch.Tensor) -> None:
-        """Takes margin and gradient at the clean image plus `change`, and offers it as an answer."""
+        """Compute margin and gradient at the clean image plus `change`, and offer it as an answer."""
         problem = self._problem
         gradient, logits = problem.gradient(change.view(self._shape))
         self._margin = problem.margin_of(logits)
@@ -109,7 +109,7 @@ class _Search:
             self._fewest = min(self._fewest, int(change.count_nonzero()))
 
     def _rank(self, length: int) -> tuple[_Ranking, torch.Tensor]:
-        """The ranking by the mean gradient, and what its first 1, 2, 3, … values add to the current margin."""
+        """Return the ranking by the mean gradient, and what its first 1, 2, 3, … values add to the current margin."""
         moves = torch.where(self._mean > 0, self._high, self._low)
         order = (self._mean * moves).topk(min(length, self._low.numel())).indices
         gains = (self._gradient * moves)[order].cumsum(0) - torch.dot(self._gradient, self._change)
@@ -133,7 +133,7 @@ class _Search:
         return change
 
     def _finish(self, ranking: _Ranking, count: int, shares: tuple[float, ...]) -> None:
-        """Tries several numbers of values in one batch."""
+        """Try several numbers of values in one batch."""
         counts = {min(max(1, round(count * share)), self._fewest) for share in shares}
         if self._problem.solved:
             counts.discard(self._fewest)

@@ -13,7 +13,7 @@ class MIFGSM(SignedGradientAttack):
     step_size = 0.1
 
     def direction(self, gradient: torch.Tensor, memory: torch.Tensor | None) -> torch.Tensor:
-        """The accumulated gradient."""
+        """Return the accumulated gradient."""
         scaled = gradient / gradient.abs().mean().clamp(min=1e-30)
         return scaled if memory is None else _DECAY * memory + scaled
 

@@ -6,11 +6,11 @@ from perturb.attacks.base import Problem, SignedGradientAttack
 
 
 class PGD(SignedGradientAttack):
-    """Steps of a quarter of the level from a random point of the box, ten of them."""
+    """Ten steps of a quarter of the level, from a random point of the box."""
 
     def start(self, problem: Problem, levels: int, random: torch.Generator) -> torch.Tensor:
-        """Uniform in the box of `levels`."""
-        low, high = problem.room(levels)
+        """Return a change that is uniform in the box of `levels`."""
+        low, high = problem.allowed_change(levels)
         share = torch.rand(low.shape, generator=random).to(low.device)
         return low + (high - low) * share
 

@@ -109,7 +109,7 @@ class FoolboxFMN:
 def _fitting_steps(problem: Problem, steps: int, deadline: float) -> int:
     """At most `steps`, and no more than the time allows: foolbox can't be told a deadline."""
     begun = base.clock()
-    problem.gradient(problem.room(1)[0])
+    problem.gradient(problem.allowed_change(1)[0])
     now = base.clock()
     return max(5, min(steps, int((deadline - now) / (1.3 * (now - begun)))))
 
@@ -123,7 +123,7 @@ def _for_foolbox(classifier: Classifier, pixels: Pixels, label: int) -> tuple[An
 
 
 def _offer(problem: Problem, change: torch.Tensor, levels: int) -> None:
-    low, high = problem.room(levels)
+    low, high = problem.allowed_change(levels)
     candidate = problem.rounded((change * LEVELS).clamp(low, high))
     problem.offer(candidate, float(problem.margins(candidate[None])[0]))
 

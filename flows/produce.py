@@ -138,7 +138,7 @@ def prepared_produce(
         with loading_progress() as loading:
             server.when_ready(loading.begin("Prefect server").ready)
             line = stack.enter_context(opened_line(settings, local_miners=local_miners, loading=loading))
-            server.wait()
+            stack.enter_context(server.used())
 
         @flow(name="produce", task_runner=_RUNNER)
         def produce(rounds: int = 1, continuous: bool = False) -> ProduceSummary:

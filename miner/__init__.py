@@ -1,1 +1,1 @@
-"""The other end of the wire: reference attacks, and the server that answers validators with them."""
+"""The miner: the server that answers validators' challenges with an attack, and reference miners for one machine."""

@@ -1,4 +1,4 @@
-"""What a miner answers: bytes made of a task and its clean pixels, before a deadline."""
+"""Answers of a miner: the bytes that it sends for a task and its clean pixels, before a deadline."""
 
 import time
 from collections.abc import Callable
@@ -14,22 +14,22 @@ if TYPE_CHECKING:
 # (task, clean uint8 (height, width, 3), deadline on time.monotonic) -> the body to send.
 Answer = Callable[[Task, Pixels, float], bytes]
 
-# Share of the challenge's time that the attack may use; the rest is for the way there and back.
+# Share of the challenge's time that the attack may use; the rest is for the two transfers.
 _TIME_SHARE = 0.7
 
 
 class Unanswerable(Exception):
-    """A well-formed task that this miner can't serve; the message tells the validator why."""
+    """A well-formed task that this miner cannot serve; the message tells the validator why."""
 
 
 def attack_answer(name: str, classifier_settings: ClassifierSettings, *, budget_seconds: float) -> Answer:
-    """Answers with attack `name` on the classifier that the settings name, loaded here.
+    """Return the function that answers with attack `name` on the classifier of the settings, which is loaded here.
 
     The attack has `budget_seconds`, or 70 % of the challenge's time where that is less. Raises SettingsError for an
-    unknown attack, ModelError for a classifier that can't be loaded.
+    unknown attack, ModelError for a classifier that cannot be loaded.
     """
     from perturb.attacks import load_attack
-    from perturb.miner.masked_classifier import MergedClassifier
+    from perturb.miner.masked_classifier import MaskedClassifier
     from perturb.models.classifier import load_classifier
 
     attack = load_attack(name)
@@ -44,7 +44,7 @@ def attack_answer(name: str, classifier_settings: ClassifierSettings, *, budget_
         if any(not 0 <= other < classifier.num_classes for other in task.excluded_labels):
             raise Unanswerable(f"excluded_labels name classes that {classifier.name} does not have")
         seconds = min(budget_seconds, _TIME_SHARE * task.timeout_ms / 1000)
-        target = cast("Classifier", MergedClassifier(classifier, task.true_label, task.excluded_labels))
+        target = cast("Classifier", MaskedClassifier(classifier, task.true_label, task.excluded_labels))
         perturbed = attack(
             target,
             clean,

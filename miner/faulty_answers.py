@@ -1,4 +1,4 @@
-"""A miner that answers in time, rightly signed, and wrongly, so that refusals can be seen on a healthy network."""
+"""Answers that arrive in time, correctly signed, and are invalid, so that a healthy network shows refusals too."""
 
 import hashlib
 
@@ -10,7 +10,7 @@ from perturb.schemas.image import Pixels, encode_png
 
 
 def bad_answer() -> Answer:
-    """Exceeds the L-inf bound on every other task and sends bytes that are no image on the rest."""
+    """Return the function that exceeds the L-inf bound on every other task and sends no image on the rest."""
 
     def answer(task: Task, clean: Pixels, deadline: float) -> bytes:
         answered[0] += 1

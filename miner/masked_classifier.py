@@ -1,4 +1,4 @@
-"""A classifier seen by an attack that has to avoid some labels besides the true one."""
+"""A classifier for attacks that must avoid some labels besides the true one."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -14,32 +14,32 @@ from perturb.schemas.image import Pixels
 _NEVER = -1e4
 
 
-class MergedClassifier:
-    """`classifier`, in whose logits the `excluded` labels have become one with `label`.
+class MaskedClassifier:
+    """`classifier` with the `excluded` labels merged into `label`.
 
-    The true label has the largest logit of them all, the others one that never wins: whatever an attack flips this
-    to, with whatever margin, the classifier itself shows the same label ahead of all of them. Everything but `logits`
-    and `module` is the classifier's own.
+    The true label has the largest logit of them, and the excluded labels have a logit that never wins. So the label and
+    margin to which an attack flips this classifier hold for `classifier` too. Apart from `logits` and `module`, all
+    attributes are those of `classifier`.
     """
 
     def __init__(self, classifier: Classifier, label: int, excluded: Sequence[int]):
         self._classifier = classifier
         self._label = label
         self._excluded = [classifier.check_label(other) for other in excluded if other != label]
-        self.module = _MergedModule(classifier.module, label, self._excluded)
+        self.module = _MaskedModule(classifier.module, label, self._excluded)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._classifier, name)
 
     def logits(self, pixels: Pixels) -> npt.NDArray[np.float32]:
-        """float32 (N, classes) of uint8 (N, height, width, 3)."""
+        """Return logits, float32 (N, classes), of uint8 (N, height, width, 3)."""
         logits = self._classifier.logits(pixels).copy()
         logits[:, self._label] = logits[:, [self._label, *self._excluded]].max(axis=1)
         logits[:, self._excluded] = _NEVER
         return logits
 
 
-class _MergedModule(torch.nn.Module):
+class _MaskedModule(torch.nn.Module):
     def __init__(self, module: torch.nn.Module, label: int, excluded: list[int]):
         super().__init__()
         self.inner = module

@@ -1,4 +1,4 @@
-"""One miner from the command line: load, listen, publish, serve."""
+"""One miner: load the attack, listen, publish the address, serve."""
 
 import logging
 from collections.abc import Callable
@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class MinerStarted:
-    """What a miner is when it begins to listen. `published` is the endpoint on chain, None on the local network."""
+    """A miner that begins to listen. `published` is the endpoint on chain, None on the local network."""
 
     hotkey: str
     attack: str
@@ -43,17 +43,17 @@ def run_miner(
 ) -> None:
     """Serve until SIGINT or SIGTERM. `attack` is a name of `perturb.attacks`, `module:function`, or "bad".
 
-    Validators that may ask are those of `settings.subnet`: the roster's, or the holders of a permit. With a chain
-    network `external_ip` (by default `host`) and the port are published there. `tell` is called when the miner listens.
-    Raises SettingsError for an unknown attack, a port in use or an address that can't be published; SubnetError where
-    the roster or chain is unusable; ModelError where the classifier can't be loaded.
+    The validators of `settings.subnet` may send challenges: the roster's, or the holders of a permit. On a chain,
+    `external_ip` (by default `host`) and the port are published. `tell` is called when the miner listens. Raises
+    SettingsError for an unknown attack, a port in use or an address that cannot be published; SubnetError where the
+    roster or chain cannot be used; ModelError where the classifier cannot be loaded.
     """
     from perturb.miner.server import Limits, bind, create_app, serve
 
     if budget_seconds <= 0:
-        raise SettingsError(f"--budget-seconds {budget_seconds:g} leaves no time; give seconds above 0, such as 3")
+        raise SettingsError(f"--budget-seconds is {budget_seconds:g}; accepted: seconds above 0, such as 3")
     if max_concurrent < 1:
-        raise SettingsError(f"--max-concurrent {max_concurrent} takes no challenge; give 1 or more")
+        raise SettingsError(f"--max-concurrent is {max_concurrent}; accepted: 1 or more")
     keypair = load_keypair(settings.subnet)
     with bind(host, port) as listener:
         port = listener.getsockname()[1]
@@ -74,7 +74,7 @@ def run_miner(
 
 
 def _publishable(settings: Settings, ip: str, port: int) -> str | None:
-    """The endpoint to publish; None on the local network. Raises SettingsError for one that nobody could ask."""
+    """Return the endpoint to publish, or None on the local network. Raises SettingsError for an unreachable address."""
     if settings.subnet.network == LOCAL_NETWORK:
         return None
     text = f"[{ip}]:{port}" if ":" in ip else f"{ip}:{port}"
@@ -82,5 +82,5 @@ def _publishable(settings: Settings, ip: str, port: int) -> str | None:
         return parse_endpoint(text, allow_private=settings.subnet.allow_private_addresses).authority
     except AddressRefused as error:
         raise SettingsError(
-            f"{error}; name the address under which validators reach this machine with --external-ip"
+            f"{error}; give the address under which validators reach this machine with --external-ip"
         ) from error

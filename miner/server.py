@@ -1,8 +1,8 @@
-"""The miner's server: verifies who asks, bounds what it accepts, answers, and signs the answer.
+"""The miner's server: authenticates the sender, limits what it accepts, answers, and signs the answer.
 
-A request is checked cheapest first: shape of the headers, whether the sender may ask, size, signature and replay,
-room, content. Only then is work done. Headers are hostile until the signature over them holds, and so is the content
-after it: a validator with a permit is still a stranger.
+The cheapest checks of a request come first: the shape of the headers, whether the sender may send challenges, size,
+signature and replay, free capacity, content. Only then is work done. Headers are untrusted until the signature over
+them is verified. The content stays untrusted after that: a validator with a permit can be malicious.
 """
 
 import asyncio
@@ -30,14 +30,14 @@ from perturb.subnet import wire
 from perturb.subnet.keys import SS58_LENGTH, Keypair
 from perturb.subnet.signing import sign_response
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 MAX_PIXELS = 2048 * 2048
-# Longer than the freshness window by far, so that a request stays a replay even after the clock was set back.
+# Much longer than the freshness window, so that a request still counts as a replay after the clock was set back.
 _NONCE_SECONDS = 600.0
 _BODY_SECONDS = 10.0
 _MAX_HEADER_BLOCK = 16 * 2**10
-# Newer SDKs ask which signature scheme is expected; hotkeys are sr25519.
+# Newer SDKs require the expected signature scheme; hotkeys are sr25519.
 _SCHEME: dict[str, Any] = (
     {"expected_crypto_type": 1} if "expected_crypto_type" in inspect.signature(http_auth.verify).parameters else {}
 )
@@ -53,7 +53,7 @@ _HEADER_LENGTHS = {
 
 @dataclass(frozen=True)
 class Limits:
-    """What one miner takes on. `max_concurrent` requests are worked on at once, by `threads` threads."""
+    """The capacity of one miner: `max_concurrent` requests at once, `threads` that run attacks, open connections."""
 
     max_concurrent: int = 2
     threads: int = 1
@@ -61,7 +61,7 @@ class Limits:
 
 
 class Refused(Exception):
-    """A request that gets no answer: `status` and one sentence for the sender."""
+    """A request that is refused with HTTP `status` and one sentence for the sender."""
 
     def __init__(self, status: int, detail: str):
         super().__init__(detail)
@@ -78,15 +78,15 @@ def create_app(
     limits: Limits = Limits(),
     on_ready: Callable[[], None] | None = None,
 ) -> FastAPI:
-    """The ASGI application of one miner: `POST /v1/challenge` and `GET /health`.
+    """Return the ASGI application of one miner: `POST /v1/challenge` and `GET /health`.
 
-    `name` is what /health says of the attack; `on_ready` is called once the application runs.
+    `name` is the attack that /health names; `on_ready` is called once the application runs.
     """
-    desk = _Desk(answer, keypair, validators, limits)
+    handler = _Handler(answer, keypair, validators, limits)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        with desk.pool:
+        with handler.pool:
             refreshing = asyncio.create_task(validators.keep_fresh())
             if on_ready:
                 on_ready()
@@ -97,22 +97,22 @@ def create_app(
 
     @app.get("/health")
     async def health() -> dict[str, str | int]:
-        return {"status": "ok", "hotkey": keypair.ss58_address, "attack": name, "in_flight": desk.in_flight}
+        return {"status": "ok", "hotkey": keypair.ss58_address, "attack": name, "in_flight": handler.in_flight}
 
     @app.post(wire.CHALLENGE_PATH)
     async def challenge(request: Request) -> Response:
         try:
-            return await desk.serve(request)
+            return await handler.serve(request)
         except Refused as refusal:
-            log.info("refused with %d: %s", refusal.status, refusal.detail)
+            logger.info("refused with %d: %s", refusal.status, refusal.detail)
             headers = {"Retry-After": "2"} if refusal.status == 503 else None
             return Response(refusal.detail, refusal.status, headers, media_type="text/plain")
 
     return app
 
 
-class _Desk:
-    """Where requests of one hotkey are checked and worked on."""
+class _Handler:
+    """Checks and answers the requests to one hotkey."""
 
     def __init__(self, answer: Answer, keypair: Keypair, validators: ValidatorList, limits: Limits):
         self.in_flight = 0
@@ -121,19 +121,19 @@ class _Desk:
         self._keypair = keypair
         self._validators = validators
         self._limits = limits
-        # One store a hotkey: its keys leave the receiver out, so a shared one would see replays that are none.
+        # One store per hotkey: its keys do not contain the receiver, so a shared store would refuse valid requests.
         self._nonces = http_auth.InMemoryNonceStore(retention=_NONCE_SECONDS)
 
     async def serve(self, request: Request) -> Response:
-        """The signed answer. Raises Refused."""
+        """Return the signed answer. Raises Refused."""
         arrived = time.monotonic()
         headers = _auth_headers(request)
         if not self._validators.allows(headers[http_auth.HEADER_HOTKEY.lower()]):
-            raise Refused(403, "this hotkey is not on the list of validators that may ask this miner")
+            raise Refused(403, "this hotkey is not on the list of validators that may send challenges to this miner")
         body = await _read_body(request)
         caller = self._verify(request, headers, body)
         if self.in_flight >= self._limits.max_concurrent:
-            raise Refused(503, f"busy with {self.in_flight} challenges, as many as this miner takes; ask again later")
+            raise Refused(503, f"busy with {self.in_flight} challenges, the maximum of this miner; ask again later")
         self.in_flight += 1
         try:
             loop = asyncio.get_running_loop()
@@ -158,7 +158,7 @@ class _Desk:
         return Response(answer, 200, signed, media_type=wire.RESPONSE_TYPE)
 
     def _verify(self, request: Request, headers: dict[str, str], body: bytes) -> http_auth.Caller:
-        # The target as it was sent: the decoded path could name another one than the signature covers.
+        # The request target as it was sent: the decoded path can differ from the one that the signature covers.
         path = request.scope["raw_path"].decode("latin-1")
         query = request.scope["query_string"].decode("latin-1")
         try:
@@ -176,7 +176,7 @@ class _Desk:
         return caller
 
     def _work(self, body: bytes, arrived: float) -> tuple[Task, bytes]:
-        """Runs in the pool: reading the task, the attack, encoding."""
+        """Read the task, attack, and encode; runs in the pool."""
         try:
             task, png = wire.unpack_request(body)
             clean = _clean_pixels(task, png)
@@ -189,16 +189,16 @@ class _Desk:
 
 
 def _auth_headers(request: Request) -> dict[str, str]:
-    """The btauth headers by lower-case name. Raises Refused where one stands twice, or is longer than it can be."""
+    """Return the btauth headers by lower-case name. Raises Refused for a header that is repeated or too long."""
     found: dict[str, str] = {}
     longest = {name.lower(): length for name, length in _HEADER_LENGTHS.items()}
     for name, value in request.headers.items():
         if name in longest:
             if name in found or len(value) > longest[name] or not value.isascii():
-                raise Refused(401, f"MalformedAuth: {name} stands twice or is malformed")
+                raise Refused(401, f"MalformedAuth: {name} is repeated or malformed")
             found[name] = value
     if len(found.get(http_auth.HEADER_HOTKEY.lower(), "")) != SS58_LENGTH:
-        raise Refused(401, f"MalformedAuth: {http_auth.HEADER_HOTKEY} is missing or no ss58 address")
+        raise Refused(401, f"MalformedAuth: {http_auth.HEADER_HOTKEY} is missing or not an ss58 address")
     return found
 
 
@@ -215,23 +215,23 @@ async def _read_body(request: Request) -> bytes:
                 if len(body) > wire.MAX_BODY_BYTES:
                     raise too_large
     except ClientDisconnect as error:
-        raise Refused(400, "the sender went away before its body had come") from error
+        raise Refused(400, "the connection was closed before the whole body arrived") from error
     except TimeoutError as error:
-        raise Refused(408, f"the body did not come within {_BODY_SECONDS:g} s") from error
+        raise Refused(408, f"the body did not arrive within {_BODY_SECONDS:g} s") from error
     return bytes(body)
 
 
 def _clean_pixels(task: Task, png: bytes) -> Pixels:
     if task.height * task.width > MAX_PIXELS:
-        raise wire.WireError(f"{task.width}x{task.height} is more than {MAX_PIXELS} pixels")
+        raise wire.WireError(f"{task.width}x{task.height} is more than the maximum of {MAX_PIXELS} pixels")
     clean = read_png(png, height=task.height, width=task.width)
     if pixel_identity(clean) != task.original_sha256:
-        raise wire.WireError("the PNG's pixels are not the ones that original_sha256 names")
+        raise wire.WireError("the PNG's pixels do not have the digest original_sha256")
     return clean
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """A listening socket; port 0 lets the system choose. Raises SettingsError where the port can't be had."""
+    """Return a listening socket; port 0 lets the system choose. Raises SettingsError for a port that cannot be used."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -241,13 +241,13 @@ def bind(host: str, port: int) -> socket.socket:
     except (OSError, OverflowError) as error:
         listener.close()
         raise SettingsError(
-            f"port {port} on {host} can't be had: {error}; give another one with --port (0 takes a free one)"
+            f"port {port} on {host} cannot be used: {error}; choose another with --port (0 lets the system choose)"
         ) from error
     return listener
 
 
 def serve(app: FastAPI, listener: socket.socket, *, limits: Limits = Limits()) -> None:
-    """Serve until SIGINT or SIGTERM, then give running answers a second."""
+    """Serve until SIGINT or SIGTERM, then wait up to a second for running answers."""
     import uvicorn
 
     config = uvicorn.Config(

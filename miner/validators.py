@@ -1,4 +1,4 @@
-"""Which validators may ask: a list that is read again now and then, and kept while it can't be read."""
+"""Which validators may send challenges: a list that is read again regularly, and kept while it cannot be read."""
 
 import asyncio
 import logging
@@ -6,15 +6,15 @@ from collections.abc import Callable
 
 from perturb.schemas.errors import PerturbError
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 REFRESH_SECONDS = 300.0
 
 
 class ValidatorList:
-    """Hotkeys that may ask. `find` is called once here, so its errors show at the start.
+    """Hotkeys that may send challenges. The constructor calls `find`, and raises what it raises.
 
-    Later errors keep the list that is held.
+    When a later call fails, the list stays as it is.
     """
 
     def __init__(self, find: Callable[[], frozenset[str]], *, refresh_seconds: float = REFRESH_SECONDS):
@@ -22,10 +22,13 @@ class ValidatorList:
         self._seconds = refresh_seconds
         self._hotkeys = find()
         if not self._hotkeys:
-            log.warning("nobody may ask this miner: the roster has no [[validator]], or the subnet no permit holder")
+            logger.warning(
+                "no validator may send challenges to this miner: "
+                "the roster has no [[validator]], or no neuron of the subnet has a permit"
+            )
 
     def allows(self, hotkey: str) -> bool:
-        """Whether `hotkey` may ask."""
+        """Return whether `hotkey` may send challenges."""
         return hotkey in self._hotkeys
 
     async def keep_fresh(self) -> None:
@@ -35,4 +38,6 @@ class ValidatorList:
             try:
                 self._hotkeys = await asyncio.to_thread(self._find)
             except PerturbError as error:
-                log.warning("going on with %d known validators: %s", len(self._hotkeys), error)
+                logger.warning(
+                    "the list of validators could not be read, so the %d known ones stay: %s", len(self._hotkeys), error
+                )

@@ -1,7 +1,7 @@
-"""The task runner as a setting: threads on one machine, Dask or Ray where one machine is not enough.
+"""The task runner that the settings name: threads on one machine, Dask or Ray where one machine is not enough.
 
-What fans out is named by references (a store's URL, days, record ids); workers read and write the store themselves,
-so they need the same settings in their environment, and nothing large travels through the cluster's scheduler.
+Tasks on workers are given references (a store's URL, days, record ids). Workers read and write the store themselves, so
+they need the same settings in their environment, and nothing large travels through the cluster's scheduler.
 """
 
 import os
@@ -18,7 +18,7 @@ from perturb.schemas.settings import Settings
 
 
 def worker_count(settings: Settings) -> int:
-    """Processes that work at once, as far as this side knows."""
+    """Return the number of processes that work at once: the setting, or this machine's cores."""
     return settings.runner_workers or os.cpu_count() or 1
 
 
@@ -28,10 +28,10 @@ Submit = Callable[..., PrefectFuture[Any]]
 
 @contextmanager
 def workers(settings: Settings) -> Iterator[Submit]:
-    """The workers of the runner that the settings name, for as long as the block lasts; for use in a flow or a task.
+    """Yield the workers of the runner that the settings name, for use in a flow or a task; they last as the block does.
 
-    Without a flow of its own, which would end up to a second late (Prefect joins its heartbeat's thread). Raises
-    SettingsError where the runner's package is missing or nobody answers at `runner_address`.
+    This starts no flow, because a flow ends up to a second late (Prefect joins its heartbeat's thread). Raises
+    SettingsError where the runner's package is missing or no scheduler answers at `runner_address`.
     """
     with task_runner(settings) as runner:
         if settings.runner == "dask":
@@ -40,7 +40,7 @@ def workers(settings: Settings) -> Iterator[Submit]:
 
 
 def _connect(runner: Any, address: str | None) -> None:
-    """Now, not at the first submission; and a cluster of our own must finish what the first Ctrl-C finds it at."""
+    """Connect now, and start a local cluster with SIGINT blocked so that Ctrl-C does not kill work in progress."""
     try:
         shielded_from_sigint(lambda: runner.client)
     except OSError as error:
@@ -51,7 +51,7 @@ def _connect(runner: Any, address: str | None) -> None:
 
 
 def task_runner(settings: Settings) -> TaskRunner[Any]:
-    """A fresh runner of the kind that the settings name. Raises SettingsError where its extra is not installed."""
+    """Return a new runner of the kind that the settings name. Raises SettingsError where its extra is not installed."""
     workers = worker_count(settings)
     if settings.runner == "threads":
         runner: TaskRunner[Any] = ThreadPoolTaskRunner(max_workers=workers)
@@ -69,10 +69,10 @@ def _dask(settings: Settings, workers: int) -> TaskRunner[Any]:
     import dask
     from prefect_dask.task_runners import DaskTaskRunner
 
-    # Dask has its workers give memory back so eagerly that verifying takes twice as long: glibc then maps every image
-    # anew. https://distributed.dask.org/en/stable/worker-memory.html#automatically-trim-memory
+    # By default Dask's workers return memory so early that verification takes twice as long: glibc then maps each image
+    # again. https://distributed.dask.org/en/stable/worker-memory.html#automatically-trim-memory
     dask.config.set({"distributed.nanny.pre-spawn-environ.MALLOC_TRIM_THRESHOLD_": None})
-    # One thread a process: torch and Arrow have threads of their own, and the models are one to a process.
+    # One thread per process: torch and Arrow have threads of their own, and a process has one copy of the models.
     kwargs = {"n_workers": workers, "threads_per_worker": 1, "processes": True, "dashboard_address": None}
     chosen: dict[str, Any] = (
         {"address": settings.runner_address} if settings.runner_address else {"cluster_kwargs": kwargs}

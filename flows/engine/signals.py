@@ -69,12 +69,12 @@ def shielded_from_sigint(start: Callable[[], T]) -> T:
     receives it.
     """
 
-    with ThreadPoolExecutor(1, initializer=shield_this_thread) as thread:
-        return thread.submit(start).result()
-
-
-def shield_this_thread() -> None:
-    """Block SIGINT in the calling thread, and in the processes and threads that it starts from now on."""
     # The first process of `multiprocessing` starts the resource tracker, which would unblock what is blocked here.
     resource_tracker.ensure_running()
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+
+    def run() -> T:
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        return start()
+
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(run).result()

@@ -1,6 +1,7 @@
-"""Prefect server, work pool, worker and deployments on one machine, as one program that ends as one.
+"""The development server behind `perturb serve`: Prefect server, work pool, worker and deployments as one program.
 
-For trying the whole operation; docs/operations.md shows the same parts under a supervisor.
+For trying the whole operation on one machine. In production systemd or compose runs the same parts, as in
+docs/operations.md.
 """
 
 import logging
@@ -30,17 +31,17 @@ logger = logging.getLogger(__name__)
 HOST = "127.0.0.1"
 POOL = "perturb"
 _START_SECONDS = 180.0
-# A flow that is asked to stop still verifies and commits the round whose answers are there.
+# A flow that gets SIGTERM still verifies and commits the round whose answers are there.
 _FLOW_SECONDS = 60.0
 _STOP_SECONDS = 15.0
 _PAUSE_SECONDS = 0.5
-_STARTS_A_MINUTE = 4
+_STARTS_PER_MINUTE = 4
 _DEPLOYMENTS = Path("prefect.yaml")
 
 
 @dataclass(frozen=True)
 class Serving:
-    """What runs: the server's address and where its database and logs lie."""
+    """What runs: the server's address, the folder of its database and logs, and the number of local miners."""
 
     url: str
     home: Path
@@ -52,9 +53,9 @@ def serve(
 ) -> None:
     """Run until SIGTERM or Ctrl-C, then stop everything that was started, the flow runs first.
 
-    On the local network without a roster, `local_miners` reference miners are started for the flows to ask. Raises
-    SettingsError where the port is taken, where there are no deployments here, and when a part keeps dying; one that
-    dies now and then is started again.
+    `tell` is called once the parts run. On the local network without a roster, `local_miners` reference miners are
+    started for the flows to ask. A part that dies is started again. Raises SettingsError where the port is taken, where
+    there are no deployments here, and when a part dies too often.
     """
     _check_ready(port)
     home = home.absolute()
@@ -66,7 +67,7 @@ def serve(
             environment |= {"PERTURB_SUBNET__NETWORK": LOCAL_NETWORK, "PERTURB_SUBNET__ROSTER": str(miners.roster)}
         else:
             local_miners = 0
-        stop = stack.enter_context(stopped_by_signals(lambda: None))
+        stop = stack.enter_context(stopped_by_signals(lambda: None, message="stopping the flow runs first"))
 
         def start(name: str, *arguments: str) -> _Part:
             part = _Part(name, list(arguments), environment, home)
@@ -82,7 +83,7 @@ def serve(
         tell(Serving(f"http://{HOST}:{port}", home, local_miners))
         while not stop.requested:
             if server.watch():
-                # Its database may be gone as well; what is registered already stays as it is.
+                # Its database may be lost too. A deployment that is registered already stays as it is.
                 _await_server(server, port, stop, home)
                 _register(environment, home)
             worker.watch()
@@ -143,12 +144,12 @@ def _run(arguments: list[str], environment: dict[str, str], home: Path) -> None:
     with (home / "setup.log").open("a") as log:
         log.write(done.stdout + done.stderr)
     if done.returncode:
-        said = (done.stderr or done.stdout).strip().splitlines()[-1:] or ["nothing"]
-        raise SettingsError(f"`prefect {' '.join(arguments)}` failed: {said[0][:300]}; see {home / 'setup.log'}")
+        last = (done.stderr or done.stdout).strip().splitlines()[-1:] or ["(no output)"]
+        raise SettingsError(f"`prefect {' '.join(arguments)}` failed: {last[0][:300]}; see {home / 'setup.log'}")
 
 
 class _Part:
-    """One program of the operation, kept alive: when it dies, its orphans are ended and it is started again."""
+    """One program that is kept running: when it dies, its orphans are ended and it is started again."""
 
     def __init__(self, name: str, arguments: list[str], environment: dict[str, str], home: Path):
         self._name, self._arguments, self._environment = name, arguments, environment
@@ -159,9 +160,9 @@ class _Part:
 
     def _start(self) -> None:
         self._starts = [moment for moment in self._starts if moment > time.monotonic() - 60] + [time.monotonic()]
-        if len(self._starts) > _STARTS_A_MINUTE:
+        if len(self._starts) > _STARTS_PER_MINUTE:
             raise SettingsError(
-                f"the {self._name} ended {_STARTS_A_MINUTE} times within a minute; {self._log} says why"
+                f"the {self._name} ended {_STARTS_PER_MINUTE} times within a minute; {self._log} says why"
             )
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
@@ -170,12 +171,12 @@ class _Part:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                # A session of its own: a Ctrl-C at the terminal is ours to hand on, in the right order.
+                # A session of its own: this process passes a Ctrl-C on, in the right order.
                 start_new_session=True,
             )
 
     def watch(self) -> bool:
-        """Whether it had died and was started again. Raises SettingsError for a part that keeps dying."""
+        """Return whether the part had died and was started again. Raises SettingsError when it dies too often."""
         if self._process.poll() is None:
             self._remember_children()
             return False
@@ -185,23 +186,33 @@ class _Part:
         return True
 
     def stop(self) -> None:
-        """Children first and with time to commit, then the part itself; what stays after that is killed."""
+        """Stop the children, with time to commit, then the part itself; what does not end in time is killed."""
         if self._process.poll() is None:
             self._remember_children()
         self._end_children()
+        logger.warning("waiting for the %s to end, %g s at most", self._name, _STOP_SECONDS)
         self._process.terminate()
         try:
             self._process.wait(_STOP_SECONDS)
         except subprocess.TimeoutExpired:
+            logger.warning("the %s did not end and was killed", self._name)
             self._process.kill()
             self._process.wait()
 
     def _remember_children(self) -> None:
-        # A dying part has no children any more, so those that were seen before are kept for as long as they live.
+        # A dead part has no children any more, so those that were seen before are kept for as long as they live.
         living = {child for child in self._children if _lives(child)}
         self._children = [*(living | set(psutil.Process(self._process.pid).children()))]
 
     def _end_children(self) -> None:
+        if self._children:
+            logger.warning(
+                "waiting for %d processes of the %s to end, %g s at most: %s",
+                len(self._children),
+                self._name,
+                _FLOW_SECONDS,
+                ", ".join(map(_describe, self._children)),
+            )
         # Their own children end with them: a flow ends its decoders and local miners.
         for child in self._children:
             _signal(child, signal.SIGTERM)
@@ -214,8 +225,18 @@ class _Part:
         self._children = []
 
 
+def _describe(process: psutil.Process) -> str:
+    """Return the process id, and for a flow run its command: `prefect.flow_engine` and the like."""
+    try:
+        command = process.cmdline()
+    except psutil.Error:
+        command = []
+    module = command[command.index("-m") + 1] if "-m" in command[:-1] else " ".join(command[:1])
+    return f"{process.pid} ({module})" if module else str(process.pid)
+
+
 def _lives(process: psutil.Process) -> bool:
-    """Whether it runs. An orphan that ended stays listed where nobody reaps it, as in many a container."""
+    """Return whether the process runs. A container without an init process keeps ended orphans as zombies."""
     try:
         return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:

@@ -101,7 +101,7 @@ def fewest_by_one_gradient(photo: str) -> int:
     """How many values flip when they are taken in the order of the clean image's gradient; tried in steps of 10 %."""
     pixels, label = challenge(photo)
     problem = Problem(embedded()[1], pixels, label, DEFAULTS, time.monotonic() + PATIENT)
-    low, high = problem.room(1)
+    low, high = problem.allowed_change(1)
     gradient, _ = problem.gradient(low * 0)
     moves = high.where(gradient > 0, low)
     order = (gradient * moves).flatten().argsort(descending=True)
@@ -218,7 +218,7 @@ def test_own_attack_is_one_function(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     for wrong, complaint in {
         "my_own_attack:darker": "module 'my_own_attack' has no 'darker'",
         "my_own_attack:number": "is a int, not a function",
-        "nowhere.at_all:attack": "can't be imported",
+        "nowhere.at_all:attack": "cannot be imported",
         "pdg": "attack 'pdg' is not known; accepted: pgd, fgsm, mi-fgsm, grid, or module:function",
         "my_own_attack:": "is not known",
     }.items():

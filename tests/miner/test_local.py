@@ -69,8 +69,8 @@ def test_miners_answer_in_processes_of_their_own_and_end(
 def test_no_miner_outlives_a_killed_parent(tmp_path: Path) -> None:
     script = (
         "import os, time\n"
-        "from miner.local import start_local_miners\n"
-        "from schemas.settings import Settings\n"
+        "from perturb.miner.local import start_local_miners\n"
+        "from perturb.schemas.settings import Settings\n"
         "with start_local_miners(('bad', 'bad', 'bad'), settings=Settings()) as miners:\n"
         # A fork holds our end of the pipe open, as worker processes may: the miners must not depend on it alone.
         "    fork = os.fork()\n"
@@ -97,7 +97,7 @@ def test_a_port_in_use_is_said_plainly() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with (
-            pytest.raises(SettingsError, match=rf"port {port} on 127\.0\.0\.1 can't be had: .*in use"),
+            pytest.raises(SettingsError, match=rf"port {port} on 127\.0\.0\.1 cannot be used: .*in use"),
             start_local_miners(("bad",), settings=Settings(), ports=[port]),
         ):
             pass

@@ -6,7 +6,7 @@ import numpy as np
 import skimage.data
 
 from perturb.attacks import load_attack
-from perturb.miner.masked_classifier import MergedClassifier
+from perturb.miner.masked_classifier import MaskedClassifier
 from perturb.models.classifier import Classifier, load_classifier
 from perturb.schemas.bounds import Bounds
 from perturb.schemas.settings import Settings
@@ -20,7 +20,7 @@ def test_an_attack_on_the_merged_classifier_flips_past_the_excluded_labels() -> 
     run, bounds = load_attack("pgd"), Bounds()
     plain = run(classifier, pixels, label, bounds, deadline=time.monotonic() + 60, seed=1)
     assert int(classifier.logits(plain[None])[0].argmax()) in nearest, "without the hint it takes a near label"
-    merged = MergedClassifier(classifier, label, nearest)
+    merged = MaskedClassifier(classifier, label, nearest)
     answer = run(merged, pixels, label, bounds, deadline=time.monotonic() + 60, seed=1)  # type: ignore[arg-type]
     logits = classifier.logits(answer[None])[0]
     group = [label, *nearest]

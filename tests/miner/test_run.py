@@ -95,8 +95,8 @@ def test_an_address_that_nobody_can_reach_is_not_published(on_chain: Settings) -
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"budget_seconds": 0}, "--budget-seconds 0"),
-        ({"max_concurrent": 0}, "--max-concurrent 0"),
+        ({"budget_seconds": 0}, "--budget-seconds is 0"),
+        ({"max_concurrent": 0}, "--max-concurrent is 0"),
         ({"port": 70_000}, "port 70000"),
         ({"port": -1}, "port -1"),
         ({"host": "no.such.host.invalid"}, "no.such.host.invalid"),
@@ -113,6 +113,6 @@ def test_what_cannot_be_started_is_said_plainly(tmp_path: Path, options: Mapping
 def test_a_port_in_use_is_said_plainly(tmp_path: Path) -> None:
     with (
         socket.create_server(("127.0.0.1", 0)) as taken,
-        pytest.raises(SettingsError, match=r"in use.*0 takes a free one"),
+        pytest.raises(SettingsError, match=r"in use.*0 lets the system choose"),
     ):
         run_miner("bad", settings=Settings(), port=taken.getsockname()[1])

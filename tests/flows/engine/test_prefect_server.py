@@ -11,42 +11,49 @@ from tests.support.commands import ROOT
 
 # In a process of its own: the test session has a Prefect server already.
 _SCRIPT = """
-import json, signal
+import json, os, threading, time
 import perturb.flows
 from perturb.flows.engine.prefect_server import start_server
 
 server = start_server()
-called = []
-server.when_ready(lambda: called.append(True))
-server.wait()
+called = threading.Event()
+server.when_ready(called.set)
 
 import psutil
-from prefect import flow
+from prefect import flow, task
 from prefect.client.orchestration import get_client
 
 def servers():
     found = []
     for child in psutil.Process().children(recursive=True):
-        if "prefect.server.api.server:create_app" in child.cmdline():
+        command = " ".join(child.cmdline())
+        if "prefect server start" in command or "prefect.server.api.server" in command:
             found.append(child.pid)
     return found
 
 @flow
 def one() -> str:
+    return two()
+
+@task
+def two() -> str:
     with get_client(sync_client=True) as client:
         return str(client.api_url)
 
 before = servers()
-address = one()
-(status,) = [line for line in open(f"/proc/{before[0]}/status") if line.startswith("SigBlk")]
-blocked = bool(int(status.split()[1], 16) >> (signal.SIGINT - 1) & 1)
-print(json.dumps({"before": before, "after": servers(), "address": address, "blocked": blocked, "called": called}))
+with server.used():
+    address = one()
+    time.sleep(3)
+    with get_client(sync_client=True) as client:
+        runs = [client.read_flow_runs()[0].name, client.read_task_runs()[0].name]
+seen = {"before": before, "after": servers(), "address": address, "called": called.wait(10), "runs": len(runs)}
+seen["sessions"] = [os.getsid(pid) for pid in before]
+print(json.dumps(seen))
 """
 
 
 @pytest.mark.timeout(300)
 def test_the_server_that_was_started_first_serves_the_flow_and_ignores_sigint(tmp_path: Path) -> None:
-    """Pins what `_start_temporary_server` expects of Prefect's SubprocessASGIServer, which is not public."""
     environment = {"PYTHONPATH": str(ROOT), "PREFECT_HOME": str(tmp_path), "PREFECT_LOGGING_LEVEL": "ERROR"}
     done = subprocess.run(
         [sys.executable, "-c", _SCRIPT], capture_output=True, text=True, timeout=280, cwd=tmp_path, env=environment
@@ -56,7 +63,19 @@ def test_the_server_that_was_started_first_serves_the_flow_and_ignores_sigint(tm
     assert len(seen["before"]) == 1
     assert seen["after"] == seen["before"]
     assert seen["address"].startswith("http://127.0.0.1:")
-    assert seen["blocked"]
-    assert seen["called"] == [True]
+    assert seen["called"]
+    # The server records the run and its task, and a Ctrl-C, which goes to the terminal's session, does not reach it.
+    assert seen["runs"] == 2
+    assert seen["sessions"] == seen["before"]
     # It ended with the process that started it.
     assert not Path(f"/proc/{seen['before'][0]}").exists()
+
+
+def test_a_server_that_cannot_start_is_an_error_with_its_last_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    from perturb.flows.engine.prefect_server import start_server
+    from perturb.schemas.errors import SettingsError
+
+    monkeypatch.setenv("PREFECT_API_DATABASE_CONNECTION_URL", "sqlite+aiosqlite:////nowhere/prefect.db")
+    message = r"temporary server did not start .*`prefect server start`"
+    with pytest.raises(SettingsError, match=message), start_server().used():
+        pass
