@@ -2,7 +2,6 @@
 
 import logging
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -39,10 +38,10 @@ def progress_bar(title: str, *, total: int | None) -> Iterator[Tell]:
 
 
 class LoadingPart:
-    """One row of `Loading`: a name, a state and the time since it began. Its methods may be called in any thread."""
+    """One row of `Loading`: a name and a state. Its methods may be called in any thread."""
 
     def __init__(self, name: str, rows: Progress):
-        self._name, self._rows, self._began = name, rows, time.monotonic()
+        self._name, self._rows = name, rows
         self._row = rows.add_task(name, total=1, state="loading")
         logger.info("%s: loading", name)
 
@@ -54,7 +53,7 @@ class LoadingPart:
     def ready(self) -> None:
         """Show that the part is loaded."""
         self._rows.update(self._row, completed=1, state="ready")
-        logger.info("%s: ready after %.1f s", self._name, time.monotonic() - self._began)
+        logger.info("%s: ready", self._name)
 
 
 class Loading:
