@@ -1,16 +1,15 @@
 """From an image file of any origin to upright sRGB pixels.
 
-The file's header decides before anything is decoded: its format, and how many pixels it declares. So a few
-kilobytes can't unfold into gigabytes.
+The format and the declared number of pixels are checked in the header, before anything is decoded, so that a few
+kilobytes cannot unfold into gigabytes.
 """
 
 import io
 import logging
-import struct
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageCms, UnidentifiedImageError
 
 from perturb.schemas.errors import SourceError
 from perturb.schemas.image import Pixels
@@ -23,16 +22,26 @@ MAX_PIXELS = 64 * 10**6
 MIN_SIDE = 32
 MAX_ASPECT = 20
 
-# What Pillow's decoders raise on damaged files.
-_DAMAGED = (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, OverflowError, struct.error)
+_PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
+_PNG_TEXT = (b"tEXt", b"zTXt", b"iTXt", b"tIME", b"pHYs")
+# EXIF orientation -> the operation that makes the image upright (EXIF 2.32, tag 0x0112).
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
 class UnusableImage(SourceError):
-    """A file that gives no photograph; the message says why. Sources skip it and go on."""
+    """A file that cannot be used as a photograph; the message gives the reason. Sources skip it."""
 
 
 def read_photo(path: Path) -> Pixels:
-    """`decode_photo` of a file. Raises UnusableImage, too, for one that can't be read or is larger than MAX_BYTES."""
+    """Return `decode_photo` of a file. Also raises UnusableImage where it cannot be read or exceeds MAX_BYTES."""
     try:
         size = path.stat().st_size
         if size > MAX_BYTES:
@@ -44,22 +53,45 @@ def read_photo(path: Path) -> Pixels:
 
 
 def decode_photo(data: bytes) -> Pixels:
-    """uint8 RGB of (height, width, 3): upright (EXIF), in sRGB (ICC), transparency laid on white, first frame only.
+    """Return the pixels of an image, uint8 RGB of (height, width, 3).
 
-    Accepts JPEG, PNG, WEBP, TIFF, BMP and GIF, grey, palette, CMYK and 16-bit ones included.
-    Raises UnusableImage for anything else, for a side under MIN_SIDE pixels, and, before decoding, for an image
-    that declares more than MAX_PIXELS.
+    They are upright (EXIF), in sRGB (ICC), with transparency laid on white, from the first frame. Accepts JPEG, PNG,
+    WEBP, TIFF, BMP and GIF, also grey, palette, CMYK and 16-bit. Raises UnusableImage for anything else, for a side
+    under MIN_SIDE pixels, and, before decoding, for an image that declares more than MAX_PIXELS.
     """
     try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        with Image.open(io.BytesIO(_without_text(data)), formats=FORMATS) as image:
             _check_size(*image.size)
             return _upright_srgb(image)
+    except UnusableImage:
+        raise
     except Image.DecompressionBombError as error:
         raise UnusableImage(f"{error}; accepted: up to {MAX_PIXELS // 10**6} megapixels") from error
     except UnidentifiedImageError as error:
         raise UnusableImage(f"it is not an image of a known format; accepted: {', '.join(FORMATS)}") from error
-    except _DAMAGED as error:
+    # Pillow's decoders raise anything on damaged files. A photograph can only cost itself.
+    except Exception as error:
         raise UnusableImage(f"it is damaged ({type(error).__name__}: {error})") from error
+
+
+def _without_text(data: bytes) -> bytes:
+    """A PNG without the chunks that say nothing about its pixels; other data, and a PNG of another shape, as it is.
+
+    Pillow refuses the whole image for a comment that is damaged or long.
+    """
+    if not data.startswith(_PNG_MAGIC):
+        return data
+    kept = [_PNG_MAGIC]
+    start = len(_PNG_MAGIC)
+    while start + 12 <= len(data):
+        end = start + 12 + int.from_bytes(data[start : start + 4])
+        kind = data[start + 4 : start + 8]
+        if kind not in _PNG_TEXT:
+            kept.append(data[start:end])
+        if kind == b"IEND":
+            return b"".join(kept)
+        start = end
+    return data
 
 
 def _check_size(width: int, height: int) -> None:
@@ -70,21 +102,34 @@ def _check_size(width: int, height: int) -> None:
         )
     if max(width, height) > MAX_ASPECT * min(width, height):
         # The classifier's resize scales the short side: a sliver would become gigapixels.
-        raise UnusableImage(f"it is a sliver of {width} x {height} pixels; accepted: up to {MAX_ASPECT} to 1")
+        raise UnusableImage(f"it is a strip of {width} x {height} pixels; accepted: sides of up to {MAX_ASPECT} to 1")
     if min(width, height) < MIN_SIDE:
         raise UnusableImage(f"it has only {width} x {height} pixels; accepted: sides of at least {MIN_SIDE}")
 
 
 def _upright_srgb(image: Image.Image) -> Pixels:
     profile = image.info.get("icc_profile")
-    turned = ImageOps.exif_transpose(image)
-    colours, alpha = _split_alpha(_eight_bits(turned))
+    colours, alpha = _split_alpha(_eight_bits(_upright(image)))
     flat = _to_srgb(colours, profile)
     if alpha is not None:
         white = Image.new("RGB", flat.size, "white")
         white.paste(flat, mask=alpha)
         flat = white
     return np.array(flat)
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """The image turned as its EXIF orientation says.
+
+    Pillow's `exif_transpose` writes the other tags anew, which fails on damaged ones beside intact pixels.
+    """
+    try:
+        orientation = image.getexif().get(ExifTags.Base.Orientation)
+    except Exception as error:  # noqa: BLE001  (the parser of a damaged EXIF part raises anything)
+        logger.debug("an EXIF part was ignored: %s", error)
+        return image
+    turn = _TURNS.get(orientation) if isinstance(orientation, int) else None
+    return image if turn is None else image.transpose(turn)
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:
@@ -113,9 +158,9 @@ def _to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
         try:
             source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
             converted = ImageCms.profileToProfile(image, source, _SRGB, outputMode="RGB")
-        except (ImageCms.PyCMSError, OSError) as error:
-            # As browsers do: a profile that doesn't fit its image is worth less than the image.
-            logger.debug("an ICC profile was left out of account: %s", error)
+        except (ImageCms.PyCMSError, OSError, ValueError, TypeError) as error:
+            # As browsers do: the pixels are used without a profile that does not fit them.
+            logger.debug("an ICC profile was ignored: %s", error)
         else:
             assert converted is not None  # None only when converting in place
             return converted

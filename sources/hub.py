@@ -32,6 +32,8 @@ class HubSource:
     """
 
     def __init__(self, name: str, settings: HubSettings):
+        if name.startswith("~"):
+            name = str(Path(name).expanduser())
         self._dataset = name
         self._settings = settings
         self._local = Path(name).absolute() if Path(name).exists() else None

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image, ImageCms
+from PIL import Image, ImageCms, PngImagePlugin
 from skimage import data
 
 from perturb.schemas.image import Pixels
@@ -50,6 +50,21 @@ def test_exif_orientation_is_applied() -> None:
     exif = Image.Exif()
     exif[0x0112] = 6  # shown after a quarter turn clockwise
     assert np.array_equal(decode_photo(encoded(CAT, exif=exif)), np.rot90(CAT, -1))
+
+
+def test_damaged_metadata_beside_whole_pixels_is_ignored() -> None:
+    """A camera's tag of the wrong type ends Pillow's own transposition, a long comment its reading of a PNG."""
+    # Two tags: Make as a fraction, which stands behind them, and the orientation "turned to the left".
+    make, turned = (0x010F, 5, 1, 38), (0x0112, 3, 1, 6)
+    exif = b"Exif\0\0II*\0" + struct.pack("<IH" + 2 * "HHII" + "III", 8, 2, *make, *turned, 0, 1, 3)
+    assert decode_photo(encoded(CAT, "JPEG", exif=exif)).shape == (160, 120, 3)
+    comments = PngImagePlugin.PngInfo()
+    comments.add_text("history", "x" * 3_000_000, zip=True)
+    long = encoded(CAT, pnginfo=comments)
+    assert np.array_equal(decode_photo(long), CAT)
+    damaged = bytearray(long)
+    damaged[damaged.index(b"zTXt") + 20] ^= 1
+    assert np.array_equal(decode_photo(bytes(damaged)), CAT)
 
 
 def test_icc_profile_is_converted_to_srgb() -> None:

@@ -1,10 +1,14 @@
 """Folders of photographs: what is known of each, and what happens to files that are none."""
 
+import json
 import logging
+import os
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 from skimage import data
@@ -39,6 +43,91 @@ def test_subjects_come_from_parent_folders(tmp_path: Path) -> None:
     assert all(photo.source == "folder" for photo in photos.values())
 
 
+@pytest.mark.parametrize(
+    ("path", "subject", "true_class"),
+    [
+        ("train/n07920052/images/n07920052_0.png", "espresso", 967),
+        ("images/001.Black_footed_Albatross/a.png", "Black footed Albatross", None),
+        ("cats/_/g.png", "cats", None),
+        ("dogs/00000/000000001.png", "dogs", None),
+        ("7up bottle/a.png", "7up bottle", None),
+    ],
+)
+def test_subjects_are_found_in_the_trees_of_data_sets(
+    path: str, subject: str, true_class: int | None, tmp_path: Path
+) -> None:
+    save(tmp_path / path)
+    (photo,) = FolderSource(tmp_path).every_photo()
+    assert (photo.source_id, photo.subject, photo.true_class) == (path, subject, true_class)
+
+
+def test_links_are_followed_and_what_disks_and_archives_leave_is_skipped(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    save(tmp_path / "elsewhere" / "coffee" / "a.png", CUP)
+    folder = tmp_path / "photos"
+    save(folder / "cat" / "a.png")
+    for litter in ("@eaDir/a.png/THUMB.png", "__MACOSX/b.png", "._a.png"):
+        save(folder / "cat" / litter)
+    (folder / "cat" / "b.HEIC").write_bytes(b"heic")
+    (folder / "coffee").symlink_to(tmp_path / "elsewhere" / "coffee")
+    (folder / "cat" / "up").symlink_to(folder)
+    (folder / "cat" / "broken.png").symlink_to(tmp_path / "nothing.png")
+    found = {photo.source_id: photo.subject for photo in FolderSource(folder).every_photo()}
+    assert found == {"cat/a.png": "cat", "coffee/a.png": "coffee"}
+    assert "holds images of other formats, which are skipped: 1 .heic" in caplog.text
+
+
+def test_names_that_are_not_utf8_are_carried_in_a_printable_form(tmp_path: Path) -> None:
+    names = [b"caf\xe9.png", b"back\\slash.png", b"two\nlines.png", "été.png".encode()]
+    for name in names:
+        save(tmp_path / os.fsdecode(b"tass\xe9") / os.fsdecode(name))
+    photos = list(FolderSource(tmp_path).every_photo())
+    assert {photo.source_id for photo in photos} == {
+        rf"tass\xe9/{name}" for name in (r"caf\xe9.png", r"back\\slash.png", r"two\nlines.png", "été.png")
+    }
+    assert {photo.subject for photo in photos} == {r"tass\xe9"}
+
+
+@pytest.mark.parametrize("kind", ["semicolons", "jsonl", "parquet"])
+def test_metadata_is_read_in_every_form_of_an_image_folder(kind: str, tmp_path: Path) -> None:
+    rows = [
+        {"file_name": "one.png", "label": "cat, sitting", "class_index": 285.0},
+        {"file_name": "two.png", "label": "cup", "class_index": None},
+    ]
+    for row in rows:
+        save(tmp_path / str(row["file_name"]))
+    if kind == "semicolons":
+        text = "\ufefffile_name;label;class_index\r\none.png;cat, sitting;285.0\r\ntwo.png;cup;\r\n"
+        (tmp_path / "metadata.csv").write_bytes(text.encode())
+    elif kind == "jsonl":
+        (tmp_path / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n")
+    else:
+        pq.write_table(pa.Table.from_pylist(rows), tmp_path / "metadata.parquet")
+    found = {photo.source_id: (photo.subject, photo.true_class) for photo in FolderSource(tmp_path).every_photo()}
+    assert found == {"one.png": ("cat, sitting", 285), "two.png": ("cup", None)}
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "sentence"),
+    [
+        ("metadata.jsonl", b"[1]\n", "line 1 is not an object"),
+        ("metadata.jsonl", b"{\n", r"metadata.jsonl can't be read .*; accepted: one JSON object a line"),
+        ("metadata.parquet", b"no", r"metadata.parquet can't be read .*; accepted: a Parquet file"),
+        (
+            "metadata.csv",
+            "file_name\ngröße.png\n".encode("utf-16"),
+            "metadata.csv can't be read .*accepted: UTF-8 CSV",
+        ),
+    ],
+)
+def test_a_table_that_cannot_be_read_is_named(name: str, content: bytes, sentence: str, tmp_path: Path) -> None:
+    save(tmp_path / "one.png")
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(SourceError, match=sentence):
+        FolderSource(tmp_path).check()
+
+
 def test_metadata_csv_says_more_than_the_folder(tmp_path: Path) -> None:
     save(tmp_path / "train" / "one.png")
     save(tmp_path / "train" / "deep" / "two.png")
@@ -69,7 +158,7 @@ def test_metadata_csv_says_more_than_the_folder(tmp_path: Path) -> None:
         ("../outside.png,cat,285", r"line 2: file_name '../outside.png' leads out of"),
         ("/etc/passwd.png,cat,285", "leads out of"),
         ("deep/../../outside.png,cat,285", "leads out of"),
-        ("one.png,cat,1000", "class_index '1000' is no ImageNet-1k class; accepted: 0 to 999"),
+        ("one.png,cat,1000", "class_index '1000' is not an ImageNet-1k class; accepted: 0 to 999"),
         ("one.png,cat,tabby", "class_index 'tabby'"),
         ("one.png,cat,-1", "class_index '-1'"),
         (",cat,285", "line 2 has no usable file_name"),
