@@ -21,7 +21,7 @@ def read_table(table: Path) -> Iterator[tuple[int, Row]]:
         if table.suffix == ".parquet":
             import pyarrow.parquet as pq
 
-            rows = enumerate(pq.read_table(table).to_pylist(), start=1)
+            rows: Iterator[tuple[int, dict[str, object]]] = enumerate(pq.read_table(table).to_pylist(), start=1)
         elif table.suffix == ".jsonl":
             rows = _json_lines(table)
         else:
@@ -40,7 +40,7 @@ _ACCEPTED = {
 }
 
 
-def _csv_rows(table: Path) -> Iterator[tuple[int, dict[str | None, object]]]:
+def _csv_rows(table: Path) -> Iterator[tuple[int, dict[str, object]]]:
     with table.open(encoding="utf-8-sig", newline="") as file:
         head = file.readline()
         file.seek(0)
@@ -50,7 +50,7 @@ def _csv_rows(table: Path) -> Iterator[tuple[int, dict[str | None, object]]]:
             yield number, {name: value for name, value in row.items() if name is not None}
 
 
-def _json_lines(table: Path) -> Iterator[tuple[int, dict[str | None, object]]]:
+def _json_lines(table: Path) -> Iterator[tuple[int, dict[str, object]]]:
     for number, line in enumerate(table.read_text(encoding="utf-8-sig").splitlines(), start=1):
         if line.strip():
             row = json.loads(line)
