@@ -1,4 +1,4 @@
-"""Kill the processes that write a corpus, again and again, and look whether anything was lost, doubled or left over.
+"""Kill the processes that write a corpus many times, and check that nothing was lost, doubled or left over.
 
     python benchmarks/crash.py --kills 200 --store directory
     python benchmarks/crash.py --kills 200 --store seaweedfs

@@ -1,6 +1,6 @@
-"""A large sealed day for benchmarks, written straight into a store: a pool of real PNGs stands in it again and again.
+"""Writes a large sealed day for benchmarks directly into a store. It repeats a small pool of real PNGs.
 
-Every record has ids, digests and metrics of its own; only the bytes of images recur, which tars don't notice.
+Each record has its own IDs, digests and metrics. Only the bytes of images recur.
 """
 
 import hashlib
@@ -58,7 +58,7 @@ def samples(records: int, *, side: int, seed: int = 0) -> Iterator[Sample]:
 
 
 def write_sealed(store: Store, records: int, *, side: int) -> Corpus:
-    """One sealed day of `records` rows."""
+    """Write one sealed day of `records` rows; return its corpus."""
     folder = keys.day_folder(keys.SEALED, DAY) + "benchmark/"
     shards = {kind: f"{folder}{kind}-00000.tar" for kind in ("original", "perturbed")}
     metadata = folder + "metadata-00000.parquet"

@@ -1,4 +1,4 @@
-"""How fast the corpus is written and how much it stores, against its peers and against the limit.
+"""Measures how fast the corpus is written and how much it stores, against peers and against a plain copy.
 
     python benchmarks/writing.py [--store directory|seaweedfs] [--rounds 18] [--miners 64] [--side 456]
 
@@ -9,8 +9,8 @@ Peers, in the same run on the same samples: a plain copy of the same bytes (file
 each object; the day's copy reads them first, as sealing must), the same with a sha256 of what was copied,
 `webdataset.ShardWriter` with one shard a round, whose samples are pairs (original, perturbed, json) as its format has
 them, and one object for each image. "Naive" is the layout that stores the original again with every pair. Repetitions
-alternate, each begins with nothing left to write back, and every figure is a median: disks, virtual ones above all,
-have moods.
+alternate, each begins with nothing left to write back, and every figure is a median, because the speed of disks,
+virtual ones above all, varies.
 
     python benchmarks/writing.py --scale 20000
 
@@ -49,7 +49,7 @@ LATER = DAY + timedelta(days=9)
 
 
 def commit_all(corpus: Corpus, rounds: list[SyntheticRound]) -> None:
-    """Every round through the real commit."""
+    """Commit all rounds by the function that production uses."""
     for made in rounds:
         commit_round(
             corpus, made.challenge, made.responses, made.verdicts, made.scores,
@@ -58,12 +58,12 @@ def commit_all(corpus: Corpus, rounds: list[SyntheticRound]) -> None:
 
 
 def objects(store: Store, prefix: str) -> list[tuple[str, bytes]]:
-    """Everything below a prefix, in memory."""
+    """Return all objects below a prefix with their bytes."""
     return [(entry.key, store.get(entry.key)) for entry in store.entries(prefix)]
 
 
 def copy_one(store: Store, key: str, data: bytes) -> None:
-    """Write some bytes with nothing but durability: what no writer can beat."""
+    """Write bytes durably and do nothing else: the limit for any writer."""
     root = getattr(store, "root", None)
     if root is None:
         store._client.put_object(Bucket=store._bucket, Key=key, Body=data)  # type: ignore[attr-defined]
@@ -77,7 +77,7 @@ def copy_one(store: Store, key: str, data: bytes) -> None:
 
 
 def copy_rounds(store: Store, found: Iterable[tuple[str, bytes]], *, hashed: bool = False) -> None:
-    """The rounds' bytes, from memory."""
+    """Write the rounds' bytes from memory."""
     for key, data in found:
         if hashed:
             hashlib.sha256(data).hexdigest()
@@ -85,12 +85,12 @@ def copy_rounds(store: Store, found: Iterable[tuple[str, bytes]], *, hashed: boo
 
 
 def copy_day(store: Store, keys: list[str], *, hashed: bool = False) -> None:
-    """The sealed day's bytes, read and written."""
+    """Read and write the sealed day's bytes."""
     copy_rounds(store, ((key, store.get(key)) for key in keys), hashed=hashed)
 
 
 def one_object_each(store: Store, rounds: list[SyntheticRound], *, where: str) -> None:
-    """Each image as an object of its own."""
+    """Write each image as an object of its own."""
     for made in rounds:
         store.put_new(f"{where}/{made.challenge.round_id}/original.png", made.challenge.png)
         for place, response in enumerate(made.responses):
@@ -127,7 +127,7 @@ def shard_writer(store: Store, rounds: list[SyntheticRound], folder: Path) -> No
 
 @contextmanager
 def opened(kind: str, folder: Path) -> Iterator[Store]:
-    """The store to measure."""
+    """Yield the store to measure."""
     if kind == "directory":
         yield open_store(str(folder / "store"))
         return
@@ -139,7 +139,7 @@ def opened(kind: str, folder: Path) -> Iterator[Store]:
 
 
 def timed(action: Callable[[], object]) -> float:
-    """Seconds that an action takes."""
+    """Return the seconds that an action takes."""
     started = time.perf_counter()
     action()
     return time.perf_counter() - started
@@ -157,7 +157,7 @@ def clear(store: Store, *prefixes: str) -> None:
 
 
 def measure(store: Store, rounds: list[SyntheticRound], scratch: Path) -> dict[str, float]:
-    """Seconds of each way to write, once, and the bytes that were written."""
+    """Run each way to write once; return its seconds, and the bytes that were written."""
     seconds: dict[str, float] = {}
 
     def time_it(name: str, action: Callable[[], object]) -> None:
@@ -187,7 +187,7 @@ def measure(store: Store, rounds: list[SyntheticRound], scratch: Path) -> dict[s
 
 
 def stored(side: int, *, miners: int = 16, rounds: int = 6) -> float:
-    """Bytes of a sealed day against those of storing the original again with every pair."""
+    """Return the bytes of a sealed day divided by those of storing the original again with every pair."""
     made = [make_round((6, seed), miners=miners, refused=0, side=side) for seed in range(rounds)]
     with tempfile.TemporaryDirectory() as folder:
         corpus = Corpus(open_store(folder))
@@ -201,7 +201,7 @@ def stored(side: int, *, miners: int = 16, rounds: int = 6) -> float:
 
 
 def commit_many(records: int, folder: Path) -> None:
-    """A day of many small records."""
+    """Commit a day of many small records."""
     corpus = Corpus(open_store(str(folder)))
     for number in range(records // 50):
         created = DAY + timedelta(milliseconds=number)
@@ -209,7 +209,7 @@ def commit_many(records: int, folder: Path) -> None:
 
 
 def seal_many(folder: Path) -> dict[str, float]:
-    """Seal that day; seconds of processor time, wall time, and the most memory in MB."""
+    """Seal that day; return seconds of processor time and of wall time, and the peak memory in MB."""
     corpus = Corpus(open_store(str(folder)))
     seal = partial(seal_day, corpus, DAY.date(), settings=SealSettings(), now=lambda: LATER)
     busy = time.process_time()
@@ -224,7 +224,7 @@ def _in_a_process(function: Callable[..., Any], *arguments: object) -> Any:
 
 
 def scale(records: int) -> dict[str, float]:
-    """Whether sealing grows linearly and stays small."""
+    """Measure how the time and memory of sealing grow with the number of records."""
     found = []
     for size in (records // 2, records):
         with tempfile.TemporaryDirectory() as folder:

@@ -25,7 +25,7 @@ _ERROR = b"<?xml version='1.0'?><Error><Code>%s</Code><Message>injected</Message
 
 @dataclass
 class FaultyProxy:
-    """Forwards to `target`; `share` of the requests meet one of `faults`. `hit` counts them."""
+    """Forwards requests to `target` and makes a `share` of them fail by one of `faults`. `hit` counts the faults."""
 
     target: tuple[str, int]
     share: float
@@ -61,7 +61,7 @@ class FaultyProxy:
                 pass
 
     def _choose(self, head: bytes) -> str | None:
-        """A fault for this request. A listing has no digest, so its bytes are left alone: that is TLS's business."""
+        """Choose a fault for this request. Bytes of listings stay right: they have no digest, and TLS protects them."""
         with self._lock:
             self.requests += 1
             if self._random.random() >= self.share:

@@ -1,4 +1,4 @@
-"""A disk that has no room for another byte of an object: what is written goes to /dev/full."""
+"""Simulates a full disk: all writes of objects go to /dev/full."""
 
 from pathlib import Path
 from typing import Any
@@ -7,7 +7,7 @@ import pytest
 
 
 def fill_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Until `monkeypatch.undo()`, what a directory store writes ends in ENOSPC. Skips where /dev/full is missing."""
+    """Make writes of a directory store end in ENOSPC until `monkeypatch.undo()`. Skips where /dev/full is missing."""
     full = Path("/dev/full")
     if not full.exists():
         pytest.skip("/dev/full is missing")

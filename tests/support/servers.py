@@ -56,7 +56,7 @@ def missing_for_ceph() -> list[str]:
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports that nobody listens on right now, low enough that 10000 can be added."""
+    """Return ports that are free now, low enough that 10000 can be added."""
     found: list[int] = []
     # Below 32768, where Linux takes the local ends of connections from: a probe there can end up talking to itself.
     candidate = 20_000 + (os.getpid() * 37) % 12_000
@@ -196,7 +196,7 @@ def _running(command: Sequence[str], log: Path, *, environment: dict[str, str] |
 
 
 def _wait_for(server: Server) -> None:
-    """Until the service answers anything at all, be it a refusal."""
+    """Wait until the service answers, be it with a refusal."""
     context = ssl.create_default_context(cafile=str(server.ca_bundle)) if server.ca_bundle else None
     deadline = time.monotonic() + _START_SECONDS
     while True:

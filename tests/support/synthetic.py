@@ -1,6 +1,6 @@
-"""Rounds made without models or miners, for whatever exercises the corpus alone.
+"""Rounds made without models or miners, for tests and benchmarks of the corpus alone.
 
-Metrics are computed from the pixels; labels and logits are invented, so the records verify by bytes, not by flip.
+Metrics are computed from the pixels; labels and logits are invented, so that no classifier would confirm them.
 """
 
 import hashlib
@@ -49,7 +49,7 @@ def clean_pixels(rng: np.random.Generator, side: int) -> Pixels:
 
 
 def perturb(rng: np.random.Generator, clean: Pixels, *, share: float = 0.5) -> Pixels:
-    """One level up or down on a share of the channel values, which is what a good attack looks like on the grid."""
+    """Move a share of the channel values by one level up or down, as a good attack on the grid does."""
     step = rng.integers(0, 2, clean.shape, dtype=np.int16) * 2 - 1
     step[rng.random(clean.shape, dtype=np.float32) >= share] = 0
     pixels: Pixels = np.clip(clean.astype(np.int16) + step, 0, 255).astype(np.uint8)
