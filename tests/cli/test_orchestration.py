@@ -1,33 +1,23 @@
-"""A command does its step itself; it becomes a flow where a Prefect server is configured, and says the same."""
+"""A command does its step itself, and runs as a flow where a Prefect server is configured."""
 
-import json
+import os
 import subprocess
 import sys
-from collections.abc import Iterator
-from datetime import date
 from pathlib import Path
 
 import pytest
 
 from perturb.cli.orchestration import runs_as_flow, server_is_configured
-from perturb.sinks.stores.open import open_store
 from tests.support.commands import ROOT, perturb
-from tests.support.corpora import make_corpus
+from tests.support.validator_folder import validator_folder
 
-DAYS = [date(2026, 1, 5), date(2026, 1, 6)]
 UNNEEDED = {"prefect", "torch", "torchvision", "timm", "transformers", "bittensor", "boto3", "matplotlib"}
 URL = "http://127.0.0.1:9/api"
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A validator's folder: a corpus with a sealed day and a live one, the project's tiers, a roster without miners."""
-    make_corpus(open_store(str(tmp_path / "data")), days=DAYS[:1], rounds=2)
-    make_corpus(open_store(str(tmp_path / "data")), days=DAYS[1:], rounds=1, seal=False)
-    (tmp_path / "roster.toml").write_text("")
-    roster = 'subnet.roster = "roster.toml"\nseal.reverify_fraction = 0\n'
-    (tmp_path / "perturb.toml").write_text(f'tiers = "{ROOT / "tiers.toml"}"\n{roster}')
-    return tmp_path
+    return validator_folder(tmp_path)
 
 
 def imported(folder: Path, *arguments: str) -> set[str]:
@@ -44,8 +34,6 @@ def imported(folder: Path, *arguments: str) -> set[str]:
 
 
 def environment(folder: Path) -> dict[str, str]:
-    import os
-
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("PERTURB_", "PREFECT_"))}
     return clean | {"PYTHONPATH": str(ROOT), "PREFECT_HOME": str(folder / "prefect")}
 
@@ -66,8 +54,6 @@ def test_steps_import_what_they_need_and_no_more(folder: Path) -> None:
 @pytest.fixture
 def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A folder and a home without any of Prefect's files."""
-    import os
-
     for name in [name for name in os.environ if name.startswith("PREFECT_")]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("PREFECT_HOME", str(tmp_path / "home"))
@@ -121,40 +107,3 @@ def test_a_configured_server_that_does_not_answer_is_named(folder: Path) -> None
     ran = perturb("gc", "--dry-run", cwd=folder, PREFECT_API_URL=URL)
     assert (ran.returncode, URL in ran.stderr) == (2, True), ran.stderr
     assert perturb("gc", "--dry-run", "--no-flow", cwd=folder, PREFECT_API_URL=URL).returncode == 0
-
-
-@pytest.fixture
-def server() -> Iterator[str]:
-    from prefect.testing.utilities import prefect_test_harness
-
-    import perturb.flows  # noqa: F401  (its environment must stand before Prefect is imported)
-
-    with prefect_test_harness(server_startup_timeout=180):
-        from prefect.settings import PREFECT_API_URL
-
-        yield str(PREFECT_API_URL.value())
-
-
-@pytest.mark.slow
-def test_the_flow_says_what_the_step_says(folder: Path, tmp_path: Path, server: str) -> None:
-    """Each command twice on copies of one corpus: as a step, and on the server that the environment names."""
-    import shutil
-
-    other = tmp_path / "other"
-    shutil.copytree(folder, other, ignore=shutil.ignore_patterns("other"))
-    commands = (
-        ("seal", "--day", "2026-01-06", "--early"),
-        ("export", "--tier", "sample"),
-        ("weights", "--dry-run"),
-        ("audit", "--no-deep"),
-        ("gc",),
-    )
-    for command in commands:
-        step = perturb(*command, "--json", cwd=folder)
-        flow = perturb(*command, "--json", cwd=other, PREFECT_API_URL=server)
-        # The corpus' signatures are made up, so its audit finds faults: they reach the person through the flow too.
-        code = 8 if command[0] == "audit" else 0
-        assert (step.returncode, flow.returncode) == (code, code), step.stderr + flow.stderr
-        said, told = (json.loads(ran.stdout.splitlines()[-1]) for ran in (step, flow))
-        # A sealed day's folder has a random name, which compresses to more or fewer bytes.
-        assert said | {"bytes": 0} == told | {"bytes": 0}, command
