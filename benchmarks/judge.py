@@ -24,7 +24,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -119,7 +118,7 @@ def _apply(pairs: Sequence[LabelledPair], scores: Sequence[float], fitted: list[
     return Half(threshold, accuracy(found, members, threshold), area_under_curve(found, members), len(held))
 
 
-def _same_kind(judge: LanguageJudge) -> dict[str, Any]:
+def _same_kind(judge: LanguageJudge) -> dict[str, object]:
     known = {frozenset(pair) for pair in NEAR_IDENTICAL}
     neighbours = [
         (index, index + 1)
@@ -159,8 +158,8 @@ def _names(pair: tuple[int, int]) -> str:
 
 
 def _summary(
-    judge: LanguageJudge, trial: Trial, halves: tuple[Half, Half], kinds: dict[str, Any], load_s: float
-) -> dict[str, Any]:
+    judge: LanguageJudge, trial: Trial, halves: tuple[Half, Half], kinds: dict[str, object], load_s: float
+) -> dict[str, object]:
     return {
         "judge": judge.name,
         "sha256": judge.sha256,
@@ -176,7 +175,7 @@ def _summary(
     }
 
 
-def _print_table(trial: Trial, halves: tuple[Half, Half], kinds: dict[str, Any], load_s: float) -> None:
+def _print_table(trial: Trial, halves: tuple[Half, Half], kinds: dict[str, object], load_s: float) -> None:
     print(f"{trial.judge}: loaded in {load_s:.1f} s, {trial.pairs_per_second:.1f} uncached pairs/s over {trial.pairs}")
     print(f"{'belongs, held out':<28}{'threshold':>10}{'accuracy':>10}{'AUC':>8}{'pairs':>7}")
     for name, half in zip(("fitted on A, held out B", "fitted on B, held out A"), halves, strict=True):
@@ -193,7 +192,7 @@ def _print_table(trial: Trial, halves: tuple[Half, Half], kinds: dict[str, Any],
             print(f"  {score:.3f}  {names}")
 
 
-def _write(judge: LanguageJudge, result: dict[str, Any], belongs: float, same_kind: float) -> None:
+def _write(judge: LanguageJudge, result: dict[str, object], belongs: float, same_kind: float) -> None:
     kept = [entry for entry in json.loads(CALIBRATION.read_text()) if entry["sha256"] != judge.sha256]
     figures = ("accuracy", "auc", "accuracy_halves", "auc_halves", "pairs")
     entry = {

@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from copy import deepcopy
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -151,17 +151,17 @@ class Classifier:
             )
 
     @torch.inference_mode()
-    def _forward(self, module: nn.Module, pixels: Pixels, dtype: torch.dtype) -> npt.NDArray[Any]:
+    def _forward(self, module: nn.Module, pixels: Pixels, dtype: torch.dtype) -> npt.NDArray[np.floating]:
         # (N, H, W, 3) seen as (N, 3, H, W) is channels-last already: no copy but the one to floats.
         images = torch.from_numpy(np.require(pixels, requirements=("C", "W"))).to(self.device).permute(0, 3, 1, 2)
         count = len(images)
         if count < self.batch_size and dtype == torch.float32:
             images = nn.functional.pad(images, (0, 0, 0, 0, 0, 0, 0, self.batch_size - count))
             images = images.contiguous(memory_format=torch.channels_last)
-        logits: npt.NDArray[Any] = module(images.to(dtype).div_(255))[:count].cpu().numpy()
+        logits: npt.NDArray[np.floating] = module(images.to(dtype).div_(255))[:count].cpu().numpy()
         return logits
 
-    def _finite(self, logits: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    def _finite(self, logits: npt.NDArray[np.floating]) -> npt.NDArray[np.floating]:
         if not np.isfinite(logits).all():
             raise ModelError(
                 f"classifier {self.name} gave a logit that is not a finite number; its weights ({self.sha256[:12]}…) "
@@ -197,7 +197,7 @@ def _load(name: str, weights: WeightsSpec, device_name: str, batch_size: int, in
     resolve: Any = resolve_data_config
     config = resolve({"input_size": (3, input_size, input_size)} if input_size else {}, model=net)
     channels, height, width = config["input_size"]
-    own: dict[str, Any] = net.pretrained_cfg
+    own = cast(dict[str, Any], net.pretrained_cfg)
     if channels != 3 or (own.get("fixed_input_size") and (height, width) != tuple(own["input_size"][1:])):
         raise ModelError(
             f"classifier {name!r} can't take {channels} x {height} x {width} pixels; "
@@ -222,7 +222,7 @@ def _load(name: str, weights: WeightsSpec, device_name: str, batch_size: int, in
     )
 
 
-def _network(name: str, weights: WeightsSpec) -> tuple[Any, str]:
+def _network(name: str, weights: WeightsSpec) -> tuple[nn.Module, str]:
     """The timm model with its weights, and the digest of the weights."""
     if not timm.is_model(name.split(".")[0]):
         near = difflib.get_close_matches(name, timm.list_models(), n=3)
@@ -245,7 +245,7 @@ def _network(name: str, weights: WeightsSpec) -> tuple[Any, str]:
     return net, file_digest(file)
 
 
-def _from_hub(name: str) -> Any:
+def _from_hub(name: str) -> nn.Module:
     import httpx
 
     try:

@@ -1,4 +1,4 @@
-"""What every source of clean photographs can do."""
+"""The interface of a source of clean photographs."""
 
 from collections.abc import Iterator
 from typing import Protocol
@@ -15,13 +15,14 @@ class Source(Protocol):
 
     @property
     def name(self) -> str:
-        """What `Photo.source` says."""
+        """The value of `Photo.source`."""
 
     def photos(self, *, seed: int | None) -> Iterator[Photo]:
-        """Photographs in an order that `seed` fixes (None: another one each time); each source says if it ends.
+        """Yield photographs in an order that `seed` fixes (None: another one each time).
 
-        An image that can't be used is left out, with its reason logged. Raises SourceError when nothing can be had.
+        Each source says whether it ends. An image that cannot be used is skipped, and the reason is logged. Raises
+        SourceError when there are no usable photographs.
         """
 
     def check(self) -> str:
-        """One line about what was found there. Raises SourceError when it is not usable, and says what to do."""
+        """Return one line about what was found. Raises SourceError, with what to do, when it is not usable."""

@@ -1,10 +1,10 @@
-"""Any image column of a Hugging Face dataset, streamed: nothing is downloaded ahead."""
+"""The image column of a Hugging Face dataset, streamed: rows are downloaded as they are used."""
 
 import logging
 import secrets
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from perturb.schemas.challenge import Photo
 from perturb.schemas.errors import SourceError
@@ -14,6 +14,10 @@ from perturb.schemas.settings import HubSettings
 from perturb.sources.decode import MAX_BYTES, UnusableImage, decode_photo
 from perturb.sources.imagenet import class_names
 
+if TYPE_CHECKING:
+    import datasets
+
+_Row = dict[str, object]
 logger = logging.getLogger(__name__)
 
 # Rows within which a stream is shuffled: undecoded images, so some tens of megabytes.
@@ -37,11 +41,11 @@ class HubSource:
         self._dataset = name
         self._settings = settings
         self._local = Path(name).absolute() if Path(name).exists() else None
-        # A record shall not tell where on the operator's disk a local dataset lies.
+        # A record must not reveal where on the operator's disk a local dataset is.
         self.name = f"hub:{self._local.name if self._local else name}"
 
     def photos(self, *, seed: int | None) -> Iterator[Photo]:
-        """Raises SourceError when dataset or column are not there, or when fifty rows in a row are unusable."""
+        """Yield photographs. Raises SourceError where dataset or column do not exist, or after fifty unusable rows."""
         rows = self._open()
         subject_of = self._subject_reader(rows.features)
         # One shard at a time: `datasets` waits five seconds after reading several in its threads.
@@ -57,19 +61,19 @@ class HubSource:
                 logger.warning("skipping a row of %s: %s", self.name, reason)
                 if failures == _MAX_FAILURES:
                     raise SourceError(
-                        f"source {self.name}: {failures} rows one after the other are unusable; the last: {reason}"
+                        f"source {self.name}: {failures} rows one after the other cannot be used; the last: {reason}"
                     ) from reason
                 continue
             failures = 0
             yield photo
 
     def check(self) -> str:
-        """Streams rows until one is usable."""
+        """Stream rows until one is usable."""
         photo = next(self.photos(seed=0))
         height, width, _ = photo.pixels.shape
         return f"{self.name} answers: its first image has {width} x {height} pixels, subject {photo.subject!r}"
 
-    def _open(self) -> Any:
+    def _open(self) -> "datasets.IterableDataset":
         import datasets
 
         wanted = self._settings
@@ -85,14 +89,14 @@ class HubSource:
                     f"(set hub.image_column, hub.label_column, hub.subject_column)"
                 )
             self._check_label(rows.features)
-            # Undecoded, because `datasets` would decode without the checks of ours.
+            # Undecoded, because `datasets` would decode without the checks of `decode_photo`.
             if isinstance(rows.features[wanted.image_column], datasets.Image):
                 rows = rows.cast_column(wanted.image_column, datasets.Image(decode=False))
             return rows
         except _failures() as error:
             raise self._unreachable(error) from error
 
-    def _check_label(self, features: Any) -> None:
+    def _check_label(self, features: "datasets.Features") -> None:
         column = self._settings.label_column
         if column is None:
             return
@@ -103,8 +107,8 @@ class HubSource:
                 f"set it as hub.subject_column instead"
             )
 
-    def _subject_reader(self, features: Any) -> Callable[[dict[str, Any]], str | None]:
-        """What a row shows, by its subject column; a column of class numbers is read as their names."""
+    def _subject_reader(self, features: "datasets.Features | None") -> Callable[[_Row], str | None]:
+        """A function from a row to its subject; a column of class numbers is read as their names."""
         column = self._settings.subject_column
         if column is None and self._settings.label_column is None:
             column = "label"
@@ -115,7 +119,7 @@ class HubSource:
                 )
         names: list[str] = getattr(features[column], "names", []) if column and features is not None else []
 
-        def subject(row: dict[str, Any]) -> str | None:
+        def subject(row: _Row) -> str | None:
             value = row.get(column) if column else None
             if isinstance(value, int) and 0 <= value < len(names):
                 return names[value].replace("_", " ")
@@ -123,7 +127,7 @@ class HubSource:
 
         return subject
 
-    def _rows(self, rows: Any) -> Iterator[dict[str, Any]]:
+    def _rows(self, rows: "datasets.IterableDataset") -> Iterator[_Row]:
         epoch = 0
         try:
             while True:
@@ -138,7 +142,7 @@ class HubSource:
         except _failures() as error:
             raise self._unreachable(error) from error
 
-    def _photo(self, row: dict[str, Any], subject_of: Callable[[dict[str, Any]], str | None]) -> Photo:
+    def _photo(self, row: _Row, subject_of: Callable[[_Row], str | None]) -> Photo:
         true_class, subject = self._class(row), subject_of(row)
         if subject is None and true_class is not None:
             subject = class_names()[true_class]
@@ -152,7 +156,7 @@ class HubSource:
             true_class=true_class,
         )
 
-    def _class(self, row: dict[str, Any]) -> int | None:
+    def _class(self, row: _Row) -> int | None:
         column = self._settings.label_column
         if column is None:
             return None
@@ -161,12 +165,12 @@ class HubSource:
             return value
         raise UnusableImage(f"its {column} is {value!r}; accepted: ImageNet-1k class indices, 0 to {NUM_CLASSES - 1}")
 
-    def _image(self, row: dict[str, Any]) -> tuple[Pixels, str]:
+    def _image(self, row: _Row) -> tuple[Pixels, str]:
         cell = row.get(self._settings.image_column)
         if isinstance(cell, bytes):
             cell = {"bytes": cell}
         if not isinstance(cell, dict):
-            raise UnusableImage(f"its {self._settings.image_column} holds no image but {type(cell).__name__}")
+            raise UnusableImage(f"its {self._settings.image_column} holds {type(cell).__name__} instead of an image")
         path = str(cell.get("path") or "")
         data = cell.get("bytes")
         if data is None:
@@ -176,11 +180,11 @@ class HubSource:
         return decode_photo(data), _row_id(path, data)
 
     def _fetch(self, path: str) -> bytes:
-        """A file that a row refers to. Rows are written by strangers: it must belong to the dataset itself."""
+        """The content of a file that a row refers to. Rows are untrusted, so the file must belong to the dataset."""
         import fsspec  # type: ignore[import-untyped]
 
         if not self._belongs(path):
-            raise UnusableImage("it refers to a file outside of its dataset")
+            raise UnusableImage("it refers to a file outside its dataset")
         try:
             with fsspec.open(path, "rb") as file:
                 data: bytes = file.read(MAX_BYTES + 1)
@@ -204,7 +208,7 @@ class HubSource:
 
 
 def _row_id(path: str, data: bytes) -> str:
-    """The file's name where there is one, and enough of a digest to tell it from others of the same name."""
+    """The file's name, if any, and a part of its digest, which distinguishes files of the same name."""
     import hashlib
 
     name = path.rpartition("/")[2][-100:]
@@ -213,7 +217,7 @@ def _row_id(path: str, data: bytes) -> str:
 
 
 def _failures() -> tuple[type[Exception], ...]:
-    """What loading and streaming raise when the Hub, the network or the data's form is at fault."""
+    """The errors of loading and streaming when the Hub, the network or the data is at fault."""
     import httpx
     import pyarrow as pa
     from datasets.exceptions import DatasetsError

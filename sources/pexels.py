@@ -1,6 +1,6 @@
 """Pexels' search API, version 1 (https://www.pexels.com/api/documentation/).
 
-The live API was not tried with this code; the tests hold it against a local server that answers as documented.
+This code was not tried on the live API; the tests run it against a local server that answers as documented.
 """
 
 import logging
@@ -24,7 +24,7 @@ IMAGES = "https://images.pexels.com"
 LICENSE = "Pexels License (https://www.pexels.com/license/)"
 
 _PER_PAGE = 15
-# Searches whose photographs are mixed, so that a run of challenges isn't a run of one subject.
+# Searches whose photographs are mixed, so that consecutive challenges have different subjects.
 _MIXED_PROMPTS = 4
 _MAX_JSON_BYTES = 2 * 2**20
 _MAX_FAILURES = 10
@@ -50,8 +50,8 @@ class _Page(BaseModel):
 class PexelsSource:
     """Photographs found by searching for `settings.prompts` (empty: the names of ImageNet's classes).
 
-    The prompt is the photograph's subject; its class is left open. Ends when every prompt has given its last page.
-    `origins` are the only hosts that are ever asked, the API's first.
+    The prompt is the photograph's subject; its class is unknown. Ends after the last page of every prompt.
+    `origins` are the only hosts that are contacted, the API's first.
     """
 
     name = "pexels"
@@ -71,14 +71,14 @@ class PexelsSource:
                 "or use source sample or folder:DIR"
             )
         if not key.isascii() or not key.isprintable() or " " in key:
-            raise SourceError("PERTURB_PEXELS__API_KEY is not a key: it holds characters that no key has")
+            raise SourceError("PERTURB_PEXELS__API_KEY is not a key: it has characters that keys do not have")
         self._key = settings.api_key
         self._prompts = settings.prompts or class_names()
         self._api = api
         self._web = Downloader(origins, backoff_seconds=backoff_seconds)
 
     def photos(self, *, seed: int | None) -> Iterator[Photo]:
-        """Raises SourceError when the API refuses, or when ten photographs in a row can't be had."""
+        """Yield photographs. Raises SourceError when the API refuses, or after ten failed downloads in a row."""
         rng = random.Random(seed)
         failures = 0
         seen: set[int] = set()
@@ -92,15 +92,13 @@ class PexelsSource:
                 failures += 1
                 logger.warning("skipping pexels photo %d: %s", hit.id, reason)
                 if failures == _MAX_FAILURES:
-                    raise SourceError(
-                        f"{failures} Pexels photographs in a row can't be had; the last: {reason}"
-                    ) from reason
+                    raise SourceError(f"{failures} Pexels photographs in a row failed; the last: {reason}") from reason
                 continue
             failures = 0
             yield photo
 
     def check(self) -> str:
-        """Makes one search."""
+        """Make one search."""
         page = self._search(self._prompts[0], 1)
         return f"pexels answers: {len(page.photos)} photographs for {self._prompts[0]!r}, {len(self._prompts)} prompts"
 
@@ -157,5 +155,5 @@ def _advice(error: Refused) -> str:
         case 401 | 403:
             return f"Pexels refuses the key (HTTP status {error.status}); check PERTURB_PEXELS__API_KEY"
         case 429:
-            return "Pexels' request limit is used up (HTTP status 429, after retries); go on later or raise the limit"
-    return f"Pexels can't be searched: {error}; go on later, or use another source"
+            return "Pexels' request limit is used up (HTTP status 429, after retries); try later or raise the limit"
+    return f"Pexels can't be searched: {error}; try again later, or use another source"

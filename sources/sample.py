@@ -1,4 +1,4 @@
-"""Photographs that scikit-image's wheel ships: enough to try the whole line on a machine without any images."""
+"""Photographs from scikit-image's wheel, with which everything can be tried on a machine without images."""
 
 import random
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ from perturb.schemas.challenge import Photo
 from perturb.schemas.image import Pixels
 
 _CC0 = "CC0-1.0"
-# Crops smaller than this are blurred by enlarging, larger than the photograph there are none.
+# The smallest crop, as a share of the photograph's short side; smaller ones would be blurred by enlarging.
 _MIN_SIDE_SHARE = 0.55
 
 
@@ -42,13 +42,13 @@ _ORIGINALS = (
 class SampleSource:
     """Square crops of five photographs, each crop an image of its own, named `photo@left,top,side`.
 
-    Endless: the photographs take turns, and the crops are drawn at random without repetition.
+    Endless: crops are taken from the photographs in turn, at random and without repetition.
     """
 
     name = "sample"
 
     def photos(self, *, seed: int | None) -> Iterator[Photo]:
-        """Crops in an order that `seed` fixes."""
+        """Yield crops in an order that `seed` fixes."""
         rng = random.Random(seed)
         seen: set[str] = set()
         while True:
@@ -59,7 +59,7 @@ class SampleSource:
                     yield photo
 
     def check(self) -> str:
-        """Loads the photographs."""
+        """Load the photographs."""
         sizes = [_pixels(original.name).shape for original in _ORIGINALS]
         return f"sample answers: crops of {len(sizes)} photographs from scikit-image"
 

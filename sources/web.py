@@ -1,4 +1,4 @@
-"""HTTPS downloads from named hosts only: capped in bytes and time, retried politely, never redirected."""
+"""HTTPS downloads from named hosts only: limited in bytes and time, retried with backoff, never redirected."""
 
 import time
 from collections.abc import Collection, Mapping
@@ -15,7 +15,7 @@ _CHUNK = 2**16
 
 
 class Refused(SourceError):
-    """A download that ended in another status than 200, or broke a bound; `status` is 0 where there was none."""
+    """A download that ended in another status than 200, or exceeded a limit; `status` is 0 without a response."""
 
     def __init__(self, message: str, *, status: int = 0):
         super().__init__(message)
@@ -25,7 +25,7 @@ class Refused(SourceError):
 class Downloader:
     """GET for a fixed set of origins (`https://host[:port]`).
 
-    429 and 5xx are retried with exponential backoff; a Retry-After of the server is honoured up to a minute.
+    429 and 5xx are retried with exponential backoff. A server's Retry-After is followed for up to a minute.
     """
 
     def __init__(self, origins: Collection[str], *, attempts: int = 5, backoff_seconds: float = 1.0):
@@ -51,10 +51,10 @@ class Downloader:
         query: Mapping[str, str] | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> bytes:
-        """The body of `url`. Raises Refused, whose message never contains `headers`."""
+        """Return the body of `url`. Raises Refused, whose message never contains `headers`."""
         origin = _origin(url)
         if origin not in self._origins:
-            raise Refused(f"{origin} is not asked for anything; accepted: {', '.join(sorted(self._origins))}")
+            raise Refused(f"{origin} is not a host of this source; accepted: {', '.join(sorted(self._origins))}")
         try:
             response = self._pool.request(
                 "GET", url, fields=query, headers=headers, redirect=False, preload_content=False, decode_content=False
@@ -86,6 +86,6 @@ def _origin(url: str) -> str:
         parts = urlsplit(url)
         port = parts.port
     except ValueError:
-        return "an address that is none"
+        return "an invalid address"
     # Not `netloc`: user:password@ before the host must neither be compared nor repeated in a message.
     return f"{parts.scheme}://{parts.hostname}" + (f":{port}" if port else "")

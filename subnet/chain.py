@@ -56,7 +56,9 @@ class BittensorChain:
     `substrate` replaces the RPC connection by any `bittensor.Substrate`. `timeout` is the limit of a call, in seconds.
     """
 
-    def __init__(self, network: str, netuid: int, *, substrate: Any = None, timeout: float = 120.0):
+    def __init__(
+        self, network: str, netuid: int, *, substrate: "bittensor.Substrate | None" = None, timeout: float = 120.0
+    ):
         self.network = network
         self.netuid = netuid
         self._substrate = substrate

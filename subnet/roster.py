@@ -12,7 +12,6 @@ import tomllib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import tomli_w
 from pydantic import ValidationError
@@ -94,14 +93,14 @@ def write_roster(path: Path, neurons: Iterable[Neuron], *, validators: Iterable[
     path.write_text(f"{_HEAD}\n{tables}", encoding="utf-8")
 
 
-def _tables(document: dict[str, Any], name: str, path: Path) -> Iterator[dict[str, Any]]:
+def _tables(document: dict[str, object], name: str, path: Path) -> Iterator[dict[str, object]]:
     entries = document.get(name, [])
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
         raise SubnetError(f"roster {path}: {name} is not a list of tables; write [[{name}]] before each")
     yield from entries
 
 
-def _read_neuron(entry: dict[str, Any], place: int) -> Neuron | Skipped:
+def _read_neuron(entry: dict[str, object], place: int) -> Neuron | Skipped:
     hotkey = str(entry.get("hotkey", ""))[:64]
     try:
         neuron = Neuron.model_validate({"uid": place} | entry)

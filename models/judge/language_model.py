@@ -37,7 +37,7 @@ class LanguageModel:
     sha256: str
     encode: Callable[[str], Tokens]
     start: Tokens
-    body: Any
+    body: "torch.nn.Module"
     head: "torch.Tensor"
     soft_cap: float | None
     batch_size: int
