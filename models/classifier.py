@@ -151,17 +151,17 @@ class Classifier:
             )
 
     @torch.inference_mode()
-    def _forward(self, module: nn.Module, pixels: Pixels, dtype: torch.dtype) -> npt.NDArray[np.floating]:
+    def _forward(self, module: nn.Module, pixels: Pixels, dtype: torch.dtype) -> npt.NDArray[Any]:
         # (N, H, W, 3) seen as (N, 3, H, W) is channels-last already: no copy but the one to floats.
         images = torch.from_numpy(np.require(pixels, requirements=("C", "W"))).to(self.device).permute(0, 3, 1, 2)
         count = len(images)
         if count < self.batch_size and dtype == torch.float32:
             images = nn.functional.pad(images, (0, 0, 0, 0, 0, 0, 0, self.batch_size - count))
             images = images.contiguous(memory_format=torch.channels_last)
-        logits: npt.NDArray[np.floating] = module(images.to(dtype).div_(255))[:count].cpu().numpy()
+        logits: npt.NDArray[Any] = module(images.to(dtype).div_(255))[:count].cpu().numpy()
         return logits
 
-    def _finite(self, logits: npt.NDArray[np.floating]) -> npt.NDArray[np.floating]:
+    def _finite(self, logits: npt.NDArray[Any]) -> npt.NDArray[Any]:
         if not np.isfinite(logits).all():
             raise ModelError(
                 f"classifier {self.name} gave a logit that is not a finite number; its weights ({self.sha256[:12]}…) "
@@ -214,7 +214,7 @@ def _load(name: str, weights: WeightsSpec, device_name: str, batch_size: int, in
         sha256=digest,
         height=height,
         width=width,
-        num_classes=int(net.num_classes),
+        num_classes=int(cast(int, net.num_classes)),
         module=module,
         device=device,
         batch_size=batch_size or chunk,
