@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from perturb.schemas.bounds import Bounds
 from perturb.schemas.image import Pixels
 from perturb.schemas.png import stored_pixels
+from perturb.schemas.printable import storable_text
 
 
 @dataclass(frozen=True)
@@ -16,7 +17,8 @@ class Photo:
     """A clean photograph as its source gave it, with everything that is known of its origin.
 
     `pixels` is uint8 RGB of any size, upright and in sRGB. `subject` is what the source says it shows (a search
-    prompt, a folder's name); `true_class` is the ImageNet-1k index where the source knows it.
+    prompt, a folder's name); `true_class` is the ImageNet-1k index where the source knows it. Texts are made storable
+    as UTF-8 (`schemas.printable.storable_text`), because a record that can't be written would cost its whole round.
     """
 
     pixels: Pixels
@@ -27,6 +29,12 @@ class Photo:
     license: str | None = None
     subject: str | None = None
     true_class: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("source", "source_id", "source_url", "author", "license", "subject"):
+            value = getattr(self, name)
+            if value is not None:
+                object.__setattr__(self, name, storable_text(value))
 
 
 class Task(BaseModel):

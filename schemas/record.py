@@ -48,7 +48,9 @@ class Record(BaseModel):
     validator_hotkey: str = _column("ss58 address of the validator that sent the challenge")
     # source
     source: str = _column("source of the clean photograph")
-    source_id: str = _column("ID of the photograph at its source")
+    source_id: str = _column(
+        r"ID of the photograph at its source; an unprintable byte of a file name is \xNN, a backslash is doubled"
+    )
     source_url: str | None = _column("web page of the photograph at its source")
     author: str | None = _column("photographer")
     license: str | None = _column("licence of the photograph")

@@ -13,6 +13,8 @@ from PIL import ExifTags, Image, ImageCms, UnidentifiedImageError
 
 from perturb.schemas.errors import SourceError
 from perturb.schemas.image import Pixels
+from perturb.schemas.printable import storable_text
+from perturb.sources.containers import Pixelfile, finished_in_three_ways, without_metadata
 
 logger = logging.getLogger(__name__)
 
@@ -22,10 +24,8 @@ MAX_PIXELS = 64 * 10**6
 MIN_SIDE = 32
 MAX_ASPECT = 20
 
-_PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
-_PNG_TEXT = (b"tEXt", b"zTXt", b"iTXt", b"tIME", b"pHYs")
 # EXIF orientation -> the operation that makes the image upright (EXIF 2.32, tag 0x0112).
-_TURNS = {
+_UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -56,42 +56,59 @@ def decode_photo(data: bytes) -> Pixels:
     """Return the pixels of an image, uint8 RGB of (height, width, 3).
 
     They are upright (EXIF), in sRGB (ICC), with transparency laid on white, from the first frame. Accepts JPEG, PNG,
-    WEBP, TIFF, BMP and GIF, also grey, palette, CMYK and 16-bit. Raises UnusableImage for anything else, for a side
-    under MIN_SIDE pixels, and, before decoding, for an image that declares more than MAX_PIXELS.
+    WEBP, TIFF, BMP and GIF, also grey, palette, CMYK and 16-bit. Damaged metadata is ignored, so that the image looks
+    as in a viewer. Raises UnusableImage for anything else, for missing pixels, for a side under MIN_SIDE pixels, and,
+    before decoding, for an image that declares more than MAX_PIXELS.
     """
     try:
-        with Image.open(io.BytesIO(_without_text(data)), formats=FORMATS) as image:
-            _check_size(*image.size)
-            return _upright_srgb(image)
+        file = without_metadata(data)
+        if file is not None and file.unfinished:
+            return _unfinished(file)
+        return _decoded(data if file is None else file.data, file)
     except UnusableImage:
         raise
     except Image.DecompressionBombError as error:
         raise UnusableImage(f"{error}; accepted: up to {MAX_PIXELS // 10**6} megapixels") from error
     except UnidentifiedImageError as error:
-        raise UnusableImage(f"it is not an image of a known format; accepted: {', '.join(FORMATS)}") from error
+        raise UnusableImage(
+            f"it is not an image of a known format{_kind(data)}; accepted: {', '.join(FORMATS)}"
+        ) from error
     # Pillow's decoders raise anything on damaged files. A photograph can only cost itself.
     except Exception as error:
-        raise UnusableImage(f"it is damaged ({type(error).__name__}: {error})") from error
+        reason = storable_text(str(error))[:200]
+        raise UnusableImage(f"it is damaged ({type(error).__name__}: {reason})") from error
 
 
-def _without_text(data: bytes) -> bytes:
-    """A PNG without the chunks that say nothing about its pixels; other data, and a PNG of another shape, as it is.
+def _decoded(data: bytes, file: Pixelfile | None) -> Pixels:
+    with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        _check_size(*image.size)
+        profile = image.info.get("icc_profile") if file is None else file.profile
+        image.load()  # turns a TIFF upright
+        return _upright_srgb(image, _orientation(image) if file is None else file.orientation, profile)
 
-    Pillow refuses the whole image for a comment that is damaged or long.
-    """
-    if not data.startswith(_PNG_MAGIC):
-        return data
-    kept = [_PNG_MAGIC]
-    start = len(_PNG_MAGIC)
-    while start + 12 <= len(data):
-        end = start + 12 + int.from_bytes(data[start : start + 4])
-        kind = data[start + 4 : start + 8]
-        if kind not in _PNG_TEXT:
-            kept.append(data[start:end])
-        if kind == b"IEND":
-            return b"".join(kept)
-        start = end
-    return data
+
+def _unfinished(file: Pixelfile) -> Pixels:
+    """A JPEG without its end marker, if no pixel depends on what is missing."""
+    ways = [_decoded(finished, file) for finished in finished_in_three_ways(file.data)]
+    if not ways or not all(np.array_equal(ways[0], other) for other in ways[1:]):
+        raise UnusableImage("it is truncated: pixels are missing at its end")
+    return ways[0]
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        return int(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except Exception:  # noqa: BLE001  (the parser of damaged metadata raises anything)
+        return 1
+
+
+def _kind(data: bytes) -> str:
+    """What a file seems to be that none of the decoders knows, in brackets; empty where nothing is recognised."""
+    if data[4:8] == b"ftyp":
+        return " (it is AVIF)" if data[8:12] in (b"avif", b"avis") else " (it is HEIC or a video)"
+    if not data:
+        return " (it is empty)"
+    return " (it is a web page or other markup)" if data.lstrip()[:1] == b"<" else ""
 
 
 def _check_size(width: int, height: int) -> None:
@@ -107,29 +124,16 @@ def _check_size(width: int, height: int) -> None:
         raise UnusableImage(f"it has only {width} x {height} pixels; accepted: sides of at least {MIN_SIDE}")
 
 
-def _upright_srgb(image: Image.Image) -> Pixels:
-    profile = image.info.get("icc_profile")
-    colours, alpha = _split_alpha(_eight_bits(_upright(image)))
+def _upright_srgb(image: Image.Image, orientation: int, profile: bytes | None) -> Pixels:
+    if orientation in _UPRIGHT:
+        image = image.transpose(_UPRIGHT[orientation])
+    colours, alpha = _split_alpha(_eight_bits(image))
     flat = _to_srgb(colours, profile)
     if alpha is not None:
         white = Image.new("RGB", flat.size, "white")
         white.paste(flat, mask=alpha)
         flat = white
     return np.array(flat)
-
-
-def _upright(image: Image.Image) -> Image.Image:
-    """The image turned as its EXIF orientation says.
-
-    Pillow's `exif_transpose` writes the other tags anew, which fails on damaged ones beside intact pixels.
-    """
-    try:
-        orientation = image.getexif().get(ExifTags.Base.Orientation)
-    except Exception as error:  # noqa: BLE001  (the parser of a damaged EXIF part raises anything)
-        logger.debug("an EXIF part was ignored: %s", error)
-        return image
-    turn = _TURNS.get(orientation) if isinstance(orientation, int) else None
-    return image if turn is None else image.transpose(turn)
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:
@@ -158,7 +162,7 @@ def _to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
         try:
             source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
             converted = ImageCms.profileToProfile(image, source, _SRGB, outputMode="RGB")
-        except (ImageCms.PyCMSError, OSError, ValueError, TypeError) as error:
+        except Exception as error:  # noqa: BLE001  (a profile may be any bytes)
             # As browsers do: the pixels are used without a profile that does not fit them.
             logger.debug("an ICC profile was ignored: %s", error)
         else:

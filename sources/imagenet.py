@@ -14,8 +14,14 @@ def class_of_synset() -> dict[str, int]:
 @cache
 def class_names() -> tuple[str, ...]:
     """Return the usual English name of each class, in index order."""
-    lemmas = dict(line.split("\t", 1) for line in _lines("imagenet_synset_to_lemma.txt") if "\t" in line)
-    return tuple(lemmas[synset].partition(",")[0].strip() for synset in class_of_synset())
+    return tuple(name_of_synset()[synset] for synset in class_of_synset())
+
+
+@cache
+def name_of_synset() -> dict[str, str]:
+    """Return the usual English name of each WordNet ID of ImageNet, the 21,000 classes beyond ImageNet-1k included."""
+    lemmas = (line.split("\t", 1) for line in _lines("imagenet_synset_to_lemma.txt") if "\t" in line)
+    return {synset: names.partition(",")[0].strip() for synset, names in lemmas}
 
 
 def _lines(name: str) -> list[str]:

@@ -1,9 +1,11 @@
 """Image files of every kind become upright sRGB pixels, or are refused by name before they can hurt."""
 
+import contextlib
 import io
 import struct
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -34,10 +36,45 @@ def profile_with_red_and_blue_swapped() -> bytes:
     return profile.replace(b"rXYZ", b"????", 1).replace(b"bXYZ", b"rXYZ", 1).replace(b"????", b"bXYZ", 1)
 
 
-def png_that_declares(width: int, height: int) -> bytes:
-    def chunk(kind: bytes, body: bytes) -> bytes:
-        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+def chunk(kind: bytes, body: bytes, *, checksum: int | None = None) -> bytes:
+    right = zlib.crc32(kind + body) if checksum is None else checksum
+    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", right)
 
+
+def segment(code: int, body: bytes) -> bytes:
+    return b"\xff" + bytes([code]) + struct.pack(">H", 2 + len(body)) + body
+
+
+def exif_block(*entries: tuple[int, int, int, bytes], rest: bytes = b"") -> bytes:
+    """A big-endian EXIF block with one directory of (tag, type, count, value of four bytes)."""
+    directory = b"".join(struct.pack(">HHI", tag, kind, count) + value for tag, kind, count, value in entries)
+    return b"Exif\0\0MM\0*\0\0\0\x08" + struct.pack(">H", len(entries)) + directory + bytes(4) + rest
+
+
+QUARTER_TURN = (0x0112, 3, 1, b"\0\x06\0\0")
+FRACTION_FOR_A_MAKER = (0x010F, 5, 1, struct.pack(">I", 38))
+NOISE = bytes((41 * number) % 256 for number in range(400))
+
+
+def jpeg_with(*segments: bytes, pixels: Pixels = CAT) -> bytes:
+    plain = encoded(pixels, "JPEG", quality=95)
+    return plain[:2] + b"".join(segments) + plain[2:]
+
+
+def png_with(*chunks: bytes, pixels: Pixels = CAT) -> bytes:
+    plain = encoded(pixels)
+    return plain[:33] + b"".join(chunks) + plain[33:]
+
+
+def webp_with_noise_as_exif() -> bytes:
+    exif = Image.Exif()
+    exif[0x0112] = 1
+    plain = encoded(CAT, "WEBP", lossless=True, exif=exif)
+    start = plain.index(b"EXIF") + 8
+    return plain[:start] + NOISE[: len(plain) - start]
+
+
+def png_that_declares(width: int, height: int) -> bytes:
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0")) + chunk(b"IEND", b"")
 
@@ -121,9 +158,11 @@ def test_too_many_pixels_are_refused_by_the_header(size: tuple[int, int]) -> Non
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        (b"", "not an image of a known format; accepted: JPEG, PNG"),
+        (b"", r"not an image of a known format \(it is empty\); accepted: JPEG, PNG"),
         (b"GIF89a", "not an image|damaged"),
         (b"%PDF-1.7 and so on", "not an image of a known format"),
+        (b"\n<html>404</html>", r"not an image of a known format \(it is a web page"),
+        (b"\0\0\0\x1cftypheic", r"not an image of a known format \(it is HEIC or a video\)"),
         (encoded(CAT)[:2000], "damaged"),
         (encoded(CAT[:20]), "only 160 x 20 pixels"),
         (encoded(np.zeros((40, 40), np.float32), "TIFF"), r"32 bits each\); accepted: 8 or 16"),
@@ -138,6 +177,67 @@ def test_refusals_say_what_is_wrong(content: bytes, reason: str) -> None:
 def test_unreadable_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UnusableImage, match="can't be read"):
         read_photo(tmp_path / "missing.png")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        webp_with_noise_as_exif(),
+        png_with(chunk(b"tEXt", b"Comment\0by hand", checksum=7)),
+        png_with(chunk(b"zTXt", b"History\0\0" + zlib.compress(bytes(3 * 2**20)))),
+        png_with(chunk(b"iCCP", b"large\0\0" + zlib.compress(bytes(2 * 2**20)))),
+        png_with(chunk(b"iCCP", b"noise\0\0" + NOISE)),
+        png_with(chunk(b"pHYs", b"\1"), chunk(b"tIME", b"\1"), chunk(b"tRNS", b"\1")),
+        png_with(chunk(b"eXIf", NOISE)),
+        encoded(CAT)[:-12],  # without its last chunk
+        encoded(CAT)[:-12] + b"\0\0\1\0tEXtcut",
+    ],
+)
+@pytest.mark.filterwarnings("error")
+def test_damaged_metadata_costs_no_pixel(content: bytes) -> None:
+    assert np.array_equal(decode_photo(content), CAT)
+
+
+@pytest.mark.parametrize(
+    "segments",
+    [
+        (segment(0xE1, b"Exif\0\0" + NOISE),),
+        (segment(0xE1, exif_block((0x010F, 2, 4000, b"\0\0\0\x26"))),),
+        (segment(0xE1, exif_block((0x0112, 2, 2, b"6\0\0\0"))), segment(0xED, b"Photoshop 3.0\08BIM" + NOISE)),
+        (segment(0xE2, b"MPF\0" + NOISE), segment(0xFE, NOISE)),
+        (segment(0xE2, b"ICC_PROFILE\0\1\1" + NOISE),),
+        (segment(0xE2, b"ICC_PROFILE\0\1\2" + srgb_profile()[:100]),),  # the second part is missing
+        (segment(0xFE, b"too short"), b"stray bytes"),
+    ],
+)
+@pytest.mark.filterwarnings("error")
+def test_damaged_segments_of_a_jpeg_cost_no_pixel(segments: tuple[bytes, ...]) -> None:
+    assert np.array_equal(decode_photo(jpeg_with(*segments)), decode_photo(jpeg_with()))
+
+
+def test_orientation_is_read_beside_damaged_tags() -> None:
+    block = exif_block(FRACTION_FOR_A_MAKER, QUARTER_TURN, rest=struct.pack(">II", 1, 0))
+    upright = np.rot90(decode_photo(jpeg_with()), -1)
+    assert np.array_equal(decode_photo(jpeg_with(segment(0xE1, block))), upright)
+    xmp = b'http://ns.adobe.com/xap/1.0/\0<x tiff:Orientation="6"'
+    assert np.array_equal(decode_photo(jpeg_with(segment(0xE1, xmp))), upright)
+    assert np.array_equal(decode_photo(png_with(chunk(b"eXIf", block[6:]))), np.rot90(CAT, -1))
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"progressive": True}, {"restart_marker_rows": 1}, {"optimize": True, "quality": 100}]
+)
+def test_jpeg_without_its_end_is_used_only_where_every_pixel_is_there(options: dict[str, Any]) -> None:
+    content = encoded(CAT, "JPEG", **options)
+    whole = decode_photo(content)
+    assert np.array_equal(decode_photo(content[:-2]), whole)
+    for missing in (*range(1, 40), *range(40, len(content) - 700, 9)):
+        with contextlib.suppress(UnusableImage):
+            assert np.array_equal(decode_photo(content[:-missing]), whole)
+    with pytest.raises(UnusableImage, match="truncated: pixels are missing"):
+        decode_photo(content[:-30])
+    with pytest.raises(UnusableImage, match="truncated"):
+        decode_photo(content[:-900] + bytes(900))  # a download that was reserved on the disk and never filled
 
 
 SEEDS = [encoded(CAT[:40, :40], kind) for kind in ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF")]

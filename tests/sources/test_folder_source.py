@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import re
 from itertools import islice
 from pathlib import Path
 
@@ -43,89 +44,98 @@ def test_subjects_come_from_parent_folders(tmp_path: Path) -> None:
     assert all(photo.source == "folder" for photo in photos.values())
 
 
-@pytest.mark.parametrize(
-    ("path", "subject", "true_class"),
-    [
-        ("train/n07920052/images/n07920052_0.png", "espresso", 967),
-        ("images/001.Black_footed_Albatross/a.png", "Black footed Albatross", None),
-        ("cats/_/g.png", "cats", None),
-        ("dogs/00000/000000001.png", "dogs", None),
-        ("7up bottle/a.png", "7up bottle", None),
-    ],
-)
-def test_subjects_are_found_in_the_trees_of_data_sets(
-    path: str, subject: str, true_class: int | None, tmp_path: Path
-) -> None:
-    save(tmp_path / path)
-    (photo,) = FolderSource(tmp_path).every_photo()
-    assert (photo.source_id, photo.subject, photo.true_class) == (path, subject, true_class)
+def known(root: Path) -> dict[str, tuple[str | None, int | None]]:
+    return {photo.source_id: (photo.subject, photo.true_class) for photo in FolderSource(root).every_photo()}
 
 
-def test_links_are_followed_and_what_disks_and_archives_leave_is_skipped(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    save(tmp_path / "elsewhere" / "coffee" / "a.png", CUP)
-    folder = tmp_path / "photos"
-    save(folder / "cat" / "a.png")
-    for litter in ("@eaDir/a.png/THUMB.png", "__MACOSX/b.png", "._a.png"):
-        save(folder / "cat" / litter)
-    (folder / "cat" / "b.HEIC").write_bytes(b"heic")
-    (folder / "coffee").symlink_to(tmp_path / "elsewhere" / "coffee")
-    (folder / "cat" / "up").symlink_to(folder)
-    (folder / "cat" / "broken.png").symlink_to(tmp_path / "nothing.png")
-    found = {photo.source_id: photo.subject for photo in FolderSource(folder).every_photo()}
-    assert found == {"cat/a.png": "cat", "coffee/a.png": "coffee"}
-    assert "holds images of other formats, which are skipped: 1 .heic" in caplog.text
-
-
-def test_names_that_are_not_utf8_are_carried_in_a_printable_form(tmp_path: Path) -> None:
-    names = [b"caf\xe9.png", b"back\\slash.png", b"two\nlines.png", "été.png".encode()]
-    for name in names:
-        save(tmp_path / os.fsdecode(b"tass\xe9") / os.fsdecode(name))
-    photos = list(FolderSource(tmp_path).every_photo())
-    assert {photo.source_id for photo in photos} == {
-        rf"tass\xe9/{name}" for name in (r"caf\xe9.png", r"back\\slash.png", r"two\nlines.png", "été.png")
+def test_levels_and_numbers_of_public_data_sets_are_not_subjects(tmp_path: Path) -> None:
+    shown = {
+        "tiny/train/n01440764/images/a.JPEG": ("tench", 0),
+        "dogs/Images/n02085620-Chihuahua/a.jpg": ("Chihuahua", 151),
+        "more/n00007846/a.jpg": ("person", None),  # a class of ImageNet beyond its 1,000
+        "birds/001.Black_footed_Albatross/a.jpg": ("Black footed Albatross", None),
+        "numbered/1-cat/a.jpg": ("cat", None),
+        "numbered/2-dog/a.jpg": ("dog", None),
+        "names/18_wheeler/a.jpg": ("18 wheeler", None),
+        "names/bus/a.jpg": ("bus", None),
+        "espresso/0/a.jpg": ("espresso", None),
+        "7up bottle/a.jpg": ("7up bottle", None),
+        "cats/images/a.jpg": ("cats", None),
     }
-    assert {photo.subject for photo in photos} == {r"tass\xe9"}
+    for name in shown:
+        save(tmp_path / name, CAT[:40, :40])
+    assert known(tmp_path) == shown
+    assert known(tmp_path / "cats") == {"images/a.jpg": ("cats", None)}
+    assert "nothing says" not in FolderSource(tmp_path).check()
 
 
-@pytest.mark.parametrize("kind", ["semicolons", "jsonl", "parquet"])
-def test_metadata_is_read_in_every_form_of_an_image_folder(kind: str, tmp_path: Path) -> None:
-    rows = [
-        {"file_name": "one.png", "label": "cat, sitting", "class_index": 285.0},
-        {"file_name": "two.png", "label": "cup", "class_index": None},
-    ]
-    for row in rows:
-        save(tmp_path / str(row["file_name"]))
-    if kind == "semicolons":
-        text = "\ufefffile_name;label;class_index\r\none.png;cat, sitting;285.0\r\ntwo.png;cup;\r\n"
-        (tmp_path / "metadata.csv").write_bytes(text.encode())
-    elif kind == "jsonl":
-        (tmp_path / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n")
-    else:
-        pq.write_table(pa.Table.from_pylist(rows), tmp_path / "metadata.parquet")
-    found = {photo.source_id: (photo.subject, photo.true_class) for photo in FolderSource(tmp_path).every_photo()}
-    assert found == {"one.png": ("cat, sitting", 285), "two.png": ("cup", None)}
+def test_images_of_which_nothing_says_what_they_show_are_told(tmp_path: Path) -> None:
+    for name in ("val/a.png", "00000/b.png", "_/c.png", "00000/d.png"):
+        save(tmp_path / "set" / name)
+    (tmp_path / "set" / "00000" / "d.txt").write_text("a cup of coffee on a table\n")
+    (tmp_path / "set" / "00000" / "b.txt").write_text("0 0.5 0.5 0.1 0.2\n")  # boxes, not a caption
+    assert {name: subject for name, (subject, _) in known(tmp_path / "set").items()} == {
+        "val/a.png": "val",
+        "00000/b.png": "set",
+        "00000/d.png": "a cup of coffee on a table",
+        "_/c.png": "set",
+    }
+    remark = r"nothing says what 3 images show, so they are taken to show 'set', 'val'; put them in"
+    assert re.search(remark, FolderSource(tmp_path / "set").check())
 
 
-@pytest.mark.parametrize(
-    ("name", "content", "sentence"),
-    [
-        ("metadata.jsonl", b"[1]\n", "line 1 is not an object"),
-        ("metadata.jsonl", b"{\n", r"metadata.jsonl can't be read .*; accepted: one JSON object a line"),
-        ("metadata.parquet", b"no", r"metadata.parquet can't be read .*; accepted: a Parquet file"),
-        (
-            "metadata.csv",
-            "file_name\ngröße.png\n".encode("utf-16"),
-            "metadata.csv can't be read .*accepted: UTF-8 CSV",
-        ),
-    ],
-)
-def test_a_table_that_cannot_be_read_is_named(name: str, content: bytes, sentence: str, tmp_path: Path) -> None:
-    save(tmp_path / "one.png")
-    (tmp_path / name).write_bytes(content)
-    with pytest.raises(SourceError, match=sentence):
-        FolderSource(tmp_path).check()
+def test_links_are_followed_and_litter_is_not(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    root = tmp_path / "set"
+    for name in (
+        *("set/cat/a.png", "set/cat/@eaDir/a.png/SYNOPHOTO_THUMB_XL.png", "set/__MACOSX/cat/b.png", "set/.trash/c.png"),
+        *("set/cat/._a.png", "elsewhere/cup/d.png", "set/@home/e.png"),
+    ):
+        save(tmp_path / name)
+    (root / "cup").symlink_to(tmp_path / "elsewhere" / "cup")
+    (root / "cat" / "e.png").symlink_to(tmp_path / "elsewhere" / "cup" / "d.png")
+    (root / "again").symlink_to(root / "cat")  # a folder that is in the tree already
+    (root / "cat" / "up").symlink_to(root)
+    (root / "cat" / "further-up").symlink_to(tmp_path)
+    (tmp_path / "elsewhere" / "cup" / "back").symlink_to(root / "cat")
+    (root / "cat" / "gone.png").symlink_to(root / "nothing.png")
+    (root / "cat" / "loop.png").symlink_to(root / "cat" / "loop.png")
+    for kind in ("phone.HEIC", "other.heic", "web.avif", "notes.txt"):
+        (root / kind).write_bytes(b"")
+    assert set(known(root)) == {"cat/a.png", "cat/e.png", "cup/d.png"}
+    with caplog.at_level(logging.WARNING):
+        list(islice(FolderSource(root).photos(seed=1), 9))
+    (line,) = (record.getMessage() for record in caplog.records if "skipped: " in record.getMessage())
+    assert "2 .heic, 1 .avif, 1 .txt; 3 folders of thumbnails" in line
+    assert "2 links that lead nowhere" in line
+    (tmp_path / "only").mkdir()
+    (tmp_path / "only" / "x.heic").write_bytes(b"")
+    with pytest.raises(SourceError, match=r"holds no image files \(skipped: 1 \.heic\)"):
+        FolderSource(tmp_path / "only").check()
+
+
+def test_names_that_are_not_utf_8_cost_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for folder, name in ((b"tass\xe9", b"caf\xe9.png"), (b"cup", b"two\nlines.PNG"), (b"cup", b"broken\xff.jpg")):
+        target = os.path.join(os.fsencode(tmp_path), folder, name)  # noqa: PTH118 - bytes
+        os.makedirs(os.path.dirname(target), exist_ok=True)  # noqa: PTH103, PTH120 - bytes
+        with open(target, "wb") as file:  # noqa: PTH123 - bytes
+            if b"broken" not in name:
+                Image.fromarray(CAT).save(file, "PNG")
+    photos = {photo.source_id: photo.subject for photo in FolderSource(tmp_path).every_photo()}
+    assert photos == {r"tass\xe9/caf\xe9.png": r"tass\xe9", r"cup/two\x0alines.PNG": "cup"}
+    assert r"skipping cup/broken\xff.jpg: it is not an image" in caplog.text
+    assert all(record.getMessage().encode() for record in caplog.records)
+
+
+def test_home_folder_is_written_as_a_tilde(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    save(tmp_path / "my cats" / "a.png")
+    assert known(Path("~/my cats")) == {"a.png": ("my cats", None)}
+    monkeypatch.chdir(tmp_path / "my cats")
+    assert known(Path("../my cats/.")) == {"a.png": ("my cats", None)}
+    with pytest.raises(SourceError, match=r"folder:~nobody-of-this-name/x: .*home directory"):
+        FolderSource("~nobody-of-this-name/x")
+    with pytest.raises(SourceError, match="is not there; accepted: a folder"):
+        FolderSource(tmp_path / "gone")
 
 
 def test_metadata_csv_says_more_than_the_folder(tmp_path: Path) -> None:
@@ -140,16 +150,93 @@ def test_metadata_csv_says_more_than_the_folder(tmp_path: Path) -> None:
         "three.png,,967,,\n"
         "gone.png,dog,207,,\n"
     )
-    known = {
+    said = {
         Path(photo.source_id).stem: (photo.subject, photo.true_class, photo.author, photo.license)
         for photo in FolderSource(tmp_path).every_photo()
     }
-    assert known == {
+    assert said == {
         "one": ("cat, sitting", 285, "Stefan", "CC0"),
         "two": ("kitten", None, None, None),
         "three": ("espresso", 967, None, None),
         "four": ("train", None, None, None),
     }
+
+
+def write_parquet(path: Path, columns: dict[str, list[object]], names: list[str] | None = None) -> None:
+    table = pa.table(columns)
+    if names:
+        features = {"info": {"features": {"label": {"names": names, "_type": "ClassLabel"}}}}
+        table = table.replace_schema_metadata({"huggingface": json.dumps(features)})
+    pq.write_table(table, path)
+
+
+@pytest.mark.parametrize("folder", ["", "train"])
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        (
+            "metadata.csv",
+            b"\xef\xbb\xbffile_name;label;class_index\r\na.png;cat;285,0\r\nb/c.png;cup, white;\r\n;;\r\n",
+        ),
+        ("metadata.csv", b"sep=,\nfile_name,label,class_index\na.png,cat,285.0\n\nb\\c.png,'cup, white',nan,,\n"),
+        ("metadata.csv", "file_name\tlabel\tclass_index\na.png\tcat\t285\nb/c.png\tcup, white\t\n".encode("utf-16")),
+        ("Metadata.CSV", b' File_Name , Label,class_index\r./A.PNG,cat,285\rb/c.png,"cup, white",\r'),
+        (
+            "metadata.jsonl",
+            (
+                b'\xef\xbb\xbf{"file_name": "a.png", "label": "cat", "class_index": 285, "boxes": [1, 2]}\r\n\r\n'
+                b'{"file_name": "b/c.png", "text": "cup, white", "class_index": NaN}'
+            ),
+        ),
+        ("metadata.parquet", b""),
+    ],
+)
+def test_tables_are_read_as_people_write_them(tmp_path: Path, folder: str, name: str, content: bytes) -> None:
+    save(tmp_path / folder / "a.png")
+    save(tmp_path / folder / "b" / "c.png", CUP)
+    content = content.replace(b"'cup, white'", b'"cup, white"')
+    if name.endswith("parquet"):
+        columns: dict[str, list[object]] = {"file_name": ["a.png", "b/c.png"], "class_index": [285.0, None]}
+        write_parquet(tmp_path / folder / name, columns | {"label": [1, 0]}, ["cup, white", "cat"])
+    else:
+        (tmp_path / folder / name).write_bytes(content)
+    assert sorted(known(tmp_path).values(), key=str) == [("cat", 285), ("cup, white", None)]
+
+
+def test_nearest_table_counts_and_labels_may_be_wordnet_ids(tmp_path: Path) -> None:
+    save(tmp_path / "zoo" / "e\u0301cole.png")  # accents apart, as macOS writes them
+    save(tmp_path / "zoo" / "b.png")
+    (tmp_path / "metadata.csv").write_text("file_name,label\nzoo/b.png,far\nzoo/école.png,school\n")
+    (tmp_path / "zoo" / "metadata.jsonl").write_text('{"file_name": "b.png", "label": "n01440764"}\n')
+    assert set(known(tmp_path).values()) == {("school", None), ("tench", 0)}
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "complaint"),
+    [
+        (
+            "csv",
+            b"file,label\na.png,cat\n",
+            r"metadata.csv line 1 has no column file_name; it has file, label; accepted",
+        ),
+        ("csv", b"", "line 1 has no column file_name; it has nothing"),
+        ("csv", b"file_name,label\na.png,cat\na.png,cat, sitting\n", "line 3 has 3 values for 2 columns; put a value"),
+        ("csv", b"file_name,label\na.png,caf\xe9\n", r"line 2 is not UTF-8 \(byte 0xe9\); save the table as UTF-8"),
+        ("csv", b"file_name,class_index\na.png,285.5\n", "line 2: class_index '285.5' is not an ImageNet-1k class"),
+        ("csv", b"file_name,label\n..\\..\\a.png,cat\n", "line 2: file_name .* leads out of"),
+        ("jsonl", b'{"file_name": "a.png"}\n[1]\n', "line 2 is a JSON list; accepted: one object a line"),
+        ("jsonl", b'\n{"file_name": "a.png"\n', "metadata.jsonl line 2 is not JSON .*; accepted: one object a line"),
+        ("jsonl", b'{"file_name": ["a.png"]}\n', "line 1 has no usable file_name"),
+        ("jsonl", b'{"file_name": "a.png", "label": ["cat", "dog"]}\n', "line 1: label is a list; accepted: one text"),
+        ("jsonl", b'{"file_name": "a.png", "class_index": true}\n', "line 1: class_index 'True' is not an ImageNet-1k"),
+        ("parquet", b"PAR1 half a download", r"metadata.parquet can't be read \("),
+    ],
+)
+def test_wrong_tables_are_named_with_their_line(tmp_path: Path, name: str, content: bytes, complaint: str) -> None:
+    save(tmp_path / "a.png")
+    (tmp_path / f"metadata.{name}").write_bytes(content)
+    with pytest.raises(SourceError, match=complaint):
+        FolderSource(tmp_path).check()
 
 
 @pytest.mark.parametrize(
