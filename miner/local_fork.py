@@ -10,6 +10,7 @@ each process also watches its parent's id.
 """
 
 import contextlib
+import gc
 import json
 import os
 import select
@@ -31,6 +32,8 @@ _PIPE = 0
 
 def main() -> None:
     """Fork the miners, report them, wait for shutdown."""
+    # As the documentation of `gc` recommends before a fork: collections would copy the pages that all miners share.
+    gc.disable()
     plan: MinerPlan = json.loads(sys.stdin.buffer.readline())
     out = os.dup(1)
     os.dup2(2, 1)  # All other output belongs in the log.
@@ -40,6 +43,7 @@ def main() -> None:
     except PerturbError as error:
         _report(out, {"error": str(error), "kind": type(error).__name__})
         sys.exit(error.exit_code)
+    gc.freeze()
     ready, announce = os.pipe()
     miners: list[MinerReport] = []
     for place, (listener, answer) in enumerate(zip(listeners, answers, strict=True)):
@@ -111,6 +115,7 @@ def _run_miner(plan: MinerPlan, place: int, listeners: list[socket.socket], answ
     from perturb.miner.server import create_app, serve
     from perturb.miner.validators import ValidatorList
 
+    gc.enable()
     threading.Thread(target=_exit_with, args=(os.getppid(),), daemon=True).start()
     for other, listener in enumerate(listeners):
         if other != place:
