@@ -1,4 +1,4 @@
-"""The inside of a sandboxed decoder process (see `perturb.tasks.verify.sandbox`, which starts it).
+"""The inside of a sandboxed decoder process, which `perturb.tasks.verify.sandbox_process` starts with `python -m`.
 
 Imports Pillow and NumPy only.
 
@@ -14,25 +14,17 @@ import os
 import resource
 import signal
 import socket
-import struct
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
-
 from perturb.schemas.image import Pixels
 from perturb.schemas.png import PngRefused
-
-# height, width, length of the compressed data; in the memory, the pixels come first, the compressed data after them
-REQUEST = struct.Struct(">IIQ")
-# length of the text that follows: empty for decoded, else "outcome\ndetail"
-REPLY = struct.Struct(">I")
-MOST_DETAIL = 2000
+from perturb.tasks.verify.sandbox_protocol import MOST_DETAIL, REPLY, REQUEST, compressed_at, pixels_in
 
 
 def main() -> None:
-    """Arguments: socket descriptor, bytes of memory it may take, `module:function` that decodes."""
+    """Serve until the socket ends. Arguments: its descriptor, the memory limit in bytes, `module:function`."""
     descriptor, memory, decoder = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle.
     module, _, name = decoder.partition(":")
@@ -54,10 +46,9 @@ def main() -> None:
 
 def _serve(request: bytes, memory: mmap.mmap, decode: Callable[..., Pixels]) -> bytes:
     height, width, length = REQUEST.unpack(request)
-    size = height * width * 3
     try:
-        pixels = decode(memory[size : size + length], height=height, width=width)
-        np.frombuffer(memory, np.uint8, count=size).reshape(height, width, 3)[:] = pixels
+        compressed = memory[compressed_at(height, width, length)]
+        pixels_in(memory, height, width)[:] = decode(compressed, height=height, width=width)
     except PngRefused as refused:
         return f"{refused.outcome}\n{refused.detail}".encode()[:MOST_DETAIL]
     except MemoryError:
@@ -67,7 +58,7 @@ def _serve(request: bytes, memory: mmap.mmap, decode: Callable[..., Pixels]) -> 
 
 def _limit(memory: int) -> None:
     used = 0
-    with contextlib.suppress(OSError):  # Only Linux has /proc; elsewhere the limit counts from nothing.
+    with contextlib.suppress(OSError):  # Only Linux has /proc; elsewhere the limit counts from 0.
         used = int(Path("/proc/self/statm").read_text().split()[0]) * mmap.PAGESIZE
     limits = {
         resource.RLIMIT_AS: used + memory,

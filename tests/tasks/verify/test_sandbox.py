@@ -13,8 +13,9 @@ import skimage.data
 from perturb.schemas.errors import PerturbError
 from perturb.schemas.image import encode_png
 from perturb.schemas.png import PngRefused
-from perturb.tasks.verify.sandbox import DecodePool, _Worker
-from perturb.tasks.verify.sandbox_worker import MOST_DETAIL, REPLY
+from perturb.tasks.verify.sandbox import DecodePool
+from perturb.tasks.verify.sandbox_process import DecoderProcess
+from perturb.tasks.verify.sandbox_protocol import MOST_DETAIL, REPLY
 
 SIDE = 64
 PHOTO = np.ascontiguousarray(skimage.data.coffee()[50 : 50 + SIDE, 80 : 80 + SIDE])
@@ -77,7 +78,7 @@ def test_a_call_that_was_interrupted_leaves_nothing_for_the_next(monkeypatch: py
     with DecodePool(workers=2) as pool:
         pool.decode(good[:2], height=SIDE, width=SIDE)
         with monkeypatch.context() as broken:
-            broken.setattr("perturb.tasks.verify.sandbox._Worker._pixels", interrupt)
+            broken.setattr("perturb.tasks.verify.sandbox_process.DecoderProcess._pixels", interrupt)
             with pytest.raises(KeyboardInterrupt):
                 pool.decode(good, height=SIDE, width=SIDE)
         for _ in range(2):
@@ -98,11 +99,11 @@ def interrupt(*_: object) -> None:
         b"x",
     ],
 )
-def test_a_decoder_in_the_hands_of_its_image_is_not_believed(lie: bytes) -> None:
+def test_a_decoder_that_its_image_controls_is_not_believed(lie: bytes) -> None:
     ours, theirs = socket.socketpair()
     with ours, theirs:
         theirs.sendall(lie)
-        alive, refused = _Worker(None, ours).answer(0.2, height=SIDE, width=SIDE)  # type: ignore[arg-type]
+        alive, refused = DecoderProcess(None, ours).answer(0.2, height=SIDE, width=SIDE)  # type: ignore[arg-type]
     assert not alive
     assert isinstance(refused, PngRefused)
     assert refused.outcome == "decoder_failed"
