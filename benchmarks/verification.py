@@ -8,9 +8,13 @@ at the first gate that fails, like ours. Both run in this process on the same by
 of threads and in turns; the ratio is the median of the turns. Accepted answers are compared one by one.
 
 A round is mixed in equal parts (`--good` changes that): good answers (one-level PGD, thinned out differently for
-each), out of bounds, low in SSIM, without a flip, duplicates, corrupt files. The network runs on images side by side
-where there are several threads, the peer's in the threads of its convolutions. `decode` is the share of our time that
-decoding takes, `isolate` the part of it that goes to doing it in processes that may die.
+each), out of bounds, low in SSIM, without a flip, duplicates, corrupt files. The two verifiers compute different SSIMs.
+So a photograph is left out, and counted, unless its good answers are clearly above the bound by both definitions and
+its answers of low SSIM clearly below it. Any folder of photographs will do, if enough of them are left.
+
+The network runs on images side by side where there are several threads, the peer's in the threads of its convolutions.
+`decode` is the share of our time that decoding takes, `isolate` the part of it that goes to doing it in processes that
+may die.
 Needs neither Prefect nor bittensor nor datasets.
 """
 
@@ -31,7 +35,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple, ParamSpec, TypeVar
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -41,7 +45,9 @@ from PIL import Image
 
 from perturb.models.classifier import Classifier, load_classifier
 from perturb.models.judge.judge import NoJudge
-from perturb.models.metrics import CleanSsim
+from perturb.models.metrics import CleanSsim, clean_moments, distances, max_squares
+from perturb.models.prediction import predict
+from perturb.schemas.bounds import Bounds
 from perturb.schemas.challenge import Challenge, Origin, Task
 from perturb.schemas.image import Pixels, encode_png, pixel_identity
 from perturb.schemas.png import PngRefused, read_png
@@ -55,7 +61,12 @@ SCENES = {
     "512": ClassifierSettings(persistence=False, input_size=512),
     "b5": ClassifierSettings(persistence=False, name="tf_efficientnet_b5", weights="random:0"),
 }
-LOW_SSIM_LEVELS = 4
+# How far from the SSIM bound, by both definitions, and how far from a tie of the labels, in logits, answers must be.
+CLEAR_SSIM_LOW = 0.01
+CLEAR_SSIM_GOOD = 0.002
+CLEAR_MARGIN = 0.5
+P = ParamSpec("P")
+T = TypeVar("T")
 FORBIDDEN = ("prefect", "bittensor", "datasets")
 
 
@@ -134,7 +145,8 @@ def measure(scene: str, size: int, photos: list[Path], *, repeats: int, device: 
     classifier = load_classifier(settings.classifier)
     if settings.classifier.weights.kind == "random":
         _spread_logits(classifier)
-    rounds = list(_rounds(classifier, settings, photos, size=size, count=repeats, good=good))
+    print(f"{scene} x{size}: ", end="")
+    rounds = _rounds(classifier, settings, photos, size=size, count=repeats, good=good)
     with DecodePool() as pool:
         now = time.perf_counter if clock == "wall" else partial(_cpu_seconds, pool)
         judge = NoJudge()
@@ -187,9 +199,9 @@ def _decode_trustingly(bodies: list[bytes], task: Task) -> None:
         list(threads.map(read, set(bodies)))
 
 
-def _timed(now: Callable[[], float], call: Callable[..., Any], *arguments: Any) -> tuple[Any, float]:
+def _timed(now: Callable[[], float], call: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> tuple[T, float]:
     started = now()
-    result = call(*arguments)
+    result = call(*arguments, **named)
     return result, now() - started
 
 
@@ -212,7 +224,7 @@ def _spread_logits(classifier: Classifier) -> None:
 
 
 def _compare(ours: list[str], theirs: list[str]) -> None:
-    # The peer knows no duplicates, and its SSIM is another one; the rounds keep clear of where the two SSIMs differ.
+    # The peer knows no duplicates, and its SSIM is another one; the rounds have no answers between the two.
     for index, (mine, other) in enumerate(zip(ours, theirs, strict=True)):
         if mine != "duplicate":
             assert (mine == "accepted") == (other == "accepted"), f"response {index}: ours {mine}, peer {other}"
@@ -261,29 +273,117 @@ def average_pool_ssim(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     return ((2 * mu_x * mu_y + c1) * (2 * cov + c2) / ((mu_x**2 + mu_y**2 + c1) * (var_x + var_y + c2))).mean()
 
 
+Round = tuple[Challenge, list[Response]]
+
+
 def _rounds(
     classifier: Classifier, settings: Settings, photos: list[Path], *, size: int, count: int, good: float
-) -> Iterator[tuple[Challenge, list[Response]]]:
-    made = 0
+) -> list[Round]:
+    """The first `count` rounds that the photographs make. Prints how many photographs were left out, and why."""
+    rounds: list[Round] = []
+    left_out: Counter[str] = Counter()
     for number, path in enumerate(photos):
         with Image.open(path) as image:
             clean = classifier.prepare(np.asarray(image.convert("RGB")))
-        logits = classifier.logits(clean[None])[0]
-        # Random weights see nothing: their least likely class stands in, so that everything there is a flip.
-        random = settings.classifier.weights.kind == "random"
-        label = int(logits.argmin() if random else logits.argmax())
-        generator = np.random.default_rng(number)
-        strong = _noise(clean, 1, generator) if random else attack(classifier, clean, label, seed=number)
-        # Photographs in whose texture the noise disappears make no answers of low SSIM, by either definition.
-        if strong is None or CleanSsim(clean)(_noise(strong, LOW_SSIM_LEVELS, generator)) > 0.97:
+        made = _round(classifier, settings, clean, number=number, size=size, good=good)
+        if isinstance(made, str):
+            left_out[made] += 1
             continue
-        yield _challenge(classifier, settings, clean, label), _responses(clean, strong, size, generator, good=good)
-        made += 1
-        if made == count:
-            return
-    raise SystemExit(
-        f"only {made} of {len(photos)} photographs made a round, {count} are needed; give more photographs"
-    )
+        rounds.append(made)
+        if len(rounds) == count:
+            break
+    reasons = "; ".join(f"{reason}: {times}" for reason, times in left_out.most_common())
+    print(f"{len(rounds)} photographs make a round, {left_out.total()} left out" + (f" ({reasons})" if reasons else ""))
+    if len(rounds) < count:
+        raise SystemExit(
+            f"only {len(rounds)} of {len(photos)} photographs make a round, {count} are needed; give more photographs"
+        )
+    return rounds
+
+
+def _round(
+    classifier: Classifier, settings: Settings, clean: Pixels, *, number: int, size: int, good: float
+) -> Round | str:
+    """A round on one photograph, or why it makes none."""
+    logits = classifier.logits(clean[None])[0]
+    # Random weights see nothing: their least likely class stands in, so that everything there is a flip.
+    random = settings.classifier.weights.kind == "random"
+    label = int(logits.argmin() if random else logits.argmax())
+    if abs(predict(logits, true_label=label).margin) < CLEAR_MARGIN:
+        return "the label is not clear"
+    generator = np.random.default_rng(number)
+    strong = _noise(clean, 1, generator) if random else attack(classifier, clean, label, seed=number)
+    if strong is None:
+        return "12 steps of the attack don't flip the label"
+    kinds = _kinds(size, good)
+    accepted = [_thinned(clean, strong, generator) for _ in range(kinds.good)]
+    predictions = [predict(row, true_label=label) for row in classifier.logits(np.stack(accepted))]
+    if any(found.margin < CLEAR_MARGIN for found in predictions):
+        return "an answer flips too narrowly"
+    least = settings.bounds.min_ssim
+    if any(min(_both_ssims(clean, pixels)) < least + CLEAR_SSIM_GOOD for pixels in accepted):
+        return "one level is low in SSIM"
+    noisy = _low_ssim(clean, strong, settings.bounds, kinds.low_ssim, generator)
+    if noisy is None:
+        return "the noise disappears in the texture"
+    bodies = [encode_png(pixels) for pixels in accepted]
+    cheap = [encode_png(_noise(strong, 20, generator)) for _ in range(kinds.out_of_bounds)]
+    cheap += [encode_png(pixels) for pixels in noisy]
+    cheap += [encode_png(_sparse(clean, generator)) for _ in range(kinds.no_flip)]
+    cheap += [bodies[index % kinds.good] for index in range(kinds.duplicates)]
+    cheap += [bodies[index % kinds.good][: -100 - index] for index in range(kinds.corrupt)]
+    bodies += cheap
+    responses = [
+        Response(miner_uid=place, miner_hotkey=f"miner-{place}", response_ms=100.0 + place, body=bodies[index])
+        for place, index in enumerate(generator.permutation(len(bodies)))
+    ]
+    return _challenge(classifier, settings, clean, label), responses
+
+
+class _Kinds(NamedTuple):
+    """How many answers of each kind a round has."""
+
+    good: int
+    out_of_bounds: int
+    low_ssim: int
+    no_flip: int
+    duplicates: int
+    corrupt: int
+
+
+def _kinds(size: int, good: float) -> _Kinds:
+    count = max(1, round(size * good))
+    share, rest = divmod(size - count, 5)
+    return _Kinds(count, *(share + (kind < rest) for kind in range(5)))
+
+
+def _low_ssim(
+    clean: Pixels, strong: Pixels, bounds: Bounds, count: int, generator: np.random.Generator
+) -> list[Pixels] | None:
+    """Answers whose SSIM is clearly too low by both definitions, and whose norms are in bounds.
+
+    Noise of 4 levels everywhere does it on most photographs. Elsewhere stronger noise goes where the photograph is
+    flattest, as much of it as PSNR allows. Returns None where even that disappears in the texture.
+    """
+    variance = clean_moments(clean)[2]
+    most_squares = max_squares(bounds.min_psnr, clean.size)
+    for levels in range(4, bounds.max_levels):
+        # Uniform noise of L levels has the energy L (L + 1) / 3; the perturbation below it has 1 at most.
+        share = min(1.0, (0.97 * most_squares / clean.size - 1) / (levels * (levels + 1) / 3))
+        flat = variance <= np.quantile(variance, share)
+        images = [np.where(flat, _noise(strong, levels, generator), strong) for _ in range(count)]
+        found = [distances(clean, image) for image in images]
+        in_bounds = all(d.squares <= most_squares and d.linf_levels <= bounds.max_levels for d in found)
+        most = bounds.min_ssim - CLEAR_SSIM_LOW
+        if in_bounds and all(max(_both_ssims(clean, image)) <= most for image in images):
+            return images
+    return None
+
+
+def _both_ssims(clean: Pixels, perturbed: Pixels) -> tuple[float, float]:
+    """SSIM as this project defines it, and as the peer does."""
+    x, y = (torch.from_numpy(pixels).permute(2, 0, 1)[None].float() / 255 for pixels in (clean, perturbed))
+    return CleanSsim(clean)(perturbed), float(average_pool_ssim(x, y))
 
 
 def attack(classifier: Classifier, clean: Pixels, label: int, *, seed: int) -> Pixels | None:
@@ -300,26 +400,6 @@ def attack(classifier: Classifier, clean: Pixels, label: int, *, seed: int) -> P
         assert image.grad is not None
         delta = (delta + image.grad.sign()).clamp(-1, 1)
     return None
-
-
-def _responses(
-    clean: Pixels, strong: Pixels, size: int, generator: np.random.Generator, *, good: float
-) -> list[Response]:
-    count = max(1, round(size * good))
-    kinds = [size - count, 0, 0, 0, 0]
-    kinds = [kinds[0] // 5 + (1 if kind < kinds[0] % 5 else 0) for kind in range(5)]
-    bodies = [encode_png(_thinned(clean, strong, generator)) for _ in range(count)]
-    cheap = [encode_png(_noise(strong, 20, generator)) for _ in range(kinds[0])]
-    cheap += [encode_png(_noise(strong, LOW_SSIM_LEVELS, generator)) for _ in range(kinds[1])]
-    cheap += [encode_png(_sparse(clean, generator)) for _ in range(kinds[2])]
-    cheap += [bodies[index % count] for index in range(kinds[3])]
-    cheap += [bodies[index % count][: -100 - index] for index in range(kinds[4])]
-    bodies += cheap
-    order = generator.permutation(len(bodies))
-    return [
-        Response(miner_uid=place, miner_hotkey=f"miner-{place}", response_ms=100.0 + place, body=bodies[index])
-        for place, index in enumerate(order)
-    ]
 
 
 def _thinned(clean: Pixels, strong: Pixels, generator: np.random.Generator) -> Pixels:
