@@ -1,4 +1,4 @@
-"""How far a perturbed image is from its clean one. Norms are counted on integers; no float decides a norm's gate.
+"""How far a perturbed image is from its clean one. Norms are counted on integers: no float decides their gates.
 
 SSIM is that of Wang, Bovik, Sheikh and Simoncelli (2004), "Image quality assessment: from error visibility to
 structural similarity": Gaussian weights of sigma 1.5 in an 11 x 11 window, population covariance, data range 255,
@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from decimal import Decimal, localcontext
 from functools import cached_property, lru_cache
 from math import log10, sqrt
-from typing import Any
+from typing import TypeVar
 
 import cv2
 import numpy as np
@@ -34,6 +34,8 @@ WINDOW = 11
 MARGIN = WINDOW // 2
 SIGMA = 1.5
 _ROWS = 128
+_Float64 = npt.NDArray[np.float64]
+_F = TypeVar("_F", np.float32, np.float64)
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,7 @@ class Distances:
 
 
 def distances(clean: Pixels, perturbed: Pixels) -> Distances:
-    """The integer distances of two uint8 images (height, width, 3). Raises ValueError where their shapes differ."""
+    """Return the integer distances of two uint8 images (height, width, 3). Raises ValueError for two shapes."""
     check_pair(clean, perturbed)
     difference: Pixels = np.asarray(cv2.absdiff(clean, perturbed), np.uint8)
     return Distances(
@@ -86,7 +88,7 @@ def distances(clean: Pixels, perturbed: Pixels) -> Distances:
 
 
 def check_pair(clean: Pixels, perturbed: Pixels) -> None:
-    """Raises ValueError unless both are uint8 of the same (height, width, 3)."""
+    """Raise ValueError unless both are uint8 of the same (height, width, 3)."""
     for name, pixels in (("clean", clean), ("perturbed", perturbed)):
         if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.shape != clean.shape:
             raise ValueError(
@@ -97,7 +99,7 @@ def check_pair(clean: Pixels, perturbed: Pixels) -> None:
 
 @lru_cache(maxsize=64)
 def max_squares(min_psnr: float, values: int) -> int:
-    """The largest sum of squared levels over `values` channel values whose PSNR is still at least `min_psnr` dB.
+    """Return the largest sum of squared levels over `values` channel values whose PSNR is still at least `min_psnr` dB.
 
     Computed in decimal, which every machine rounds alike, so that the PSNR gate is a comparison of integers.
     """
@@ -107,7 +109,7 @@ def max_squares(min_psnr: float, values: int) -> int:
 
 
 def ssim_is_surely_above(distance: Distances, min_ssim: float, *, height: int, width: int) -> bool:
-    """Whether the mean squared error alone proves SSIM >= `min_ssim` (False: it has to be computed).
+    """Return whether the mean squared error alone proves SSIM >= `min_ssim`. Otherwise SSIM must be computed.
 
     In the delta form (1-a)(1-b) >= 1-a-b with a <= E[d]^2/C1 and b <= Var[d]/C2 <= Var[d]/C1, and E[d]^2 + Var[d] is
     the local mean of d^2. Each squared level enters the local means with a total weight of at most 1, so
@@ -131,15 +133,15 @@ class CleanSsim:
         self.clean = clean
 
     def __call__(self, perturbed: Pixels) -> float:
-        """SSIM within 1e-8 of its float64 value, in single precision."""
+        """Return SSIM within 1e-8 of its float64 value, in single precision."""
         return _ssim(self._single, self.clean, perturbed)
 
     def exact(self, perturbed: Pixels) -> float:
-        """SSIM in double precision: agrees between machines to about 1e-14, at two and a half times the cost."""
+        """Return SSIM in double precision: machines agree to about 1e-14, at two and a half times the cost."""
         return _ssim(self._double, self.clean, perturbed)
 
     @cached_property
-    def _moments(self) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    def _moments(self) -> tuple[_Float64, _Float64, _Float64]:
         return clean_moments(self.clean)
 
     @cached_property
@@ -152,12 +154,12 @@ class CleanSsim:
 
 
 def gaussian() -> npt.NDArray[np.float64]:
-    """The window's one-dimensional weights, float64 (11,), summing to 1."""
+    """Return the window's one-dimensional weights, float64 (11,), summing to 1."""
     return np.asarray(cv2.getGaussianKernel(WINDOW, SIGMA, cv2.CV_64F)[:, 0], np.float64)
 
 
-def clean_moments(clean: Pixels) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """The image less 128, its local mean and its local variance, float64 (height, width, 3) each.
+def clean_moments(clean: Pixels) -> tuple[_Float64, _Float64, _Float64]:
+    """Return the image less 128, its local mean and its local variance, float64 (height, width, 3) each.
 
     SSIM's covariances don't change when both images are shifted; centred values leave them more digits.
     """
@@ -171,7 +173,7 @@ def clean_moments(clean: Pixels) -> tuple[npt.NDArray[np.float64], npt.NDArray[n
 class _Statistics:
     """What the delta form needs of the clean image, in one precision."""
 
-    def __init__(self, moments: tuple[Any, Any, Any], dtype: type[np.floating[Any]]):
+    def __init__(self, moments: tuple[_Float64, _Float64, _Float64], dtype: type[np.float32] | type[np.float64]):
         centred, mean, variance = moments
         self.dtype = dtype
         self.weights = gaussian().astype(dtype)
@@ -211,6 +213,6 @@ def _ssim(clean: _Statistics, x: Pixels, y: Pixels) -> float:
     return total / float(channels * (height - 2 * MARGIN) * (width - 2 * MARGIN))
 
 
-def _filtered(values: npt.NDArray[Any], weights: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    filtered: npt.NDArray[Any] = cv2.sepFilter2D(values, -1, weights, weights)
+def _filtered(values: npt.NDArray[_F], weights: npt.NDArray[_F]) -> npt.NDArray[_F]:
+    filtered: npt.NDArray[_F] = cv2.sepFilter2D(values, -1, weights, weights)
     return filtered

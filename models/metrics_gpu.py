@@ -1,12 +1,13 @@
 """The metrics of `perturb.models.metrics` for many images at once on a GPU (or any torch device): same definitions,
 same bits for the integers, SSIM in float32 within 1e-7 of its exact value.
 
-One upload for a round; what comes back is a handful of numbers an image.
+The images of a round are uploaded once. A few numbers for each image come back.
 """
 
 from collections.abc import Iterator, Sequence
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import nn
 
@@ -37,7 +38,7 @@ class DeviceMetrics:
         self._columns = weights.view(1, 1, 1, -1).repeat(3, 1, 1, 1)
 
     def distances(self, images: Sequence[Pixels]) -> list[Distances]:
-        """The same integers as `perturb.models.metrics.distances`, for each image."""
+        """Return the same integers as `perturb.models.metrics.distances`, for each image."""
         found: list[Distances] = []
         for chunk in self._uploaded(images):
             # int16 holds every difference, int64 every sum: nothing is rounded.
@@ -54,7 +55,7 @@ class DeviceMetrics:
 
     @torch.inference_mode()
     def ssim(self, images: Sequence[Pixels]) -> list[float]:
-        """SSIM of each image, in the delta form of `perturb.models.metrics`."""
+        """Return SSIM of each image, in the delta form of `perturb.models.metrics`."""
         return [value for chunk in self._uploaded(images) for value in self._ssim(chunk).tolist()]
 
     def _ssim(self, images: torch.Tensor) -> torch.Tensor:
@@ -73,7 +74,7 @@ class DeviceMetrics:
             rows = nn.functional.conv2d(values, self._rows, groups=3)
             return nn.functional.conv2d(rows, self._columns, groups=3)
 
-    def _planes(self, moment: np.ndarray) -> torch.Tensor:
+    def _planes(self, moment: npt.NDArray[np.float64]) -> torch.Tensor:
         return torch.from_numpy(moment).permute(2, 0, 1)[None].to(self._device, torch.float32)
 
     def _uploaded(self, images: Sequence[Pixels]) -> Iterator[torch.Tensor]:

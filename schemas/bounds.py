@@ -1,8 +1,8 @@
-"""What a perturbation may do: the bounds that travel in each challenge and stand in each record."""
+"""What a perturbation may do: the bounds that each challenge and each record contain."""
 
 from fractions import Fraction
 from math import ceil, floor
-from typing import Annotated, Any, Self
+from typing import Annotated, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
@@ -11,12 +11,12 @@ LEVELS = 255
 LEVEL_SLACK = 0.02
 
 
-def _fraction(value: Any) -> Any:
-    """Reads "8/255", the way the field writes it; everything else is left to pydantic."""
+def _fraction(value: object) -> object:
+    """Read "8/255", as bounds are usually written. Every other form is left to pydantic."""
     try:
         return float(Fraction(value)) if isinstance(value, str) and "/" in value else value
     except ZeroDivisionError:
-        raise ValueError("a fraction of zero parts; write it like 8/255") from None
+        raise ValueError("the denominator is 0; write a fraction like 8/255") from None
 
 
 Epsilon = Annotated[float, BeforeValidator(_fraction)]
@@ -26,8 +26,8 @@ class Bounds(BaseModel):
     """Limits on a perturbation, in the field's units; compared on integers.
 
     `epsilon_min` and `epsilon` bound L-inf on the 0..1 scale (0.0314 or "8/255"; within 0.02 of a level means that
-    level), PSNR is in dB, SSIM in 0..1, and
-    `min_margin` is the logit margin (best other logit minus the true one) below which an answer earns nothing.
+    level), PSNR is in dB, SSIM in 0..1, and `min_margin` is the
+    logit margin (best other logit minus the true one) below which the score is 0.
 
     Raises pydantic's ValidationError when the bounds exclude every answer.
     """
@@ -42,7 +42,7 @@ class Bounds(BaseModel):
 
     @property
     def min_levels(self) -> int:
-        """Smallest allowed max|a-b| on the 0..255 grid; at least 1, because an unchanged image is no answer."""
+        """Smallest allowed max|a-b| on the 0..255 grid; at least 1, because an unchanged image is refused."""
         return max(1, ceil(self.epsilon_min * LEVELS - LEVEL_SLACK))
 
     @property
@@ -51,7 +51,7 @@ class Bounds(BaseModel):
         return floor(self.epsilon * LEVELS + LEVEL_SLACK)
 
     @model_validator(mode="after")
-    def _leave_room(self) -> Self:
+    def _check_order(self) -> Self:
         if self.min_levels > self.max_levels:
             raise ValueError(
                 f"bounds exclude every answer: epsilon_min={self.epsilon_min:g} is {self.min_levels} levels of 255, "

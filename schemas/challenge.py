@@ -38,10 +38,10 @@ class Photo:
 
 
 class Task(BaseModel):
-    """What miners are told; travels as the JSON header of the request, the same for every miner.
+    """What miners are told about a challenge: the JSON header of the request, the same for every miner.
 
-    `excluded_labels` are labels near the true one that the judge holds to be the same kind of thing: a flip to one of
-    them is refused. They are a hint and not complete, so they stand in no record.
+    `excluded_labels` are labels near the true one that the judge finds to be the same kind of thing: a flip to one of
+    them is refused. They are an incomplete hint, so records do not contain them.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -61,7 +61,7 @@ class Task(BaseModel):
 
 
 class Origin(BaseModel):
-    """Where a challenge's image came from and why its label is believed; kept, not sent."""
+    """Where a challenge's image came from and what supports its label. Recorded, but not sent to miners."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -82,7 +82,7 @@ class Origin(BaseModel):
 
 @dataclass(frozen=True)
 class Challenge:
-    """A packaged challenge: `task` and `png` travel, `origin` stays.
+    """A packaged challenge: `task` and `png` are sent to miners, `origin` is not.
 
     `png` is the clean image, 8-bit RGB at the classifier's own input size (the pixel contract).
     """
@@ -95,5 +95,5 @@ class Challenge:
 
     @cached_property
     def pixels(self) -> Pixels:
-        """The clean image, uint8 of shape (height, width, 3). Raises PngRefused where `png` is no such image."""
+        """The clean image, uint8 of shape (height, width, 3). Raises PngRefused where `png` is another file."""
         return stored_pixels(self.png)

@@ -1,13 +1,13 @@
-"""What became of a response: `accepted`, or the named reason why not. Public vocabulary of the `outcome` column."""
+"""The outcome of a response: `accepted`, or the named reason of its refusal. Public values of the `outcome` column."""
 
 from enum import StrEnum
 
 
 class Outcome(StrEnum):
-    """Reasons in the order in which the line can meet them. HTTP failures are `http_` plus the status."""
+    """Outcomes in the order in which a response is checked. HTTP failures are `http_` plus the status."""
 
     ACCEPTED = "accepted"
-    # The wire
+    # On the wire (`perturb.subnet`)
     NOT_ASKED = "not_asked"
     UNREACHABLE = "unreachable"
     TIMEOUT = "timeout"
@@ -23,7 +23,7 @@ class Outcome(StrEnum):
     REPLAYED = "replayed"
     WRONG_TASK = "wrong_task"
     BAD_BODY = "bad_body"
-    # The file
+    # Of the gates (`perturb.tasks.verify.gates`), in their order: the file
     NOT_PNG = "not_png"
     WRONG_MODE = "wrong_mode"
     WRONG_SIZE = "wrong_size"
@@ -31,18 +31,18 @@ class Outcome(StrEnum):
     TRAILING_DATA = "trailing_data"
     CORRUPT = "corrupt"
     DECODER_FAILED = "decoder_failed"
-    # The pixels
+    # the pixels
     DUPLICATE = "duplicate"
     UNCHANGED = "unchanged"
     LINF_TOO_SMALL = "linf_too_small"
     LINF_TOO_LARGE = "linf_too_large"
     PSNR_TOO_LOW = "psnr_too_low"
     SSIM_TOO_LOW = "ssim_too_low"
-    # The meaning
+    # the label and its meaning
     NO_FLIP = "no_flip"
     SEMANTIC_MATCH = "semantic_match"
 
 
 def http_outcome(status: int) -> str:
-    """The outcome of an HTTP status other than 200, e.g. `http_503`."""
+    """Return the outcome of an HTTP status other than 200, e.g. `http_503`."""
     return f"http_{status}"

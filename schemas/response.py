@@ -1,4 +1,4 @@
-"""What came back from a miner, before anybody looked inside."""
+"""What came back from a miner, before it is verified."""
 
 from dataclasses import dataclass
 

@@ -89,7 +89,7 @@ class Verdict(Findings, _Result):
 
 
 class Score(BaseModel):
-    """What a verdict earns under a policy; all three in 0..1, `policy` is `name-version`."""
+    """The score of a verdict under a policy; all three in 0..1, `policy` is `name-version`."""
 
     model_config = ConfigDict(frozen=True)
 

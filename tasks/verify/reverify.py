@@ -60,9 +60,9 @@ def reverify(
 ) -> list[str]:
     """Return what doesn't hold in one row, a sentence for each field; empty for a sound one.
 
-    `perturbed_png` is None for the row of a refused answer. Without a `judge` the recorded judgement is taken over:
-    it was asked once for good. With `extras` persistence and transfer are computed again, too, where the record has
-    them (a JPEG library of another version may answer differently). Of `settings` the margin tolerance is used.
+    `perturbed_png` is None for the row of a refused answer. Without a `judge` the recorded judgement is taken over.
+    With `extras` persistence and transfer are computed again, too, where the record has them (a JPEG library of another
+    version may answer differently). Of `settings` the margin tolerance is used.
     Raises ModelError when `classifier` is not the record's, pydantic's ValidationError for a row that is not a record.
     """
     record = Record.model_validate(row)

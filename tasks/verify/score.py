@@ -1,4 +1,4 @@
-"""What a verdict earns: 0.7 quality + 0.3 speed, by a policy whose name and version stand in every record.
+"""The score of a verdict: 0.7 quality + 0.3 speed, by a policy whose name and version every record contains.
 
 A policy is a pure function of the verdict and the task's bounds. `docs/scoring.md` has formulas, curves and reasons.
 A policy never changes; a better one gets a new name or number, so that old records can be scored again.
@@ -14,14 +14,14 @@ from perturb.schemas.verdict import Score, Verdict
 
 QUALITY_WEIGHT = 0.7
 SPEED_WEIGHT = 0.3
-# grid-1: mean squared levels at and below which a perturbation can't get better (one value in 100,000 by one level).
+# grid-1: mean squared levels at and below which the energy term is at its best (one value in 100,000 by one level).
 GRID_FLOOR = 1e-5
 GRID_ENERGY_WEIGHT = 0.8
 GRID_LINF_WEIGHT = 0.2
 
 
 def score(verdict: Verdict, task: Task, response_ms: float, *, policy: str) -> Score:
-    """The score of one verdict; all zeros where it is not accepted or its margin is below the asked one.
+    """Return the score of one verdict: all zeros where it is not accepted or its margin is below `min_margin`.
 
     `response_ms` counts against the task's timeout. Raises SettingsError for an unknown policy.
     """
@@ -34,12 +34,15 @@ def score(verdict: Verdict, task: Task, response_ms: float, *, policy: str) -> S
 
 
 def speed_of(response_ms: float, timeout_ms: int) -> float:
-    """1 for an answer at once, 0 at the timeout, linear between."""
+    """Return 1 for an immediate answer, 0 at the timeout, linear between."""
     return _unit(1 - response_ms / timeout_ms)
 
 
 def public_1(verdict: Verdict, bounds: Bounds) -> float:
-    """0.7 (1 - a)^2 + 0.3 (1 - b)^2 with a = (linf - epsilon_min) / (epsilon - epsilon_min), b = rmse / epsilon."""
+    """Return 0.7 (1 - a)^2 + 0.3 (1 - b)^2.
+
+    a = (linf - epsilon_min) / (epsilon - epsilon_min), b = rmse / epsilon; both clipped to 0..1.
+    """
     room = bounds.epsilon - bounds.epsilon_min
     linf, rmse = _measured(verdict)
     a = _unit((linf - bounds.epsilon_min) / room) if room > 0 else 0.0
@@ -48,7 +51,7 @@ def public_1(verdict: Verdict, bounds: Bounds) -> float:
 
 
 def grid_1(verdict: Verdict, bounds: Bounds) -> float:
-    """0.8 log(worst / e) / log(worst / floor) + 0.2 (1 - a)^2, e the mean squared change in levels.
+    """Return 0.8 log(worst / e) / log(worst / floor) + 0.2 (1 - a)^2, e the mean squared change in levels.
 
     `worst` is the square of the largest allowed level, `floor` 1e-5; a = (levels - min) / (max - min).
     """

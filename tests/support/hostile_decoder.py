@@ -1,4 +1,4 @@
-"""A decoder that dies, hangs, grows or talks when the image's first pixel tells it to. Runs inside the sandbox."""
+"""A decoder that dies, hangs, allocates or reveals its environment, as the first pixel says. Runs in the sandbox."""
 
 import os
 import time

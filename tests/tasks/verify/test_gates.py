@@ -1,6 +1,7 @@
 """The gates as a list: every outcome and every column has its gate, in the order in which answers meet them."""
 
 from itertools import chain
+from pathlib import Path
 
 import pytest
 
@@ -39,6 +40,13 @@ def test_a_decision_on_figures_depends_on_no_other_answer() -> None:
 def test_floats_that_are_computed_again_have_a_tolerance() -> None:
     floats = {name for name, info in Findings.model_fields.items() if info.annotation == float | None}
     assert floats <= set(TOLERANCES)
+
+
+def test_the_documented_gates_are_the_real_ones() -> None:
+    text = (Path(__file__).parents[3] / "docs" / "scoring.md").read_text()
+    table = text.partition("| gate | boundary |")[2].partition("\n\n")[0]
+    rows = [line.split("|")[1].strip() for line in table.splitlines()[2:]]
+    assert rows == [gate.name for gate in GATES if gate.outcomes]
 
 
 @pytest.mark.parametrize("gate", GATES, ids=lambda gate: gate.name)

@@ -1,4 +1,4 @@
-"""A record is proven by bytes, and whatever of it was changed is named."""
+"""A record is proven from bytes, and each column that was changed is named."""
 
 from typing import Any
 

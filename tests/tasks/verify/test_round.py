@@ -237,7 +237,7 @@ def test_no_float_turns_a_flip() -> None:
 
 
 class Same:
-    """A judge to whom everything is the same kind of thing; counts what it is asked."""
+    """A judge to whom everything is the same kind of thing; counts what it was asked."""
 
     name, sha256 = "same", "0" * 64
 
@@ -318,5 +318,5 @@ def test_what_is_wrong_on_our_side_is_an_error_that_names_it() -> None:
         verify_pair(b"\xff\xd8\xff\xe0", b"", label=None, classifier=classifier(), judge=NoJudge(), settings=SETTINGS)
 
 
-def test_nobody_answered() -> None:
+def test_a_round_without_answers() -> None:
     assert verify(challenge(), [], classifier=classifier(), judge=NoJudge(), settings=SETTINGS) == []

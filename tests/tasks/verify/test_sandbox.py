@@ -1,4 +1,4 @@
-"""Decoder processes that crash, hang or grow take nothing along."""
+"""Decoder processes that crash, hang or allocate too much harm nothing but their own image."""
 
 import os
 import signal

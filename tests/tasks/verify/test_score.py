@@ -76,7 +76,7 @@ def test_less_is_never_worth_less(
 @pytest.mark.parametrize("policy", POLICIES)
 @given(margin=st.floats(-10, 10), ms=st.floats(0, 1e6), levels=st.integers(1, 8))
 @settings(deadline=None)
-def test_nothing_below_the_asked_margin(policy: str, margin: float, ms: float, levels: int) -> None:
+def test_nothing_below_the_required_margin(policy: str, margin: float, ms: float, levels: int) -> None:
     found = score(accepted(levels=levels, margin=margin), task(min_margin=0.5), ms, policy=policy)
     assert (found.score > 0) == (margin >= 0.5 and (levels < 8 or ms < 20_000 or found.quality > 0))
     if margin < 0.5:
