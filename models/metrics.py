@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from decimal import Decimal, localcontext
 from functools import cached_property, lru_cache
 from math import log10, sqrt
-from typing import TypeVar
+from typing import Generic, TypeVar, cast
 
 import cv2
 import numpy as np
@@ -145,11 +145,11 @@ class CleanSsim:
         return clean_moments(self.clean)
 
     @cached_property
-    def _single(self) -> "_Statistics":
+    def _single(self) -> "_Statistics[np.float32]":
         return _Statistics(self._moments, np.float32)
 
     @cached_property
-    def _double(self) -> "_Statistics":
+    def _double(self) -> "_Statistics[np.float64]":
         return _Statistics(self._moments, np.float64)
 
 
@@ -170,21 +170,21 @@ def clean_moments(clean: Pixels) -> tuple[_Float64, _Float64, _Float64]:
     return centred, mean, variance
 
 
-class _Statistics:
+class _Statistics(Generic[_F]):
     """What the delta form needs of the clean image, in one precision."""
 
-    def __init__(self, moments: tuple[_Float64, _Float64, _Float64], dtype: type[np.float32] | type[np.float64]):
+    def __init__(self, moments: tuple[_Float64, _Float64, _Float64], dtype: type[_F]):
         centred, mean, variance = moments
-        self.dtype = dtype
-        self.weights = gaussian().astype(dtype)
-        self.twice_centred = (2 * centred).astype(dtype)
-        self.twice_mean_centred = (2 * mean).astype(dtype)
-        self.twice_mean = (2 * (mean + 128)).astype(dtype)
-        self.luminance = (2 * (mean + 128) ** 2 + C1).astype(dtype)
-        self.contrast = (2 * variance + C2).astype(dtype)
+        self.dtype: type[_F] = dtype
+        self.weights: npt.NDArray[_F] = gaussian().astype(dtype)
+        self.twice_centred: npt.NDArray[_F] = (2 * centred).astype(dtype)
+        self.twice_mean_centred: npt.NDArray[_F] = (2 * mean).astype(dtype)
+        self.twice_mean: npt.NDArray[_F] = (2 * (mean + 128)).astype(dtype)
+        self.luminance: npt.NDArray[_F] = (2 * (mean + 128) ** 2 + C1).astype(dtype)
+        self.contrast: npt.NDArray[_F] = (2 * variance + C2).astype(dtype)
 
 
-def _ssim(clean: _Statistics, x: Pixels, y: Pixels) -> float:
+def _ssim(clean: _Statistics[_F], x: Pixels, y: Pixels) -> float:
     check_pair(x, y)
     height, width, channels = x.shape
     inside = slice(MARGIN, -MARGIN)
@@ -193,7 +193,7 @@ def _ssim(clean: _Statistics, x: Pixels, y: Pixels) -> float:
     for top in range(MARGIN, height - MARGIN, _ROWS):
         bottom = min(top + _ROWS, height - MARGIN)
         rows, strip = slice(top, bottom), slice(top - MARGIN, bottom + MARGIN)
-        d = np.subtract(y[strip], x[strip], dtype=clean.dtype)
+        d: npt.NDArray[_F] = np.subtract(y[strip], x[strip], dtype=clean.dtype)
         mean_d = _filtered(d, clean.weights)[inside]
         twice_mean_xd = _filtered(clean.twice_centred[strip] * d, clean.weights)[inside]
         var_d = _filtered(np.multiply(d, d, out=d), clean.weights)[inside]
@@ -214,5 +214,4 @@ def _ssim(clean: _Statistics, x: Pixels, y: Pixels) -> float:
 
 
 def _filtered(values: npt.NDArray[_F], weights: npt.NDArray[_F]) -> npt.NDArray[_F]:
-    filtered: npt.NDArray[_F] = cv2.sepFilter2D(values, -1, weights, weights)
-    return filtered
+    return cast("npt.NDArray[_F]", cv2.sepFilter2D(values, -1, weights, weights))
