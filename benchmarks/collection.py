@@ -1,4 +1,4 @@
-"""What it costs to ask N miners: wall and client CPU of a round on loopback, against the archived Dendrite.
+"""Measure a round with N miners: wall time and client CPU on loopback, and the same with the archived Dendrite.
 
     python benchmarks/collection.py                                   64 and 256 miners, this project
     python benchmarks/collection.py --dendrite-python DIR/bin/python  and bittensor 10.5.0 in the same run, where
@@ -6,9 +6,9 @@
     python benchmarks/collection.py --hostile                         64 miners, 40 of them hostile
     python benchmarks/collection.py --soak 1000                       that many rounds against 8 miners
 
-Miners are this project's own servers with distinct hotkeys, spread over a few processes; they answer at once with a
-prepared image, so what is measured is the wire. Payload: a real challenge, and a real PNG of its size back. CPU is the
-client's process alone. The last line is a JSON object.
+Miners are this project's own servers with distinct hotkeys, in a few processes. They answer at once with a prepared
+image, so the transfer is what is measured. Payload: a real challenge, and a real PNG of its size back. CPU is that of
+the client's process alone. The last line is a JSON object.
 """
 
 import argparse
@@ -29,7 +29,6 @@ from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -46,10 +45,12 @@ from tests.support.tasks import make_task
 
 VALIDATOR = development_keypair("//Validator")
 HERE = Path(__file__).resolve()
+Results = list[dict[str, float]]
+Figures = dict[str, float]
 
 
 def make_challenge(number: int, *, side: int, photo: Path | None, timeout_ms: int = 30_000) -> Challenge:
-    """A challenge on a real photograph, `side` pixels square."""
+    """Return a challenge on a real photograph, `side` pixels square."""
     if photo is None:
         from skimage import data
 
@@ -64,13 +65,13 @@ def make_challenge(number: int, *, side: int, photo: Path | None, timeout_ms: in
 
 
 def perturbed_png(challenge: Challenge) -> bytes:
-    """One level up or down everywhere: the largest PNG that an answer usually is."""
+    """Return each value one level up or down: the largest PNG that an answer usually is."""
     noise = np.random.default_rng(0).choice(np.array([-1, 1]), size=challenge.pixels.shape)
     return encode_png(np.clip(challenge.pixels + noise, 0, 255).astype(np.uint8))
 
 
 def serve(first: int, count: int, answer_path: str) -> None:
-    """Run in a child: `count` miners in one process. Prints [[hotkey, port], ...]."""
+    """Serve `count` miners in one process, a child; print [[hotkey, port], ...]."""
     import uvicorn
 
     from perturb.miner.server import Limits, create_app
@@ -104,7 +105,7 @@ def serve(first: int, count: int, answer_path: str) -> None:
 
 @contextmanager
 def children(commands: list[list[str]]) -> Iterator[list["subprocess.Popen[str]"]]:
-    """Processes that end with this context."""
+    """Yield processes that end with this context."""
     running = [
         subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for command in commands
     ]
@@ -118,7 +119,7 @@ def children(commands: list[list[str]]) -> Iterator[list["subprocess.Popen[str]"
 
 @contextmanager
 def miners(count: int, answer: Path, *, processes: int) -> Iterator[list[Neuron]]:
-    """`count` miners spread over `processes` processes."""
+    """Yield `count` miners in `processes` processes."""
     share = -(-count // processes)
     starts = range(0, count, share)
     commands = [
@@ -130,8 +131,8 @@ def miners(count: int, answer: Path, *, processes: int) -> Iterator[list[Neuron]
         yield [Neuron(uid=uid, hotkey=key, endpoint=f"127.0.0.1:{port}") for uid, (key, port) in enumerate(roll)]
 
 
-def measure(neurons: list[Neuron], *, rounds: int, side: int, photo: Path | None) -> list[dict[str, float]]:
-    """Rounds against `neurons`; the first one warms up and isn't counted."""
+def measure(neurons: list[Neuron], *, rounds: int, side: int, photo: Path | None) -> Results:
+    """Return the figures of rounds with `neurons`; the first round warms up and is not counted."""
     settings = SubnetSettings(network="local", max_concurrency=256)
     results = []
     for number in range(rounds + 1):
@@ -145,11 +146,11 @@ def measure(neurons: list[Neuron], *, rounds: int, side: int, photo: Path | None
     return results
 
 
-def measure_dendrite(python: str, count: int, *, rounds: int, image: Path, answer: Path, processes: int) -> Any:
-    """The same round through bittensor 10.5.0, in its own environment."""
+def measure_dendrite(python: str, count: int, *, rounds: int, image: Path, answer: Path, processes: int) -> Results:
+    """Return the figures of the same rounds through bittensor 10.5.0, in its own environment."""
     peer = str(HERE.with_name("dendrite_peer.py"))
     share = -(-count // processes)
-    port = random.randrange(10_000, 30_000)  # Below the ports that the system gives to connections.
+    port = random.randrange(10_000, 30_000)  # Below the ports that the system assigns to connections.
     commands = [
         [python, peer, "serve", str(port + start), str(min(share, count - start)), str(start), str(answer)]
         for start in range(0, count, share)
@@ -161,10 +162,11 @@ def measure_dendrite(python: str, count: int, *, rounds: int, image: Path, answe
                 raise SystemExit(f"the axons did not start; try `{' '.join(commands[0])}`")
         command = [python, peer, "ask", str(port), str(count), str(rounds), str(image), str(answer)]
         output = subprocess.run(command, capture_output=True, text=True, check=True, timeout=600).stdout
-    return json.loads(output.strip().splitlines()[-1])
+    results: Results = json.loads(output.strip().splitlines()[-1])
+    return results
 
 
-def summary(results: list[dict[str, float]], count: int) -> dict[str, float]:
+def summary(results: Results, count: int) -> dict[str, float]:
     return {
         "wall_ms": round(statistics.median(result["wall_ms"] for result in results), 1),
         "client_cpu_ms_per_miner": round(statistics.median(result["cpu_ms"] for result in results) / count, 3),
@@ -172,9 +174,9 @@ def summary(results: list[dict[str, float]], count: int) -> dict[str, float]:
     }
 
 
-def compare(options: argparse.Namespace) -> dict[str, Any]:
-    """The table, and the figures of the largest round."""
-    figures: dict[str, Any] = {}
+def compare(options: argparse.Namespace) -> Figures:
+    """Print the table; return the figures of the largest round."""
+    figures: Figures = {}
     with tempfile.TemporaryDirectory() as folder:
         challenge = make_challenge(0, side=options.side, photo=options.photo)
         image, answer = Path(folder, "clean.png"), Path(folder, "answer.png")
@@ -213,8 +215,8 @@ def resident_mib() -> float:
     return int(status.partition("VmRSS:")[2].split()[0]) / 1024
 
 
-def endure_hostility(options: argparse.Namespace) -> dict[str, Any]:
-    """64 miners of which 40 misbehave: how long, what is kept, what it costs in memory."""
+def endure_hostility(options: argparse.Namespace) -> Figures:
+    """Return time, answers and memory of a round with 64 miners, 40 of which are hostile."""
     bad = ["refuses", "hangs", "drips", "redirects", "gzip_bomb", "endless_body", "wrong_signature"]
     bad += ["another_miners_answer", "replays", "wrong_task", "html", "resets", "answers_late", "header_flood"]
     kinds = {kind: 40 // len(bad) + (place < 40 % len(bad)) for place, kind in enumerate(bad)}
@@ -256,8 +258,8 @@ def endure_hostility(options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def soak(options: argparse.Namespace) -> dict[str, Any]:
-    """Many rounds against 8 miners, each committed to a corpus: nothing may grow, be lost or stand there twice."""
+def soak(options: argparse.Namespace) -> Figures:
+    """Return counts of many rounds with 8 miners, each committed: nothing may grow, be lost or be there twice."""
     from perturb.schemas.settings import S3Settings
     from perturb.schemas.verdict import Score, Verdict
     from perturb.sinks.corpus.corpus import Corpus

@@ -1,11 +1,11 @@
-"""Whether a run without end stays as small as it began: memory, file descriptors, threads, disk outside the corpus.
+"""Measure whether a long run grows: memory, file descriptors, threads, disk outside the corpus.
 
     python benchmarks/soak.py [--rounds 2000] [--every 100] [--folder DIR]
 
-One local miner answers over the real wire with a cheap attack (noise, which mostly flips nothing), the judge is `none`,
-persistence is off: rounds in fast motion. Every `--every` rounds a line is printed. Growth is the last quarter's mean
-against the second quarter's, because the first one is spent on filling caches. Prefect's database grows with its
-history by design and is shown by itself. The last line is a JSON object.
+One local miner answers over HTTP with a cheap attack (noise, which mostly flips nothing), the judge is `none` and
+persistence is off, so that rounds are short. After each `--every` rounds a line is printed. Growth is the mean of the
+last quarter relative to that of the second quarter, because caches fill in the first. Prefect's database grows with its
+history by design and is shown separately. The last line is a JSON object.
 """
 
 import argparse
@@ -17,9 +17,14 @@ import tempfile
 import threading
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+if TYPE_CHECKING:
+    from perturb.models.classifier import Classifier
+    from perturb.schemas.bounds import Bounds
+    from perturb.schemas.image import Pixels
 
 _ENVIRONMENT = {
     "PERTURB_JUDGE__NAME": "none",
@@ -29,8 +34,10 @@ _ENVIRONMENT = {
 }
 
 
-def noise(classifier: Any, pixels: Any, label: int, bounds: Any, *, deadline: float, seed: int) -> Any:
-    """One level up or down everywhere: valid, different each time, and done in a millisecond."""
+def noise(
+    classifier: "Classifier", pixels: "Pixels", label: int, bounds: "Bounds", *, deadline: float, seed: int
+) -> "Pixels":
+    """Return each value one level up or down: valid, different for each seed, and done in a millisecond."""
     import numpy as np
 
     step = np.random.default_rng(seed).integers(0, 2, pixels.shape, dtype=np.int16) * 2 - 1
@@ -38,7 +45,7 @@ def noise(classifier: Any, pixels: Any, label: int, bounds: Any, *, deadline: fl
 
 
 def measure(folder: Path) -> dict[str, float]:
-    """What this process holds now; MB and counts."""
+    """Return what this process uses now: MB and counts."""
     import psutil
 
     process = psutil.Process()
@@ -55,7 +62,7 @@ def measure(folder: Path) -> dict[str, float]:
 
 
 def watch(folder: Path, every: int, rows: list[dict[str, float]], done: threading.Event) -> None:
-    """Appends and prints a row each time so many more rounds are in the store."""
+    """Append and print a row each time that `every` more rounds are in the store."""
     due = every
     while not done.wait(0.5):
         rounds = sum(1 for _ in (folder / "store").glob("rounds/*/*/metadata.parquet"))
@@ -67,7 +74,7 @@ def watch(folder: Path, every: int, rows: list[dict[str, float]], done: threadin
 
 
 def growth(rows: list[dict[str, float]], name: str) -> float:
-    """Mean of the last quarter over mean of the second quarter, less one."""
+    """Return the mean of the last quarter over that of the second quarter, less one."""
     quarter = max(1, len(rows) // 4)
     early = statistics.fmean(row[name] for row in rows[quarter : 2 * quarter] or rows[:1])
     late = statistics.fmean(row[name] for row in rows[-quarter:])

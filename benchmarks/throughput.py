@@ -1,16 +1,16 @@
-"""Verified pairs a minute of production under Prefect, with rounds overlapped and one after the other.
+"""Measure verified pairs per minute of production under Prefect, with rounds overlapped and one after the other.
 
     python benchmarks/throughput.py [--rounds 24] [--miners 8] [--side 512] [--judge none]
                                     [--cluster dask|ray|none] [--folder DIR]
 
-Eight local miners, each a process of its own, answer over the real wire. One finds a flip for all of them at once; then
-they wait until they have taken as long as verification does (measured first). So, as with remote miners, their work
-costs this machine next to nothing. Then as many rounds run one after the other, and overlapped. Model loading and the
-start of Prefect's server are left out; everything that happens each round is in. The judge is `none` by default,
-because in the long run its cache answers nearly every question.
+Eight local miners, each a process of its own, answer over HTTP. One of them finds a flip for all; then they wait until
+they have taken as long as verification does (measured first). So their work takes almost none of this machine's time,
+as with remote miners. Then the same number of rounds runs one after the other, and overlapped. Model loading and the
+start of Prefect's server are not counted; all work of a round is. The judge is `none` by default, because in the long
+run its cache answers nearly all questions.
 
-Overhead is the time of the flow in which it neither draws, waits for miners, verifies nor commits: Prefect, artifacts,
-glue. Then all produced rounds are sealed (every record verified again) and eight synthetic days exported, on one
+Overhead is the time of the flow in which it does not draw, wait for miners, verify or commit: Prefect and artifacts.
+Then all produced rounds are sealed (every record verified again) and eight synthetic days exported, on one
 worker of a local Dask or Ray cluster and on two, each with one thread for computing. The last line is a JSON object.
 """
 
@@ -24,32 +24,41 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from datetime import UTC, date, datetime, timedelta
 from functools import wraps
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
-
-import perturb.miner.answer
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+import perturb.miner.answer
+from perturb.schemas.bounds import Bounds
+from perturb.schemas.image import Pixels
+
+if TYPE_CHECKING:
+    from perturb.models.classifier import Classifier
+
 _PATIENCE = "BENCHMARK_PATIENCE"
+P = ParamSpec("P")
+T = TypeVar("T")
 _Spans = dict[str, list[tuple[float, float]]]
 
 
-def patient(classifier: Any, pixels: Any, label: int, bounds: Any, *, deadline: float, seed: int) -> Any:
-    """What one miner computes for all; each changes a few values of it, and answers when its time has come."""
+def patient(
+    classifier: "Classifier", pixels: Pixels, label: int, bounds: Bounds, *, deadline: float, seed: int
+) -> Pixels:
+    """Return the flip that one miner computes for all, with a few values changed, after a calibrated wait."""
     import numpy as np
     from filelock import FileLock
 
     from perturb.attacks import load_attack
     from perturb.schemas.image import pixel_identity
 
-    # Half of a waiting miner's work is this machine's, not the remote one's: compressing the answer.
+    # Half of the work of a waiting miner is to compress its answer, and it would be done on this machine.
     perturb.miner.answer.encode_png = quick_png
     started = time.monotonic()
     patience = Path(os.environ[_PATIENCE])
@@ -64,8 +73,8 @@ def patient(classifier: Any, pixels: Any, label: int, bounds: Any, *, deadline: 
     return answer
 
 
-def quick_png(pixels: Any) -> bytes:
-    """An 8-bit RGB PNG that took little time to make."""
+def quick_png(pixels: Pixels) -> bytes:
+    """Return an 8-bit RGB PNG, compressed quickly."""
     from PIL import Image
 
     file = io.BytesIO()
@@ -81,12 +90,12 @@ def timed_stages() -> Iterator[_Spans]:
     spans: _Spans = defaultdict(list)
     plain = {name: getattr(ProductionLine, name) for name in ("draw", "collect", "finish")}
 
-    def timed(name: str, stage: Any) -> Any:
+    def timed(name: str, stage: Callable[P, T]) -> Callable[P, T]:
         @wraps(stage)
-        def call(*args: Any) -> Any:
+        def call(*args: P.args, **kwargs: P.kwargs) -> T:
             started = time.perf_counter()
             try:
-                return stage(*args)
+                return stage(*args, **kwargs)
             finally:
                 spans[name].append((started, time.perf_counter()))
 
@@ -102,7 +111,7 @@ def timed_stages() -> Iterator[_Spans]:
 
 
 def union(spans: list[tuple[float, float]]) -> float:
-    """Length of what the intervals cover together."""
+    """Return the length of the union of the intervals."""
     total, end = 0.0, float("-inf")
     for first, last in sorted(spans):
         total += max(0.0, last - max(first, end))
@@ -111,7 +120,7 @@ def union(spans: list[tuple[float, float]]) -> float:
 
 
 def run(rounds: int, *, overlap: bool, store: str) -> dict[str, float]:
-    """One run of the flow, in seconds a round and pairs a minute."""
+    """Return the figures of one run of the flow: seconds per round, pairs per minute."""
     from perturb.flows.produce import produce
 
     with timed_stages() as spans:
@@ -128,7 +137,7 @@ def run(rounds: int, *, overlap: bool, store: str) -> dict[str, float]:
 
 
 def production(rounds: int, miners: int, folder: Path) -> dict[str, dict[str, float]]:
-    """Calibrates the miners' patience, then measures both ways of running rounds."""
+    """Calibrate how long the miners wait, then measure both ways of running rounds."""
     from perturb.miner.local import start_local_miners
     from perturb.schemas.settings import load_settings
 
