@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 
 from pydantic import BaseModel
+from rich.markup import escape
 
 from perturb.flows.engine.prefect_server import ServerStart
 from perturb.flows.produce import ProduceSummary, prepared_produce
@@ -84,7 +85,7 @@ def run_demo(
     report = audit(corpus, reverify=reverify)
     if not report.holds:
         raise AuditError(f"the corpus in {settings.store} has {len(report.faults)} faults; `perturb audit` names them")
-    tell(f"[bold]6/6 draw[/] {picture}")
+    tell(f"[bold]6/6 draw[/] {escape(str(picture))}")
     contact_sheet(best_pairs(corpus, PICTURE_PAIRS, day=sealed.day)).save(picture)
     return DemoSummary(
         produced=produced, sealed=sealed, exports=exports, audited_records=report.records, picture=picture
