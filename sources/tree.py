@@ -47,14 +47,14 @@ _MAX_CAPTION = 200
 class Tree:
     """What was found below a folder.
 
-    `images` and `tables` are sorted. `other` counts the other files by suffix. `litter` and `unread` name folders that
+    `images` and `tables` are sorted. `others` are the files of other kinds. `litter` and `unread` name folders that
     were not entered, relative to the root: those of thumbnails and bins, and those that can't be read. `dead_links`
     counts links that lead nowhere. `folders` has the names of the folders in each folder.
     """
 
     images: list[Path] = field(default_factory=list)
     tables: list[Path] = field(default_factory=list)
-    other: Counter[str] = field(default_factory=Counter)
+    others: list[Path] = field(default_factory=list)
     litter: list[str] = field(default_factory=list)
     unread: list[str] = field(default_factory=list)
     dead_links: int = 0
@@ -63,9 +63,10 @@ class Tree:
     def passed_over(self) -> str:
         """Return what was passed over, in one line; empty where nothing was."""
         parts = []
-        if self.other:
-            kinds = sorted(self.other.items(), key=lambda kind: (-kind[1], kind[0]))[:8]
-            more = f" and {len(self.other) - len(kinds)} other kinds" if len(self.other) > len(kinds) else ""
+        suffixes = Counter(map(suffix_of, self.others))
+        if suffixes:
+            kinds = sorted(suffixes.items(), key=lambda kind: (-kind[1], kind[0]))[:8]
+            more = f" and {len(suffixes) - len(kinds)} other kinds" if len(suffixes) > len(kinds) else ""
             parts.append(", ".join(f"{number} {suffix}" for suffix, number in kinds) + more)
         if self.litter:
             parts.append(f"{len(self.litter)} folders of thumbnails or deleted files ({_some(self.litter)})")
@@ -118,7 +119,7 @@ def read_tree(root: Path) -> Tree:
             if entry.name.startswith("."):
                 continue
             if entry.name in names:
-                if entry.name.lower() in _LITTER or entry.name.startswith("@"):
+                if is_litter(entry.name):
                     tree.litter.append(_inside(path, root))
                 else:
                     (links if entry.is_symlink() else folders).append(path)
@@ -168,6 +169,16 @@ def shown_by_synset(name: str) -> Shown | None:
     return Shown(name_of_synset()[synset]) if synset in name_of_synset() else None
 
 
+def is_litter(name: str) -> bool:
+    """Return whether a file or folder is hidden, or was left by a file server, an archiver or a viewer."""
+    return name.startswith((".", "@")) or name.lower() in _LITTER
+
+
+def suffix_of(path: Path) -> str:
+    """Return the suffix of a file for a message about kinds of files."""
+    return printable_name(path.suffix.lower()[:16]) or "without a suffix"
+
+
 def says_something(name: str) -> bool:
     """Return whether a name can be what a photograph shows: it has a letter, and is no usual name of a level."""
     return any(map(str.isalpha, name)) and name.lower() not in _HOLDERS | _SPLITS
@@ -208,7 +219,7 @@ def _sort_in(tree: Tree, path: Path) -> None:
     elif path.suffix.lower() in SUFFIXES:
         tree.images.append(path)
     else:
-        tree.other[printable_name(path.suffix.lower()[:16]) or "without a suffix"] += 1
+        tree.others.append(path)
 
 
 def _is(entry: os.DirEntry[str], kind: str) -> bool:

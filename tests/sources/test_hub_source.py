@@ -4,6 +4,7 @@ import io
 from itertools import islice
 from pathlib import Path
 from typing import Any
+from zipfile import ZipFile
 
 import numpy as np
 import pytest
@@ -101,3 +102,55 @@ def test_unusable_rows_are_skipped_until_they_are_too_many(tmp_path: Path) -> No
     name = write(tmp_path / "none", {"image": some[:1] * 3, "label": ["cat"] * 3}, features)
     with pytest.raises(SourceError, match="50 rows one after the other cannot be used; the last: it is not an image"):
         next(HubSource(name, HubSettings()).photos(seed=1))
+
+
+def save(path: Path, pixels: np.ndarray = CAT) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path)
+
+
+def subjects(name: Path | str, settings: HubSettings | None = None) -> set[tuple[str | None, int | None]]:
+    photos = islice(HubSource(str(name), settings or HubSettings()).photos(seed=1), 12)
+    return {(photo.subject, photo.true_class) for photo in photos}
+
+
+def test_local_trees_of_mixed_shape_lose_no_image(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """`datasets` gives no labels to folders of different depth, nor to splits whose first holds one class."""
+    root = tmp_path / "set"
+    for name in ("cat/a.png", "b.png", "n07920052/images/c.jpg", "cat/@eaDir/a.png", "cup/d.png"):
+        save(root / name)
+    (root / "cup" / "link.png").symlink_to(root / "cat" / "a.png")
+    (root / "cat" / "phone.heic").write_bytes(b"")
+    assert subjects(root) == {("cat", None), ("set", None), ("espresso", 967), ("cup", None)}
+    assert "@eaDir/a.png is hidden or a thumbnail" in caplog.text
+    assert HubSource(str(root), HubSettings()).check().endswith("does not use all files; skipped: 1 .heic")
+    for name in ("train/cat/a.png", "test/cup/b.png"):
+        save(tmp_path / "splits" / name)
+    assert subjects(tmp_path / "splits") == {("cat", None)}
+    assert "split 'train' does not use all files; skipped: 1 of split 'test'" in caplog.text
+    assert subjects(tmp_path / "splits", HubSettings(split="test")) == {("cup", None)}
+
+
+def test_local_datasets_come_in_many_forms(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    features = Features({"png": ImageFeature(), "label": Value("string")})
+    rows = Dataset.from_dict({"png": [{"bytes": png(CAT), "path": None}] * 2, "label": ["cat", "n07920052"]}, features)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    rows.save_to_disk(tmp_path / "saved")
+    rows.to_parquet(tmp_path / "one file.parquet")
+    with ZipFile(tmp_path / "images.zip", "w") as archive:
+        archive.writestr("set/cat/a.png", png(CAT))
+        archive.writestr("set/n07920052/b.png", png(CUP))
+    save(tmp_path / "table" / "a.png")
+    (tmp_path / "table" / "list.csv").write_text("image,label\na.png,cat\na.png,n07920052\n../saved/x.png,dog\n")
+    for name in ("saved", "one file.parquet", "images.zip", "table"):
+        assert subjects(f"~/{name}") == {("cat", None), ("espresso", 967)}, name
+    with pytest.raises(SourceError, match=r"saved is one saved split, not 'test'; set hub.split to train"):
+        HubSource("~/saved", HubSettings(split="test")).check()
+    with pytest.raises(SourceError, match=r"a.png is not a dataset; accepted: a folder, or .parquet"):
+        HubSource("~/table/a.png", HubSettings()).check()
+    with pytest.raises(SourceError, match=r"hub:~nobody-of-this-name/x: .*; accepted: a dataset's id"):
+        HubSource("~nobody-of-this-name/x", HubSettings())
+    (tmp_path / "links").mkdir()
+    (tmp_path / "links" / "cat").symlink_to(tmp_path / "table")
+    with pytest.raises(SourceError, match="a tree of image files is read by source folder:DIR"):
+        HubSource("~/links", HubSettings()).check()
