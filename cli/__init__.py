@@ -1,9 +1,12 @@
 """`perturb`: one command for each thing a person does. The commands import what they need when they run."""
 
+import errno
 import gc
 import logging
 import os
+import resource
 import sys
+from io import TextIOWrapper
 
 import typer
 
@@ -43,6 +46,7 @@ def _root(
 
 def main() -> None:
     """The console script: runs a command, and turns our own errors into one sentence and an exit code."""
+    _prepare_process()
     from perturb.schemas.errors import PerturbError
 
     # Importing torch and Prefect creates a million objects that stay. With the default thresholds the collector walks
@@ -56,6 +60,43 @@ def main() -> None:
     except KeyboardInterrupt:
         typer.secho("perturb: interrupted; what was committed stays", err=True)
         raise SystemExit(130) from None
+    except OSError as error:
+        if error.errno not in _MACHINE:
+            raise
+        where = f"{error.filename}: " if error.filename else ""
+        typer.secho(clean(f"perturb: {where}{error.strerror}; {_MACHINE[error.errno]}"), fg="red", err=True)
+        raise SystemExit(2) from None
     finally:
         # The interpreter's last collections would walk over all of them, for two seconds after torch was imported.
         gc.freeze()
+
+
+# What the machine refused, and what to do about it.
+_MACHINE = {
+    errno.EMFILE: "raise the limit of open files to 1024 (`ulimit -n 1024`)",
+    errno.ENFILE: "the machine's limit of open files is reached; close other programs",
+    errno.ENOSPC: "free some space",
+    errno.EDQUOT: "free some space, or raise the quota",
+    errno.EROFS: "name a folder on a file system that is writable",
+    errno.EACCES: "allow this user to use it, or name another folder",
+    errno.EPERM: "allow this user to use it, or name another folder",
+}
+_OPEN_FILES = 4096
+
+
+def _prepare_process() -> None:
+    """Make names of files UTF-8, allow many open files, print in any encoding, keep loopback off proxies."""
+    if sys.getfilesystemencoding() != "utf-8" and not sys.flags.utf8_mode:
+        # A locale such as C. Python takes the encoding of file names from it when it starts.
+        os.environ["PYTHONUTF8"] = "1"
+        os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _OPEN_FILES if hard == resource.RLIM_INFINITY else min(_OPEN_FILES, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    from perturb.schemas.proxies import exempt_loopback
+
+    exempt_loopback()

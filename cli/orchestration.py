@@ -3,9 +3,7 @@
 A flow needs a server. Where none is configured Prefect starts one for each command, which takes longer than most steps.
 """
 
-import os
-import tomllib
-from pathlib import Path
+from perturb.flows.engine.prefect_settings import server_is_configured
 
 
 def runs_as_flow(asked: bool | None, *, runner: str = "threads") -> bool:
@@ -21,39 +19,3 @@ def runs_as_flow(asked: bool | None, *, runner: str = "threads") -> bool:
 
     check_server()
     return True
-
-
-def server_is_configured() -> bool:
-    """Return whether PREFECT_API_URL is set in the environment, the active Prefect profile or Prefect's other files.
-
-    Prefect decides; it is imported, which takes a second, only where one of these places could set the URL.
-    """
-    if not (os.environ.get("PREFECT_API_URL") or "PREFECT_PROFILE" in os.environ or any(map(_names_a_url, _files()))):
-        return False
-    from prefect.settings import PREFECT_API_URL
-
-    import perturb.flows  # noqa: F401  (sets variables that Prefect reads when it is imported)
-
-    return bool(PREFECT_API_URL.value())
-
-
-def _files() -> tuple[Path, ...]:
-    """The files that Prefect reads settings from."""
-    home = Path(os.environ.get("PREFECT_HOME") or "~/.prefect").expanduser()
-    profiles = Path(os.environ.get("PREFECT_PROFILES_PATH") or home / "profiles.toml").expanduser()
-    return profiles, Path(".env"), Path("prefect.toml"), Path("pyproject.toml")
-
-
-def _names_a_url(path: Path) -> bool:
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError):
-        return False
-    if path.name not in ("prefect.toml", "pyproject.toml"):
-        return "PREFECT_API_URL" in text.upper()
-    try:
-        parsed = tomllib.loads(text)
-    except tomllib.TOMLDecodeError:
-        return True
-    own = parsed.get("tool", {}).get("prefect", {}) if path.name == "pyproject.toml" else parsed
-    return "api" in own

@@ -1,6 +1,30 @@
 """What runs on a schedule. Orchestration only: the work is done in tasks/, on references and small summaries."""
 
+import contextlib
 import os
+import sys
+
+from perturb.flows.engine.tied_process import end_with_parent
+from perturb.schemas.errors import SettingsError
+from perturb.schemas.proxies import exempt_loopback
+from perturb.schemas.settings import load_settings
+
+
+def _choose_prefect_home() -> None:
+    """Give Prefect a home under our cache, so that profiles and databases of other projects are left alone.
+
+    A home or a profile that the operator names wins.
+    """
+    if os.environ.get("PREFECT_HOME") or os.environ.get("PREFECT_PROFILE"):
+        return
+    # Invalid settings are reported by the command that reads them. A folder that cannot be created is reported by
+    # the server that needs it.
+    with contextlib.suppress(SettingsError):
+        home = load_settings().cache.absolute() / "prefect"
+        os.environ["PREFECT_HOME"] = str(home)
+        with contextlib.suppress(OSError):
+            home.mkdir(parents=True, exist_ok=True)
+
 
 # Before Prefect is imported for the first time, wherever that happens: no outside connection, and enough patience
 # for its ephemeral server on a busy machine. What the operator sets wins.
@@ -11,3 +35,9 @@ for _name, _value in {
     "PREFECT_TASKS_DEFAULT_NO_CACHE": "true",
 }.items():
     os.environ.setdefault(_name, _value)
+exempt_loopback()
+if "prefect" not in sys.modules:
+    _choose_prefect_home()
+# The variable is set by Prefect's worker. A flow run must not outlive it.
+if "PREFECT__FLOW_RUN_ID" in os.environ:
+    end_with_parent()

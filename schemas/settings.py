@@ -358,8 +358,14 @@ class Settings(BaseSettings):
 
     @property
     def cache(self) -> Path:
-        """`cache_dir` with `~` resolved; the first write creates it."""
-        return self.cache_dir.expanduser()
+        """`cache_dir` with `~` resolved; the first write creates it. Raises SettingsError where there is no home."""
+        try:
+            return self.cache_dir.expanduser()
+        except RuntimeError as error:
+            raise SettingsError(
+                f"cache_dir = {str(self.cache_dir)!r}: this user has no home folder; set HOME, or set "
+                f"{_PREFIX}CACHE_DIR to a folder"
+            ) from error
 
     @property
     def store_name(self) -> str:

@@ -2,6 +2,7 @@
 
 import atexit
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -11,17 +12,21 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import BinaryIO
 from urllib.error import URLError
 from urllib.request import urlopen
 
-from prefect.settings import PREFECT_API_URL, PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS, temporary_settings
-
+from perturb.flows.engine.prefect_settings import load_prefect, place_of_url, short
+from perturb.flows.engine.tied_process import tied
 from perturb.schemas.errors import SettingsError
 
 _HOST = "127.0.0.1"
 _POLL_SECONDS = 0.1
 _STOP_SECONDS = 5.0
+# How long a server that is configured may take for one answer.
+_ANSWER_SECONDS = 8.0
+_PROXIES = ("http_proxy", "https_proxy", "all_proxy")
 # A temporary server records the runs of one command. It must not start or cancel the runs of deployments, which may be
 # in the same database.
 _SERVICES_OFF = (
@@ -38,9 +43,10 @@ _SERVICES_OFF = (
 class ServerStart:
     """A Prefect server that is being started, or that already runs."""
 
-    def __init__(self, url: str, answers: "Future[None]"):
+    def __init__(self, url: str, answers: "Future[None]", *, temporary: bool):
         self._url = url
         self._answers = answers
+        self._temporary = temporary
 
     @contextmanager
     def used(self) -> Iterator[None]:
@@ -48,8 +54,20 @@ class ServerStart:
 
         Raises SettingsError where it did not start.
         """
+        from prefect.settings import (
+            PREFECT_API_AUTH_STRING,
+            PREFECT_API_URL,
+            PREFECT_SERVER_API_AUTH_STRING,
+            temporary_settings,
+        )
+
         self._answers.result()
-        with temporary_settings({PREFECT_API_URL: self._url}):
+        changed = {PREFECT_API_URL: self._url}
+        # A temporary server asks for the password that was set for this machine's servers.
+        password = PREFECT_SERVER_API_AUTH_STRING.value()
+        if self._temporary and password is not None:
+            changed[PREFECT_API_AUTH_STRING] = password
+        with temporary_settings(changed):
             yield
 
     def when_ready(self, call: Callable[[], None]) -> None:
@@ -60,15 +78,22 @@ class ServerStart:
 def start_server() -> ServerStart:
     """Start a temporary Prefect server in the background, unless PREFECT_API_URL names another server.
 
-    It takes seconds, in which the caller can load models. The server ends with this process, and ignores a Ctrl-C: it
-    must outlive the flow that it serves. Raises SettingsError where PREFECT_API_URL is set and no server answers there.
+    It takes seconds, in which the caller can load models. The server ends with this process, however that ends, and
+    ignores a Ctrl-C: it must outlive the flow that it serves. Raises SettingsError where Prefect cannot read its
+    settings or write to its folder, and where PREFECT_API_URL is set and no server answers there. Call it from the main
+    thread, before anything else of Prefect is imported.
     """
+    load_prefect()
+    from prefect.settings import PREFECT_API_URL
+
+    _check_proxies()
     answers: Future[None] = Future()
     url = PREFECT_API_URL.value()
     if url:
         _check_answers(url)
         answers.set_result(None)
-        return ServerStart(url, answers)
+        return ServerStart(url, answers, temporary=False)
+    _check_home()
     port = _free_port()
     output = tempfile.TemporaryFile()  # noqa: SIM115  (the server writes to it until it ends)
     process = _start_process(port, output)
@@ -76,7 +101,7 @@ def start_server() -> ServerStart:
     url = f"http://{_HOST}:{port}/api"
     # A daemon: a command that fails while the server starts does not wait for it.
     threading.Thread(target=_await, args=(process, url, output, answers), name="prefect-server", daemon=True).start()
-    return ServerStart(url, answers)
+    return ServerStart(url, answers, temporary=True)
 
 
 def check_server() -> None:
@@ -86,13 +111,59 @@ def check_server() -> None:
     atexit.register(used.close)
 
 
-def _check_answers(url: str) -> None:
+def _check_proxies() -> None:
+    """Prefect's client reads the proxy variables when it is made, also where no request goes through a proxy."""
+    import httpx
+
     try:
-        _ask(url)
-    except (OSError, ValueError) as error:
+        httpx.Client().close()
+    except (ValueError, ImportError, httpx.InvalidURL) as error:
+        named = [name for name in sorted(os.environ) if name.lower() in _PROXIES and os.environ[name]]
         raise SettingsError(
-            f"PREFECT_API_URL is {url}, where no Prefect server answers ({error}); start one with "
-            "`prefect server start`, or unset the variable, and a temporary one is used"
+            f"a proxy cannot be used ({short(error)}); accepted: addresses that begin with http://, https://, "
+            f"socks5:// or socks5h://; correct or unset {' or '.join(named)}"
+        ) from error
+
+
+def _check_answers(url: str) -> None:
+    import httpx
+    from prefect.client.orchestration import get_client
+    from prefect.exceptions import PrefectException
+    from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
+
+    try:
+        with (
+            temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0, PREFECT_API_URL: url}),
+            get_client(httpx_settings={"timeout": _ANSWER_SECONDS}, sync_client=True) as client,
+        ):
+            if failed := client.api_healthcheck():
+                raise failed
+            client.raise_for_api_version_mismatch()
+    except (httpx.HTTPError, httpx.InvalidURL, PrefectException, OSError, ValueError, RuntimeError) as error:
+        cause = error.__cause__ or error
+        found = "another program answers, not Prefect's API" if isinstance(cause, ValueError) else short(cause)
+        if isinstance(cause, httpx.HTTPStatusError) and cause.response.status_code in (401, 403):
+            advice = "PREFECT_API_AUTH_STRING or PREFECT_API_KEY must hold its password"
+        else:
+            advice = "start one with `prefect server start` (its address ends with /api)"
+        raise SettingsError(
+            f"PREFECT_API_URL is {url}, where no Prefect server answers ({found}); {advice}. The value comes "
+            f"from {place_of_url()}, and a temporary server is used"
+        ) from error
+
+
+def _check_home() -> None:
+    from prefect.settings import PREFECT_HOME
+
+    home: Path = PREFECT_HOME.value()
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=home):
+            return
+    except OSError as error:
+        raise SettingsError(
+            f"Prefect's folder {home} cannot be written to ({error.strerror}); set PREFECT_HOME, or "
+            "PERTURB_CACHE_DIR, below which it is by default, to a folder that you may write to"
         ) from error
 
 
@@ -112,7 +183,7 @@ def _start_process(port: int, output: BinaryIO) -> "subprocess.Popen[bytes]":
     arguments = ["server", "start", "--host", _HOST, "--port", str(port)]
     switched_off = {f"PREFECT_SERVER_SERVICES_{name}_ENABLED": "false" for name in _SERVICES_OFF}
     return subprocess.Popen(
-        [sys.executable, "-m", "prefect", *arguments],
+        tied([sys.executable, "-m", "prefect", *arguments], signal.SIGTERM),
         env={**os.environ, "PREFECT_SERVER_UI_ENABLED": "false", **switched_off},
         stdin=subprocess.DEVNULL,
         stdout=output,
@@ -123,7 +194,10 @@ def _start_process(port: int, output: BinaryIO) -> "subprocess.Popen[bytes]":
 
 
 def _await(process: "subprocess.Popen[bytes]", url: str, output: BinaryIO, answers: "Future[None]") -> None:
-    deadline = time.monotonic() + PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS.value()
+    from prefect.settings import PREFECT_HOME, PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS
+
+    seconds = PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS.value()
+    deadline = time.monotonic() + seconds
     while time.monotonic() < deadline and process.poll() is None:
         try:
             _ask(url)
@@ -132,12 +206,20 @@ def _await(process: "subprocess.Popen[bytes]", url: str, output: BinaryIO, answe
         else:
             answers.set_result(None)
             return
-    output.seek(0)
-    last = output.read().decode(errors="replace").strip().splitlines()[-1:] or ["(no output)"]
+    if process.poll() is None:
+        cause = (
+            f"did not answer within {seconds} s; a busy machine needs a larger "
+            "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS"
+        )
+    else:
+        output.seek(0)
+        last = output.read().decode(errors="replace").strip().splitlines()[-1:] or ["(no output)"]
+        cause = f"did not start ({last[0][:300]})"
     answers.set_exception(
         SettingsError(
-            f"Prefect's temporary server did not start ({last[0][:300]}); start one with `prefect server start` and "
-            "set PREFECT_API_URL"
+            f"Prefect's temporary server {cause}; its database and settings are in {PREFECT_HOME.value()} "
+            "(PREFECT_HOME) and in PREFECT_* variables; or start a server with `prefect server start` and set "
+            "PREFECT_API_URL"
         )
     )
 

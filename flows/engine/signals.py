@@ -31,12 +31,15 @@ class Stop:
 
 @contextmanager
 def stopped_by_signals(
-    then: Callable[[], None], *, message: str = "finishing the round that was answered, then stopping"
+    then: Callable[[], None],
+    *,
+    message: str = "finishing the round that was answered, then stopping",
+    again: Callable[[], None] | None = None,
 ) -> Iterator[Stop]:
     """Yield a `Stop` that the first SIGTERM or SIGINT requests; a second signal does what it did before this block.
 
-    `message` is logged with the signal's name. Python sets signal handlers in the main thread only: in another thread
-    nothing is caught.
+    With `again`, every further signal calls that instead, for as long as the block lasts. `message` is logged with the
+    signal's name. Python sets signal handlers in the main thread only: in another thread nothing is caught.
     """
     stop = Stop(then)
     if threading.current_thread() is not threading.main_thread():
@@ -49,7 +52,12 @@ def stopped_by_signals(
             signal.signal(number, handler)
 
     def request(number: int, _: FrameType | None) -> None:
-        restore()
+        if again is None:
+            restore()
+        elif stop.requested:
+            logger.warning("%s: not waiting any longer", signal.Signals(number).name)
+            again()
+            return
         logger.warning("%s: %s", signal.Signals(number).name, message)
         stop.request()
 

@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -21,6 +22,7 @@ from urllib.request import urlopen
 import psutil
 
 from perturb.flows.engine.signals import Stop, stopped_by_signals
+from perturb.flows.engine.tied_process import END_SECONDS, tied
 from perturb.miner.local import start_local_miners
 from perturb.schemas.errors import SettingsError
 from perturb.schemas.import_root import import_root
@@ -31,10 +33,9 @@ logger = logging.getLogger(__name__)
 HOST = "127.0.0.1"
 POOL = "perturb"
 _START_SECONDS = 180.0
-# A flow that gets SIGTERM still verifies and commits the round whose answers are there.
-_FLOW_SECONDS = 60.0
 _STOP_SECONDS = 15.0
 _PAUSE_SECONDS = 0.5
+_POLL_SECONDS = 0.1
 _STARTS_PER_MINUTE = 4
 _DEPLOYMENTS = Path("prefect.yaml")
 
@@ -53,6 +54,9 @@ def serve(
 ) -> None:
     """Run until SIGTERM or Ctrl-C, then stop everything that was started, the flow runs first.
 
+    A second signal while it stops ends the waiting: everything is killed. When this process is killed outright, server
+    and worker are ended by the system, and flow runs end as on SIGTERM.
+
     `tell` is called once the parts run. On the local network without a roster, `local_miners` reference miners are
     started for the flows to ask. A part that dies is started again. Raises SettingsError where the port is taken, where
     there are no deployments here, and when a part dies too often.
@@ -67,37 +71,47 @@ def serve(
             environment |= {"PERTURB_SUBNET__NETWORK": LOCAL_NETWORK, "PERTURB_SUBNET__ROSTER": str(miners.roster)}
         else:
             local_miners = 0
-        stop = stack.enter_context(stopped_by_signals(lambda: None, message="stopping the flow runs first"))
+        hurry = threading.Event()
+        stop = stack.enter_context(
+            stopped_by_signals(lambda: None, message="stopping the flow runs first", again=hurry.set)
+        )
 
         def start(name: str, *arguments: str) -> _Part:
-            part = _Part(name, list(arguments), environment, home)
+            part = _Part(name, list(arguments), environment, home, hurry)
             stack.callback(part.stop)
             return part
 
         server = start("server", "server", "start", "--host", HOST, "--port", str(port))
-        _await_server(server, port, stop, home)
+        _await_server(server, port, stop, home, first=True)
+        _register(environment, home, stop)
         if stop.requested:
             return
-        _register(environment, home)
         worker = start("worker", "worker", "start", "--pool", POOL, "--name", "here")
         tell(Serving(f"http://{HOST}:{port}", home, local_miners))
         while not stop.requested:
             if server.watch():
                 # Its database may be lost too. A deployment that is registered already stays as it is.
                 _await_server(server, port, stop, home)
-                _register(environment, home)
+                _register(environment, home, stop)
             worker.watch()
             time.sleep(_PAUSE_SECONDS)
 
 
-def _register(environment: dict[str, str], home: Path) -> None:
-    _run(["work-pool", "create", POOL, "--type", "process", "--overwrite"], environment, home)
-    _run(["--no-prompt", "deploy", "--all"], environment, home)
+def _register(environment: dict[str, str], home: Path, stop: Stop) -> None:
+    """Create the work pool and the deployments, unless the end is requested before or meanwhile."""
+    for arguments in (
+        ["work-pool", "create", POOL, "--type", "process", "--overwrite"],
+        ["--no-prompt", "deploy", "--all"],
+    ):
+        if not stop.requested:
+            _run(arguments, environment, home, stop)
 
 
-def _await_server(server: "_Part", port: int, stop: Stop, home: Path) -> None:
+def _await_server(server: "_Part", port: int, stop: Stop, home: Path, *, first: bool = False) -> None:
     deadline = time.monotonic() + _START_SECONDS
     while not stop.requested and not _healthy(port):
+        if first and server.ended():
+            raise SettingsError(f"Prefect's server did not start: {_last_line(home / 'server.log')}")
         server.watch()
         if time.monotonic() > deadline:
             raise SettingsError(
@@ -139,19 +153,39 @@ def _command(arguments: list[str]) -> list[str]:
     return [sys.executable, "-m", "prefect", *arguments]
 
 
-def _run(arguments: list[str], environment: dict[str, str], home: Path) -> None:
-    done = subprocess.run(_command(arguments), env=environment, capture_output=True, text=True, start_new_session=True)
-    with (home / "setup.log").open("a") as log:
-        log.write(done.stdout + done.stderr)
-    if done.returncode:
-        last = (done.stderr or done.stdout).strip().splitlines()[-1:] or ["(no output)"]
-        raise SettingsError(f"`prefect {' '.join(arguments)}` failed: {last[0][:300]}; see {home / 'setup.log'}")
+def _run(arguments: list[str], environment: dict[str, str], home: Path, stop: Stop) -> None:
+    path = home / "setup.log"
+    with path.open("ab") as log:
+        process = subprocess.Popen(
+            tied(_command(arguments), signal.SIGKILL),
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+    while process.poll() is None and not stop.requested:
+        time.sleep(_POLL_SECONDS)
+    if stop.requested:
+        process.kill()
+        process.wait()
+    elif process.returncode:
+        raise SettingsError(f"`prefect {' '.join(arguments)}` failed: {_last_line(path)}")
+
+
+def _last_line(log: Path) -> str:
+    """The last line that is not empty, and the name of the file."""
+    lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip(" │╭╮╰╯─\t")]
+    return f"{(lines or ['(no output)'])[-1][:300]}; see {log}"
 
 
 class _Part:
     """One program that is kept running: when it dies, its orphans are ended and it is started again."""
 
-    def __init__(self, name: str, arguments: list[str], environment: dict[str, str], home: Path):
+    def __init__(
+        self, name: str, arguments: list[str], environment: dict[str, str], home: Path, hurry: threading.Event
+    ):
+        self._hurry = hurry
         self._name, self._arguments, self._environment = name, arguments, environment
         self._log = home / f"{name}.log"
         self._children: list[psutil.Process] = []
@@ -166,7 +200,9 @@ class _Part:
             )
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
-                _command(self._arguments),
+                # At once, not with patience: a worker that is asked to end waits for its flow runs. Those see that it
+                # is gone and commit their last round (see `perturb.flows`).
+                tied(_command(self._arguments), signal.SIGKILL),
                 env=self._environment,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -174,6 +210,10 @@ class _Part:
                 # A session of its own: this process passes a Ctrl-C on, in the right order.
                 start_new_session=True,
             )
+
+    def ended(self) -> bool:
+        """Return whether the part's process has ended."""
+        return self._process.poll() is not None
 
     def watch(self) -> bool:
         """Return whether the part had died and was started again. Raises SettingsError when it dies too often."""
@@ -190,14 +230,20 @@ class _Part:
         if self._process.poll() is None:
             self._remember_children()
         self._end_children()
-        logger.warning("waiting for the %s to end, %g s at most", self._name, _STOP_SECONDS)
+        if not self.ended():
+            logger.warning("waiting for the %s to end, %g s at most", self._name, _STOP_SECONDS)
         self._process.terminate()
-        try:
-            self._process.wait(_STOP_SECONDS)
-        except subprocess.TimeoutExpired:
+        self._wait_until(self.ended, _STOP_SECONDS)
+        if not self.ended():
             logger.warning("the %s did not end and was killed", self._name)
             self._process.kill()
             self._process.wait()
+
+    def _wait_until(self, condition: Callable[[], bool], seconds: float) -> None:
+        """Wait for `condition`, at most so long, and not after a second signal."""
+        deadline = time.monotonic() + seconds
+        while not condition() and time.monotonic() < deadline and not self._hurry.is_set():
+            time.sleep(_POLL_SECONDS)
 
     def _remember_children(self) -> None:
         # A dead part has no children any more, so those that were seen before are kept for as long as they live.
@@ -210,16 +256,14 @@ class _Part:
                 "waiting for %d processes of the %s to end, %g s at most: %s",
                 len(self._children),
                 self._name,
-                _FLOW_SECONDS,
+                END_SECONDS,
                 ", ".join(map(_describe, self._children)),
             )
         # Their own children end with them: a flow ends its decoders and local miners.
         for child in self._children:
             _signal(child, signal.SIGTERM)
-        deadline = time.monotonic() + _FLOW_SECONDS
-        while (left := [child for child in self._children if _lives(child)]) and time.monotonic() < deadline:
-            time.sleep(0.1)
-        for survivor in left:
+        self._wait_until(lambda: not any(map(_lives, self._children)), END_SECONDS)
+        for survivor in filter(_lives, self._children):
             logger.warning("process %d did not end and was killed", survivor.pid)
             _signal(survivor, signal.SIGKILL)
         self._children = []

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from perturb.cli.orchestration import runs_as_flow, server_is_configured
+from perturb.cli.orchestration import runs_as_flow
+from perturb.flows.engine.prefect_settings import server_is_configured
 from tests.support.commands import ROOT, perturb
 from tests.support.validator_folder import validator_folder
 
@@ -87,7 +88,7 @@ def test_prefect_and_the_command_agree_on_what_is_configured(place: str, tmp_pat
     (tmp_path / name).parent.mkdir(exist_ok=True)
     (tmp_path / name).write_text(text)
     code = (
-        "from perturb.cli.orchestration import server_is_configured; ours = server_is_configured()\n"
+        "from perturb.flows.engine.prefect_settings import server_is_configured; ours = server_is_configured()\n"
         "from prefect.settings import PREFECT_API_URL; print(ours, bool(PREFECT_API_URL.value()))"
     )
     home = {"PREFECT_HOME": str(tmp_path / "home")}

@@ -4,6 +4,7 @@ import os
 import signal
 import socket
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -40,7 +41,7 @@ def part(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator["object"]:
     from perturb.flows.engine import supervisor as serve
 
     monkeypatch.setattr(serve, "_command", lambda arguments: [sys.executable, *arguments])
-    running = serve._Part("part", ["-c", PART], dict(os.environ), tmp_path)
+    running = serve._Part("part", ["-c", PART], dict(os.environ), tmp_path, threading.Event())
     yield running
     running.stop()
 
@@ -74,9 +75,38 @@ def test_a_part_that_cannot_live_is_given_up(monkeypatch: pytest.MonkeyPatch, tm
     from perturb.flows.engine import supervisor as serve
 
     monkeypatch.setattr(serve, "_command", lambda arguments: [sys.executable, *arguments])
-    dying = serve._Part("worker", ["-c", "raise SystemExit(3)"], dict(os.environ), tmp_path)
+    dying = serve._Part("worker", ["-c", "raise SystemExit(3)"], dict(os.environ), tmp_path, threading.Event())
     with pytest.raises(SettingsError, match=r"the worker ended 4 times within a minute; .*worker\.log says why"):
         wait_for(lambda: dying.watch() and False)
+
+
+# Neither the part nor its child ends when it is asked to.
+STUBBORN = """
+import signal, subprocess, sys, time
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+child = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(99)"
+subprocess.Popen([sys.executable, "-c", child])
+time.sleep(99)
+"""
+
+
+def test_a_second_signal_ends_the_waiting_and_leaves_no_orphan(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from perturb.flows.engine import supervisor as serve
+    from perturb.flows.engine.signals import stopped_by_signals
+
+    monkeypatch.setattr(serve, "_command", lambda arguments: [sys.executable, *arguments])
+    hurry = threading.Event()
+    with stopped_by_signals(lambda: None, again=hurry.set) as stop:
+        stubborn = serve._Part("part", ["-c", STUBBORN], dict(os.environ), tmp_path, hurry)
+        processes = family(stubborn)
+        time.sleep(1)
+        os.kill(os.getpid(), signal.SIGINT)
+        wait_for(lambda: stop.requested)
+        threading.Timer(1, os.kill, (os.getpid(), signal.SIGTERM)).start()
+        begun = time.monotonic()
+        stubborn.stop()
+    assert 0.9 < time.monotonic() - begun < 10
+    wait_for(lambda: not any(map(lives, processes)), 10)
 
 
 def test_serve_refuses_a_taken_port_and_a_folder_without_deployments(
@@ -120,6 +150,7 @@ def test_every_deployment_names_a_flow_that_takes_its_parameters() -> None:
 def test_a_server_that_is_away_is_named_before_anything_is_begun(tmp_path: Path) -> None:
     ran = perturb("seal", cwd=tmp_path, PREFECT_API_URL="http://127.0.0.1:9/api")
     assert "PREFECT_API_URL is http://127.0.0.1:9/api" in ran.stderr
+    assert "comes from the environment; unset it" in ran.stderr
     assert "prefect server start" in ran.stderr
     assert "Traceback" not in ran.stderr
     assert ran.returncode == 2
