@@ -13,7 +13,16 @@ from perturb.schemas.printable import printable_name
 from perturb.sources.decode import FORMATS, UnusableImage, read_photo
 from perturb.sources.imagenet import class_names
 from perturb.sources.tables import Files, TableRow, read_table
-from perturb.sources.tree import SUFFIXES, Shown, Tree, read_tree, says_something, shown_by_folders, shown_by_synset
+from perturb.sources.tree import (
+    SUFFIXES,
+    Shown,
+    Tree,
+    read_tree,
+    says_something,
+    shown_by_caption,
+    shown_by_folders,
+    shown_by_synset,
+)
 
 __all__ = ["SUFFIXES", "FolderSource"]
 
@@ -110,7 +119,10 @@ class FolderSource:
             but = f" (skipped: {passed_over})" if passed_over else ""
             raise SourceError(f"source {self._shown} holds no image files{but}; accepted: {_ACCEPTED}")
         listed, missing = self._listed(tree)
-        entries = [self._entry(path, listed.get(path), tree) for path in tree.images]
+        by_folder = {
+            folder: shown_by_folders(folder, self._root, tree) for folder in {path.parent for path in tree.images}
+        }
+        entries = [_entry(path, listed.get(path), by_folder[path.parent]) for path in tree.images]
         remarks = []
         if missing:
             names = ", ".join(printable_name(str(path.relative_to(self._root))) for path in missing[:3])
@@ -128,7 +140,7 @@ class FolderSource:
 
     def _listed(self, tree: Tree) -> tuple[dict[Path, TableRow], list[Path]]:
         """What tables say about the image files, and the files of tables that are not among those."""
-        files = Files(tree.images)
+        files = Files(tree.images if tree.tables else ())
         rows: dict[Path, TableRow] = {}
         missing: list[Path] = []
         for table in sorted(tree.tables, key=lambda table: len(table.parts)):  # the nearest one last, so it counts
@@ -139,19 +151,6 @@ class FolderSource:
                 else:
                     rows[path] = row
         return rows, missing
-
-    def _entry(self, path: Path, row: TableRow | None, tree: Tree) -> _Entry:
-        if row is None:
-            return _Entry(path, shown_by_folders(path, self._root, tree))
-        if row.label is not None:
-            shown = shown_by_synset(row.label) or Shown(row.label, said=says_something(row.label))
-        elif row.class_index is not None:
-            shown = Shown(class_names()[row.class_index])
-        else:
-            shown = shown_by_folders(path, self._root, tree)
-        if row.class_index is not None:
-            shown = Shown(shown.subject, row.class_index)
-        return _Entry(path, shown, author=row.author, license=row.license, source_url=row.url)
 
     def _open(self, entry: _Entry) -> Photo:
         return Photo(
@@ -167,3 +166,19 @@ class FolderSource:
 
     def _id(self, entry: _Entry) -> str:
         return printable_name(entry.path.relative_to(self._root).as_posix())
+
+
+def _entry(path: Path, row: TableRow | None, by_folder: Shown) -> _Entry:
+    """What is known about an image from its row in a table, its folders and, where they say nothing, its caption."""
+    shown = by_folder
+    if row is not None and row.label is not None:
+        shown = shown_by_synset(row.label) or Shown(row.label, said=says_something(row.label))
+    elif row is not None and row.class_index is not None:
+        shown = Shown(class_names()[row.class_index])
+    elif not by_folder.said:
+        shown = shown_by_caption(path) or by_folder
+    if row is None:
+        return _Entry(path, shown)
+    if row.class_index is not None:
+        shown = Shown(shown.subject, row.class_index)
+    return _Entry(path, shown, author=row.author, license=row.license, source_url=row.url)

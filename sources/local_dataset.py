@@ -95,7 +95,7 @@ class LocalDataset:
 
     def shown(self, file: Path) -> Shown:
         """Return what the folders above a file say that it shows."""
-        return shown_by_folders(file, self.folder, self.tree)
+        return shown_by_folders(file.parent, self.folder, self.tree)
 
     def is_litter(self, file: Path) -> bool:
         """Return whether a file is hidden or a thumbnail, which `datasets` lists like any other."""

@@ -84,6 +84,7 @@ def _folded(path: Path) -> str:
 
 def _csv(table: Path, shown: str) -> Iterator[tuple[str, Mapping[str, Cell]]]:
     text = _decoded(table.read_bytes(), shown)
+    text = text if text.endswith(("\n", "\r")) else text + "\n"
     lines = io.StringIO(text, newline="")
     first = lines.readline()
     skipped = 0
@@ -105,6 +106,9 @@ def _csv(table: Path, shown: str) -> Iterator[tuple[str, Mapping[str, Cell]]]:
                     f"{where} has {len(values)} values for {len(header)} columns; put a value that holds {delimiter!r} "
                     f"in quotes"
                 )
+            # A value that is closed by the end of the file, and not by its quote, has the last line's end in it.
+            if values and values[-1].endswith(("\n", "\r")) and lines.tell() == len(text):
+                raise SourceError(f"{where}: the table ends within quotes, which open at {values[-1][:40]!r}")
             yield where, dict(zip(header, values, strict=False))
     except csv.Error as error:
         raise SourceError(f"{shown} line {reader.line_num + 1 + skipped} is not CSV ({error})") from error
@@ -200,7 +204,7 @@ def _one_text(cell: Cell, column: str, where: str) -> str | None:
 
 
 def _text(cell: Cell) -> str | None:
-    text = "" if cell is None else str(cell).strip()
+    text = "" if cell is None else " ".join(str(cell).split())
     if isinstance(cell, float) and cell.is_integer():
         text = str(int(cell))
     return None if text.lower() in _MISSING else text[:_MAX_TEXT]

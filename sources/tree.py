@@ -36,6 +36,7 @@ _HOLDERS = frozenset(
 _SPLITS = frozenset(
     {
         *("train", "training", "val", "valid", "validation", "test", "testing", "dev", "holdout", "data", "dataset"),
+        *("imagenet", "ilsvrc", "ilsvrc2012", "cls-loc"),
     }
 )
 _SYNSET = re.compile(r"(n\d{8})(?:[-_. ].*)?", re.IGNORECASE)
@@ -132,15 +133,14 @@ def read_tree(root: Path) -> Tree:
     return tree
 
 
-def shown_by_folders(path: Path, root: Path, tree: Tree) -> Shown:
-    """Return what the folders from `path` up to `root` say about a photograph.
+def shown_by_folders(folder: Path, root: Path, tree: Tree) -> Shown:
+    """Return what the names of the folders from `folder` up to `root` say about the photographs in it.
 
     A WordNet ID (`n01440764`, also `n01440764-tench`) anywhere gives the class. Otherwise the nearest folder with a
     name that says something counts: not `images` or `train`, and not a number alone. Numbers in front of the names of
-    sibling folders (`001.Albatross`, `002.Auklet`) are left out. Where no folder says anything, a caption beside the
-    photograph does, a text file of its name.
+    sibling folders (`001.Albatross`, `002.Auklet`) are left out.
     """
-    folders = list(_up(path, root))
+    folders = list(_up(folder, root))
     for folder in folders:
         if known := shown_by_synset(folder.name):
             return known
@@ -153,10 +153,18 @@ def shown_by_folders(path: Path, root: Path, tree: Tree) -> Shown:
         name = _words(root.name, [])
         if says_something(name) or not below:
             return Shown(name or "photograph", said=says_something(name))
-    if caption := _caption(path):
-        return Shown(caption)
     others = [*names, _words(root.name, []), *names, "photograph"]
     return Shown(next(name for name in others if _is_word(name) or name == "photograph"), said=False)
+
+
+def shown_by_caption(path: Path) -> Shown | None:
+    """Return what a text file beside a photograph, of the same name, says in its first line; None without words."""
+    try:
+        with path.with_suffix(".txt").open(encoding="utf-8-sig") as file:
+            line = file.readline(4 * _MAX_CAPTION).strip()
+    except (OSError, ValueError):
+        return None
+    return Shown(line[:_MAX_CAPTION]) if any(map(str.isalpha, line)) else None
 
 
 def shown_by_synset(name: str) -> Shown | None:
@@ -188,8 +196,8 @@ def _is_word(name: str) -> bool:
     return any(map(str.isalpha, name)) and name.lower() not in _HOLDERS
 
 
-def _up(path: Path, root: Path) -> Iterator[Path]:
-    for folder in path.parents:
+def _up(lowest: Path, root: Path) -> Iterator[Path]:
+    for folder in (lowest, *lowest.parents):
         yield folder
         if folder == root:
             return
@@ -202,15 +210,6 @@ def _words(name: str, siblings: list[str]) -> str:
     if found and ("." in found[0] or name.startswith("0") or len(set(numbers)) == len(siblings) > 1):
         name = name[found.end() :]
     return storable_text(name.replace("_", " ").strip())
-
-
-def _caption(path: Path) -> str | None:
-    try:
-        with path.with_suffix(".txt").open(encoding="utf-8-sig") as file:
-            line = file.readline(4 * _MAX_CAPTION).strip()
-    except (OSError, UnicodeDecodeError):
-        return None
-    return line[:_MAX_CAPTION] if any(map(str.isalpha, line)) else None
 
 
 def _sort_in(tree: Tree, path: Path) -> None:

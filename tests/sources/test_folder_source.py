@@ -219,6 +219,11 @@ def test_nearest_table_counts_and_labels_may_be_wordnet_ids(tmp_path: Path) -> N
             b"file,label\na.png,cat\n",
             r"metadata.csv line 1 has no column file_name; it has file, label; accepted",
         ),
+        (
+            "csv",
+            b'file_name,label\na.png,"cat\nb.png,dog\n',
+            "line 3: the table ends within quotes, which open at 'cat",
+        ),
         ("csv", b"", "line 1 has no column file_name; it has nothing"),
         ("csv", b"file_name,label\na.png,cat\na.png,cat, sitting\n", "line 3 has 3 values for 2 columns; put a value"),
         ("csv", b"file_name,label\na.png,caf\xe9\n", r"line 2 is not UTF-8 \(byte 0xe9\); save the table as UTF-8"),
