@@ -98,9 +98,11 @@ def _csv(table: Path, shown: str) -> Iterator[tuple[str, Mapping[str, Cell]]]:
             f"accepted: {_ACCEPTED}"
         )
     reader = csv.reader(lines, delimiter=delimiter)
+    ended = 0
     try:
         for values in reader:
-            where = f"{shown} line {reader.line_num + 1 + skipped}"
+            where = f"{shown} line {ended + 2 + skipped}"
+            ended = reader.line_num
             if len(values) > len(header) and any(value.strip() for value in values[len(header) :]):
                 raise SourceError(
                     f"{where} has {len(values)} values for {len(header)} columns; put a value that holds {delimiter!r} "
@@ -108,7 +110,7 @@ def _csv(table: Path, shown: str) -> Iterator[tuple[str, Mapping[str, Cell]]]:
                 )
             # A value that is closed by the end of the file, and not by its quote, has the last line's end in it.
             if values and values[-1].endswith(("\n", "\r")) and lines.tell() == len(text):
-                raise SourceError(f"{where}: the table ends within quotes, which open at {values[-1][:40]!r}")
+                raise SourceError(f"{where}: the quote before {values[-1].splitlines()[0][:40]!r} is never closed")
             yield where, dict(zip(header, values, strict=False))
     except csv.Error as error:
         raise SourceError(f"{shown} line {reader.line_num + 1 + skipped} is not CSV ({error})") from error

@@ -222,7 +222,7 @@ def test_nearest_table_counts_and_labels_may_be_wordnet_ids(tmp_path: Path) -> N
         (
             "csv",
             b'file_name,label\na.png,"cat\nb.png,dog\n',
-            "line 3: the table ends within quotes, which open at 'cat",
+            "line 2: the quote before 'cat' is never closed",
         ),
         ("csv", b"", "line 1 has no column file_name; it has nothing"),
         ("csv", b"file_name,label\na.png,cat\na.png,cat, sitting\n", "line 3 has 3 values for 2 columns; put a value"),
