@@ -17,7 +17,7 @@ install: $(INSTALLED) ## virtual environment with everything, pinned by constrai
 
 $(INSTALLED): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@echo "installing (about 3 GB, a few minutes)"
+	@echo "installing (3 GB with a CPU build of torch, 7 GB with the build from PyPI; a few minutes)"
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS) -c constraints.txt -e '.[dev]'
 	touch $@
 
