@@ -7,7 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from perturb.sinks.corpus.corpus import Corpus
+from perturb.sinks.stores.open import open_store
 from tests.support.commands import perturb
+from tests.support.small_corpora import commit, small
 
 HEAVY = {
     "torch",
@@ -80,3 +83,11 @@ def test_doctor_checks_every_part_and_masks_secrets(tmp_path: Path) -> None:
     assert {"store", "source", "classifier", "judge", "identity", "neurons", "tiers"} == set(found)
     assert all(part["ready"] for part in found.values()), found
     assert secret not in ran.stdout + ran.stderr
+
+
+def test_a_command_that_queries_the_corpus_ends_without_a_word_on_stderr(tmp_path: Path) -> None:
+    """DuckDB's bindings complain when the interpreter ends without collecting what they made."""
+    commit(Corpus(open_store(str(tmp_path / "data"))), small(1))
+    shown = perturb("status", cwd=tmp_path)
+    assert "today" in shown.stdout
+    assert shown.stderr == ""
