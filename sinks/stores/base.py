@@ -6,7 +6,6 @@ To add a store: subclass `Store`, implement the abstract methods as their docstr
 
 import hashlib
 import io
-import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -16,8 +15,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Protocol
 
 from perturb.schemas.errors import StoreError
+from perturb.sinks.stores.own_keys import SEGMENT
 
-_SEGMENT = re.compile(r"[A-Za-z0-9._=+-]+")
 STREAM_BYTES = 8 * 2**20
 _GATHERED_BYTES = 2 * 2**20
 # A write that takes longer checks its parts again before it commits. Far below the grace time of garbage collection,
@@ -253,6 +252,7 @@ class Store(ABC):
     def entries(self, prefix: str = "", *, after: str = "") -> Iterator[Entry]:
         """Yield the objects whose key starts with `prefix` and sorts after `after`.
 
+        Only objects that this project writes are yielded (`own_keys.is_own_key`), whatever else lies in the store.
         Objects in one folder are sorted by key. The order between a folder and the objects beside it is the service's.
         """
 
@@ -260,7 +260,8 @@ class Store(ABC):
     def folders(self, prefix: str) -> list[str]:
         """Return the next path segments below `prefix` (empty, or ending in `/`), sorted and distinct.
 
-        Every folder that holds an object is listed; a service may also list one whose last object was just deleted.
+        Every folder that holds an object of ours is listed; a service may also list one whose last object was just
+        deleted, or one that holds objects of other programs only.
         """
 
     @abstractmethod
@@ -295,7 +296,7 @@ class Store(ABC):
 def check_key(key: str) -> str:
     """Return the key unchanged. Raises StoreError for an empty or absolute key, `.` and `..`, and other characters."""
     segments = key.split("/")
-    if not all(_SEGMENT.fullmatch(segment) and set(segment) != {"."} for segment in segments):
+    if not all(SEGMENT.fullmatch(segment) and set(segment) != {"."} for segment in segments):
         raise StoreError(
             f"key {key!r} cannot be stored; accepted: segments of A-Z a-z 0-9 . _ = + - joined by single slashes"
         )

@@ -5,6 +5,7 @@ import errno
 import hashlib
 import io
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Callable, Iterator, Sequence
@@ -26,9 +27,12 @@ from perturb.sinks.stores.base import (
     closing_writer,
 )
 from perturb.sinks.stores.fsync import flushing, make_folders, sync_folder, sync_folders_of, write_durably
+from perturb.sinks.stores.own_keys import is_own_key, is_own_segment
 
 # Temporary files live beside the objects, so that publishing is a link within one file system.
 UNFINISHED = ".unfinished"
+# The names of temporary files and folders: the process and random digits.
+_TEMPORARY = re.compile(r"\d+-[0-9a-f]+")
 
 
 class DirectoryStore(Store):
@@ -53,8 +57,9 @@ class DirectoryStore(Store):
         except OSError as error:
             raise _sentence(error, self.root) from error
         finally:
-            if folder.is_dir():
-                path.unlink(missing_ok=True)
+            # A read-only disk refuses this too. What stays is listed as unfinished; its error must not hide the first.
+            with contextlib.suppress(OSError):
+                path.unlink()
 
     @contextmanager
     def create(self, key: str) -> Iterator[ObjectWriter]:
@@ -129,7 +134,7 @@ class DirectoryStore(Store):
             raise _sentence(error, self.root) from error
         finally:
             if draft.is_dir():
-                shutil.rmtree(draft)
+                shutil.rmtree(draft, ignore_errors=True)
 
     def _make_ready(self, draft: Path, parent: Path) -> None:
         sync_folder(draft)
@@ -226,28 +231,34 @@ class DirectoryStore(Store):
             if is_folder:
                 if key >= after or after.startswith(key):
                     yield from self._walk(key, prefix, after)
-            elif key > after:
-                # A file that vanishes between scan and stat was deleted: it is no longer part of the listing.
-                with contextlib.suppress(FileNotFoundError):
-                    yield _entry(key, (self.root / key).stat())
+            # A file that vanishes between scan and stat was deleted: it is no longer part of the listing.
+            elif key > after and is_own_key(key) and (entry := self.head(key)) is not None:
+                yield entry
 
     def _scan(self, folder: str) -> list[tuple[str, bool]]:
-        """Return `(name, is_folder)` of a folder's entries in key order. A folder's name ends in `/`, as in keys."""
+        """Return `(name, is_folder)` of a folder's entries in key order. A folder's name ends in `/`, as in keys.
+
+        Names that cannot be ours are left out here, so that what lies below them is never read.
+        """
         try:
             with os.scandir(f"{self.root}/{folder}") as entries:
-                found = [(entry.name + "/", True) if entry.is_dir() else (entry.name, False) for entry in entries]
+                own = [entry for entry in entries if is_own_segment(entry.name)]
+                found = [(entry.name + "/", True) if _is_folder(entry) else (entry.name, False) for entry in own]
+                links = {entry.name + "/" for entry in own if entry.is_symlink()}
         except (FileNotFoundError, NotADirectoryError):
             return []
         except OSError as error:
             raise _sentence(error, self.root) from error
-        return sorted(pair for pair in found if folder or pair[0] != UNFINISHED + "/")
+        return sorted(pair for pair in found if pair[0] not in links or not self._leads_back(folder, pair[0]))
+
+    def _leads_back(self, folder: str, link: str) -> bool:
+        """Return whether a link in `folder` leads to that folder or to one above it, so that walking it has no end."""
+        above = (self.root, *(self.root / part for part in _prefixes(folder)))
+        return os.path.realpath(f"{self.root}/{folder}{link}") in map(os.path.realpath, above)
 
     def folders(self, prefix: str) -> list[str]:
-        found = (name for name, is_folder in self._scan(prefix) if is_folder and self._holds(prefix + name))
-        return sorted(name.rstrip("/") for name in found)
-
-    def _holds(self, folder: str) -> bool:
-        return any(not is_folder or self._holds(folder + name) for name, is_folder in self._scan(folder))
+        found = (name for name, is_folder in self._scan(prefix) if is_folder)
+        return sorted(name.rstrip("/") for name in found if next(self.entries(prefix + name), None) is not None)
 
     def delete(self, key: str) -> None:
         path = self._path(key)
@@ -265,15 +276,42 @@ class DirectoryStore(Store):
         return self._path(key).resolve().as_uri()
 
     def unfinished(self) -> list[Entry]:
-        folder = self.root / UNFINISHED
-        return [_entry(path.name, path.stat()) for path in sorted(folder.iterdir())] if folder.is_dir() else []
+        folder, found = self.root / UNFINISHED, []
+        try:
+            for path in sorted(folder.iterdir()):
+                # A write that ended meanwhile is no longer unfinished.
+                with contextlib.suppress(FileNotFoundError):
+                    if _TEMPORARY.fullmatch(path.name):
+                        found.append(_entry(path.name, path.lstat()))
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        except OSError as error:
+            raise _sentence(error, self.root) from error
+        return found
 
     def discard(self, unfinished: Entry) -> None:
         path = self.root / UNFINISHED / check_key(unfinished.key)
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)
+        try:
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
+        except OSError as error:
+            raise _sentence(error, self.root) from error
+
+
+def _is_folder(entry: "os.DirEntry[str]") -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:
+        # A link to itself, or into a folder that this user may not enter.
+        return False
+
+
+def _prefixes(folder: str) -> list[str]:
+    """Return the folders on the way to `a/b/`: `a` and `a/b`."""
+    parts = folder.strip("/").split("/")
+    return ["/".join(parts[: count + 1]) for count in range(len(parts))]
 
 
 def _entry(key: str, stat: os.stat_result) -> Entry:

@@ -30,6 +30,7 @@ from perturb.sinks.stores.base import (
     check_key,
     closing_writer,
 )
+from perturb.sinks.stores.own_keys import is_own_key, is_own_segment
 from perturb.sinks.stores.s3_errors import is_missing, is_taken, sentence, worth_another_try
 
 log = logging.getLogger(__name__)
@@ -241,7 +242,9 @@ class S3Store(Store):
         start = {"StartAfter": self._prefix + after} if after else {}
         for page in self._pages(Prefix=self._prefix + prefix, **start):
             for item in page.get("Contents", ()):
-                yield Entry(item["Key"].removeprefix(self._prefix), item["Size"], item["LastModified"])
+                key = item["Key"].removeprefix(self._prefix)
+                if is_own_key(key):
+                    yield Entry(key, item["Size"], item["LastModified"])
 
     def folders(self, prefix: str) -> list[str]:
         base = self._prefix + prefix
@@ -250,7 +253,7 @@ class S3Store(Store):
             for page in self._pages(Prefix=base, Delimiter="/")
             for item in page.get("CommonPrefixes", ())
         ]
-        return sorted(found)
+        return sorted(name for name in found if is_own_segment(name))
 
     # Deleting, links, unfinished uploads
 

@@ -14,6 +14,7 @@ from perturb.sinks.corpus.corpus import Corpus, RoundRef
 from perturb.sinks.corpus.manifest import Manifest
 from perturb.sinks.dataset.keys import EXPORTS
 from perturb.sinks.stores.base import STREAM_BYTES
+from perturb.sinks.stores.own_keys import FOLDERS
 
 # Sealed days that averages are taken over, so that old traffic does not hide the present one.
 _WINDOW = 14
@@ -58,12 +59,12 @@ class Cost(_Part):
 def estimate_cost(corpus: Corpus, settings: Settings, *, now: datetime | None = None) -> Cost:
     """Extrapolate averages over the last fourteen sealed days and the live rounds.
 
-    Lists the whole store, and reads manifests only. Raises CorpusError for a store without a round.
+    Lists the corpus' own folders, and reads manifests only. Raises CorpusError for a store without a round.
     """
     now = now or datetime.now(UTC)
     manifests = corpus.manifests()[-_WINDOW:]
     live = corpus.live_rounds()
-    sizes = {entry.key: entry.size for entry in corpus.store.entries()}
+    sizes = {entry.key: entry.size for folder in FOLDERS for entry in corpus.store.entries(folder)}
     round_sizes = _round_sizes(sizes)
     if not round_sizes:
         raise CorpusError(f"{corpus.store.url} holds no rounds to estimate from; run `perturb produce` first")
