@@ -1,16 +1,19 @@
 """Commands for operating a validator: `doctor`, `status`, `cost`, `weights`, `judge`, `serve`."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from perturb.cli.arguments import Flow, Json, Store, StorePath, open_corpus
-from perturb.cli.orchestration import runs_as_flow
+from perturb.cli.orchestration import check_prefect, runs_as_flow
 from perturb.cli.output import clean, facts, say, say_json, styled, table
 
 if TYPE_CHECKING:
+    from perturb.schemas.settings import Settings
     from perturb.schemas.status import Status
+    from perturb.tasks.monitor.doctor import Check
 
 PANEL = "Operate"
 NEEDS_ATTENTION = 10
@@ -34,7 +37,6 @@ def doctor(
     For each part that is not ready it says what to do, and the command exits with 1. Secrets are masked.
     """
     from perturb.schemas.settings import all_settings, changed_settings, load_settings
-    from perturb.tasks.monitor.doctor import check_all
 
     settings = load_settings()
     shown = all_settings(settings) if all_ else changed_settings(settings)
@@ -44,7 +46,7 @@ def doctor(
     else:
         say("every setting has its default; --all prints them")
     checks = []
-    for check in check_all(settings):
+    for check in _checks(settings):
         checks.append(check)
         mark = ("ready", "green") if check.ready else ("NOT READY", "red")
         part, seconds = (f"{check.part:<10}", "bold"), (f"({check.seconds:.1f} s)", "dim")
@@ -53,6 +55,13 @@ def doctor(
         say_json({check.part: {"ready": check.ready, "finding": check.finding} for check in checks})
     if not all(check.ready for check in checks):
         raise typer.Exit(1)
+
+
+def _checks(settings: "Settings") -> Iterator["Check"]:
+    from perturb.tasks.monitor.doctor import check_all
+
+    yield from check_all(settings)
+    yield check_prefect()
 
 
 def status(

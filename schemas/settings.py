@@ -142,7 +142,9 @@ def _expand(path: Path) -> Path:
 
 
 def _check_home(path: Path) -> Path:
-    _expand(path)
+    # Many commands need none of these folders. So a user without a home folder is told where one is needed.
+    if path.parts[:1] != ("~",):
+        _expand(path)
     return path
 
 

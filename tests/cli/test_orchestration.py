@@ -104,6 +104,19 @@ def test_prefect_and_the_command_agree_on_what_is_configured(place: str, tmp_pat
     assert ran.stdout.split() == [expected, expected], ran.stderr
 
 
+@pytest.mark.usefixtures("_elsewhere")
+def test_doctor_names_a_server_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    from perturb.cli.orchestration import check_prefect
+
+    assert check_prefect().ready
+    monkeypatch.setenv("PREFECT_API_URL", URL)
+    code = "from perturb.cli.orchestration import check_prefect; print(check_prefect())"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    ran = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert "ready=False" in ran.stdout
+    assert URL in ran.stdout
+
+
 def test_a_configured_server_that_does_not_answer_is_named(folder: Path) -> None:
     ran = perturb("gc", "--dry-run", cwd=folder, PREFECT_API_URL=URL)
     assert (ran.returncode, URL in ran.stderr) == (2, True), ran.stderr
