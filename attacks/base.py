@@ -3,6 +3,7 @@
 import math
 import time
 from itertools import product
+from statistics import median_low
 from typing import Literal, Protocol
 
 import numpy as np
@@ -57,8 +58,10 @@ class Problem:
         self.last_inside = False
         self._rank: tuple[bool, bool, float, float] = (False, False, 0.0, -np.inf)
         self._deadline = deadline
-        self._step_seconds = 0.0
+        self._step_seconds: list[float] = []
         self._step_began: float | None = None
+        # Whether anything was computed since `steps_left` was called.
+        self._worked = False
         self._levels = torch.tensor(self.clean[None]).to(classifier.device).permute(0, 3, 1, 2).float()
         self._ssim = CleanSsim(self.clean)
         self._max_squares = max_squares(bounds.min_psnr, self.clean.size)
@@ -69,22 +72,30 @@ class Problem:
         return self._rank[0]
 
     def steps_left(self) -> float:
-        """Return how many steps of the longest duration so far end before the deadline; call it once per step."""
+        """Return how many steps end before the deadline; call it once per step.
+
+        Until an answer holds, a step is assumed to take the median of the steps so far: beside other programs, one slow
+        step says little about the next. Once an answer holds, the longest step counts: a late answer is lost.
+        """
         now = clock()
-        if self._step_began is not None:
-            self._step_seconds = max(self._step_seconds, now - self._step_began)
-        self._step_began = now
+        if self._step_began is not None and self._worked:
+            self._step_seconds.append(now - self._step_began)
+        self._step_began, self._worked = now, False
         left = self._deadline - now
         if left <= 0:
             return 0.0
-        return left / self._step_seconds if self._step_seconds else math.inf
+        if not self._step_seconds:
+            return math.inf
+        step = max(self._step_seconds) if self.solved else median_low(self._step_seconds)
+        return left / step if step else math.inf
 
     def time_left(self) -> bool:
-        """Return whether one more step ends before the deadline, even if it takes 1.25 times the longest so far."""
+        """Return whether one more step ends before the deadline, even if it takes 1.25 times what is expected."""
         return self.steps_left() > 1.25
 
     def margins(self, candidates: Pixels) -> Margins:
         """Return the best other logit minus the true one, float32 (N,), of uint8 (N, H, W, 3)."""
+        self._worked = True
         logits = self.classifier.logits(candidates)
         margins: Margins = np.delete(logits, self.label, axis=1).max(axis=1) - logits[:, self.label]
         return margins
@@ -123,6 +134,7 @@ class Problem:
         `loss` is what an attack increases: `margin` (best other logit minus the true one; Carlini and Wagner 2017,
         arXiv:1608.04644) or `cross_entropy` of the true label.
         """
+        self._worked = True
         # The classifier divides in the same way, so at whole levels this is exactly its input.
         point = ((self._levels + change) / LEVELS).requires_grad_(True)
         logits = self.classifier.module(point)

@@ -37,6 +37,8 @@ _FINISH = (0.97, 1.0, 1.04, 1.08, 1.13)
 _WIDE_FINISH = (1.2, 1.5, 2.0, 3.0, 6.0)
 # What a finish may cost, in gradients.
 _FINISH_STEPS = 3.0
+# What one forward of one image costs at most, in gradients.
+_ONE_TRY = 0.5
 
 
 def attack(classifier: Classifier, pixels: Pixels, label: int, bounds: Bounds, *, deadline: float, seed: int) -> Pixels:
@@ -133,13 +135,20 @@ class _Search:
         return change
 
     def _finish(self, ranking: _Ranking, count: int, shares: tuple[float, ...]) -> None:
-        """Try several numbers of values in one batch."""
-        counts = {min(max(1, round(count * share)), self._fewest) for share in shares}
+        """Try several numbers of values in one batch, as many of them as fit into the time.
+
+        Without an answer so far, the largest number is tried first, and even in little time: it flips most surely.
+        """
+        counts = sorted({min(max(1, round(count * share)), self._fewest) for share in shares})
+        steps = self._problem.steps_left()
         if self._problem.solved:
-            counts.discard(self._fewest)
-        if not counts or self._problem.steps_left() < 1:
+            counts = [number for number in counts if number < self._fewest]
+            fitting = len(counts) if steps >= 1 else 0
+        else:
+            fitting = min(len(counts), max(int(steps * len(shares) / _FINISH_STEPS), steps > _ONE_TRY))
+        if not fitting:
             return
-        changes = [self._moved(ranking, number) for number in sorted(counts)]
+        changes = [self._moved(ranking, number) for number in counts[len(counts) - fitting :]]
         candidates = np.stack([self._problem.rounded(change.view(self._shape)) for change in changes])
         for candidate, margin in zip(candidates, self._problem.margins(candidates), strict=True):
             self._problem.offer(candidate, float(margin))

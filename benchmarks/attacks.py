@@ -2,6 +2,7 @@
 
     python benchmarks/attacks.py --photos DIR                  a folder source: metadata.csv or WordNet folder names
     python benchmarks/attacks.py --photos DIR --limit 20 --attacks grid,my_package.attacks:mine
+    python benchmarks/attacks.py --photos DIR --load 2         beside two processes that are always busy
 
 Every attack has the same time for every photograph that the classifier gets right, runs alone, one after the other,
 and is judged by the validator's own verification (without a language model) from the PNG that would be sent. The
@@ -10,14 +11,17 @@ scores count the time that the attack took against the challenge's timeout.
 The peers work on real numbers: their results are rounded to levels, which is what a miner would have to send.
 They need `pip install --no-deps foolbox==3.3.4 eagerpy==0.30.0 gitpython gitdb smmap`; without it they are null.
 
-The last line is a JSON object: attack -> flipped, one_level, changed_share_median, score_mean, seconds_median, ...
+The last line is a JSON object: attack -> flipped, flipped_in_time, one_level, changed_share_median, score_mean,
+seconds_median, ...
 """
 
 import argparse
 import json
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -172,11 +176,27 @@ def try_attack(attack: Attack, pixels: Pixels, label: int, *, settings: Settings
     )
 
 
-def summary(trials: list[Trial]) -> dict[str, float | None]:
-    """What the table shows; `changed_share_median` is over the answers that held, null where there were none."""
+@contextmanager
+def busy_processes(count: int) -> Iterator[None]:
+    """Keep `count` processes beside this one always busy, each with one core."""
+    beside = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(count)]
+    try:
+        yield
+    finally:
+        for process in beside:
+            process.kill()
+            process.wait()
+
+
+def summary(trials: list[Trial], *, seconds: float) -> dict[str, float | None]:
+    """What the table shows; `changed_share_median` is over the answers that held, null where there were none.
+
+    `flipped_in_time` is the share of all photographs that were flipped within `seconds`.
+    """
     held = [trial for trial in trials if trial.flipped]
     return {
         "flipped": round(len(held) / len(trials), 4),
+        "flipped_in_time": round(sum(trial.seconds <= seconds for trial in held) / len(trials), 4),
         "one_level": round(sum(trial.levels == 1 for trial in held) / len(trials), 4),
         "changed_share_median": round(median(trial.changed_share for trial in held), 5) if held else None,
         "score_mean": round(mean(trial.scores["grid-1"] for trial in trials), 4),
@@ -189,10 +209,10 @@ def summary(trials: list[Trial]) -> dict[str, float | None]:
 def row(name: str, found: dict[str, float | None] | None) -> str:
     """One line of the table, in Markdown."""
     if found is None:
-        return f"| {name} | not installed: see the top of this script | | | | | | |"
+        return f"| {name} | not installed: see the top of this script | | | | | | | |"
     changed = found["changed_share_median"]
     return (
-        f"| {name} | {found['flipped']:.1%} | {found['one_level']:.1%} | "
+        f"| {name} | {found['flipped']:.1%} | {found['flipped_in_time']:.1%} | {found['one_level']:.1%} | "
         f"{'-' if changed is None else format(changed, '.2%')} | {found['score_mean']:.3f} | "
         f"{found['score_mean_public_1']:.3f} | {found['seconds_median']:.2f} | {found['seconds_max']:.2f} |"
     )
@@ -210,6 +230,7 @@ def main() -> None:
         action="store_true",
         help="count this process's CPU time, on one thread: for a machine that is busy",
     )
+    parser.add_argument("--load", type=int, default=0, help="keep so many processes busy beside the attacks")
     options = parser.parse_args()
     if options.cpu_time:
         base.clock, options.threads = time.process_time, 1
@@ -221,21 +242,24 @@ def main() -> None:
     )
     photos = list(right_photos(options.photos, load_classifier(settings.classifier), options.limit))
     print(f"{len(photos)} photographs that {settings.classifier.name} gets right, {options.budget_seconds:g} s each\n")
-    print("| attack | flipped | one level | changed (median) | score grid-1 | public-1 | s (median) | s (max) |")
-    print("|---|---|---|---|---|---|---|---|", flush=True)
+    print(
+        "| attack | flipped | in time | one level | changed (median) | score grid-1 | public-1 | s (median) | s (max) |"
+    )
+    print("|---|---|---|---|---|---|---|---|---|", flush=True)
     results: dict[str, dict[str, float | None] | None] = {}
     attacks = {name: find_attack(name) for name in options.attacks.split(",")}
     trials: dict[str, list[Trial]] = {name: [] for name in attacks}
     # Attacks take turns on each photograph, so that a machine that is busy for a while is so for all of them.
-    for number, (pixels, label) in enumerate(photos, start=1):
-        print(f"photograph {number}", end="\r", file=sys.stderr, flush=True)
-        for name, attack in attacks.items():
-            if attack is not None:
-                trials[name].append(
-                    try_attack(attack, pixels, label, settings=settings, seconds=options.budget_seconds)
-                )
+    with busy_processes(options.load):
+        for number, (pixels, label) in enumerate(photos, start=1):
+            print(f"photograph {number}", end="\r", file=sys.stderr, flush=True)
+            for name, attack in attacks.items():
+                if attack is not None:
+                    trials[name].append(
+                        try_attack(attack, pixels, label, settings=settings, seconds=options.budget_seconds)
+                    )
     for name in attacks:
-        results[name] = summary(trials[name]) if trials[name] else None
+        results[name] = summary(trials[name], seconds=options.budget_seconds) if trials[name] else None
         print(row(name, results[name]), flush=True)
     print(json.dumps(results))
 

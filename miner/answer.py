@@ -1,9 +1,13 @@
 """Answers of a miner: the bytes that it sends for a task and its clean pixels, before a deadline."""
 
+import logging
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, cast
 
+import numpy as np
+
+from perturb.schemas.bounds import Bounds
 from perturb.schemas.challenge import Task
 from perturb.schemas.image import Pixels, encode_png
 from perturb.schemas.settings import ClassifierSettings
@@ -11,11 +15,15 @@ from perturb.schemas.settings import ClassifierSettings
 if TYPE_CHECKING:
     from perturb.models.classifier import Classifier
 
+logger = logging.getLogger(__name__)
+
 # (task, clean uint8 (height, width, 3), deadline on time.monotonic) -> the body to send.
 Answer = Callable[[Task, Pixels, float], bytes]
 
 # Share of the challenge's time that the attack may use; the rest is for the two transfers.
 _TIME_SHARE = 0.7
+# An attack may be as late as this before the log says so: the rest of the challenge's time covers it.
+_LATE_SECONDS = 0.5
 
 
 class Unanswerable(Exception):
@@ -26,7 +34,9 @@ def attack_answer(name: str, classifier_settings: ClassifierSettings, *, budget_
     """Return the function that answers with attack `name` on the classifier of the settings, which is loaded here.
 
     The attack has `budget_seconds`, or 70 % of the challenge's time where that is less. Raises SettingsError for an
-    unknown attack, ModelError for a classifier that cannot be loaded.
+    attack that cannot be used, ModelError for a classifier that cannot be loaded. The function raises Unanswerable for
+    a task of another classifier, AttackError where the attack fails. It logs a warning for an answer that the validator
+    will not accept because of its size of change or its time, and sends it all the same.
     """
     from perturb.attacks import load_attack
     from perturb.miner.masked_classifier import MaskedClassifier
@@ -45,14 +55,33 @@ def attack_answer(name: str, classifier_settings: ClassifierSettings, *, budget_
             raise Unanswerable(f"excluded_labels name classes that {classifier.name} does not have")
         seconds = min(budget_seconds, _TIME_SHARE * task.timeout_ms / 1000)
         target = cast("Classifier", MaskedClassifier(classifier, task.true_label, task.excluded_labels))
+        ends = min(deadline, time.monotonic() + seconds)
         perturbed = attack(
             target,
             clean,
             task.true_label,
             task.bounds,
-            deadline=min(deadline, time.monotonic() + seconds),
+            deadline=ends,
             seed=int(task.task_id[:8], 16),
         )
+        late = time.monotonic() - ends
+        if late > _LATE_SECONDS:
+            logger.warning("attack %r returned %.1f s after its deadline; a late answer is not used", name, late)
+        if wrong := _outside_levels(perturbed, clean, task.bounds):
+            logger.warning("attack %r returned an image that %s", name, wrong)
         return encode_png(perturbed)
 
     return answer
+
+
+def _outside_levels(perturbed: Pixels, clean: Pixels, bounds: Bounds) -> str | None:
+    """Return how the largest change breaks the bounds, or None."""
+    levels = int(np.abs(perturbed.astype(np.int16) - clean).max())
+    if bounds.min_levels <= levels <= bounds.max_levels:
+        return None
+    if levels == 0:
+        return "is the clean one: nothing was changed"
+    return (
+        f"changes a value by {levels} levels; accepted: {bounds.min_levels} to {bounds.max_levels}. "
+        "A large change can mean that channels or axes are in another order than in the clean image"
+    )

@@ -23,7 +23,7 @@ from starlette.requests import ClientDisconnect
 from perturb.miner.answer import Answer, Unanswerable
 from perturb.miner.validators import ValidatorList
 from perturb.schemas.challenge import Task
-from perturb.schemas.errors import SettingsError
+from perturb.schemas.errors import AttackError, SettingsError
 from perturb.schemas.image import Pixels, pixel_identity
 from perturb.schemas.png import PngRefused, read_png
 from perturb.subnet import wire
@@ -186,6 +186,10 @@ class _Handler:
             return task, self._answer(task, clean, arrived + task.timeout_ms / 1000)
         except Unanswerable as error:
             raise Refused(422, str(error)) from error
+        except AttackError as error:
+            # The sentence is for the miner: it can name files of this machine.
+            logger.warning("no answer was sent: %s", error)
+            raise Refused(500, "the attack of this miner failed") from error
 
 
 def _auth_headers(request: Request) -> dict[str, str]:

@@ -53,3 +53,7 @@ class TierError(PerturbError):
     """A tier file is invalid, or an export would contain data that its tier does not grant."""
 
     exit_code = 9
+
+
+class AttackError(PerturbError):
+    """An attack raised, or returned something else than a perturbed image of the right type and shape."""

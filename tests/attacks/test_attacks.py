@@ -18,7 +18,7 @@ from perturb.attacks.base import Problem
 from perturb.models.classifier import Classifier, load_classifier
 from perturb.models.judge.judge import load_judge
 from perturb.schemas.bounds import Bounds
-from perturb.schemas.errors import SettingsError
+from perturb.schemas.errors import AttackError, SettingsError
 from perturb.schemas.image import Pixels, encode_png
 from perturb.schemas.settings import Settings, load_settings
 from perturb.schemas.verdict import Verdict
@@ -183,6 +183,25 @@ def test_no_step_begins_that_would_end_too_late(name: str, monkeypatch: pytest.M
     assert 2.0 <= clock[0] <= 9.0
 
 
+@pytest.mark.parametrize("slow_step", [1, 2, 4])
+def test_one_slow_step_does_not_end_the_grid_attack(slow_step: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A clock that only gradients move: 0.2 s each, and 1.6 s the one during which another program had the cores."""
+    clock, steps = [0.0], [0]
+    gradient = Problem.gradient
+
+    def moving(self: Problem, *arguments: object) -> object:
+        steps[0] += 1
+        clock[0] += 1.6 if steps[0] == slow_step else 0.2
+        return gradient(self, *arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Problem, "gradient", moving)
+    monkeypatch.setattr("perturb.attacks.base.clock", lambda: clock[0])
+    pixels, label = challenge("moped")
+    answer = load_attack("grid")(embedded()[1], pixels, label, DEFAULTS, deadline=3.0, seed=1)
+    assert verdict_on(answer, "moped").accepted
+    assert clock[0] <= 3.0
+
+
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 10), st.integers(1, 400), st.floats(-3, 3)), min_size=1, max_size=12))
 def test_the_best_of_what_was_offered_is_kept(offers: list[tuple[int, int, float]]) -> None:
@@ -206,21 +225,118 @@ def test_the_best_of_what_was_offered_is_kept(offers: list[tuple[int, int, float
     assert problem.solved == (best is not None and best[0][0])
 
 
-def test_own_attack_is_one_function(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "my_own_attack.py").write_text(
-        "def brighter(classifier, pixels, label, bounds, *, deadline, seed):\n    return pixels | 1\n\nnumber = 3\n"
-    )
+BROKEN_MODULES = {
+    "syntax": ("def attack(:\n", "SyntaxError"),
+    "null": ("attack = 1\0\n", "cannot be imported"),
+    "exits": ("import sys\nsys.exit('usage: me')\n", "SystemExit: usage: me"),
+    "raises": ("1 / 0\n", r"ZeroDivisionError: division by zero \(.*own_raises.py:1\)"),
+    "attribute": ("import os\nos.no_such\n", "cannot be imported: AttributeError"),
+    "lacks": ("import foolbox_not_here\n", r"No module named 'foolbox_not_here' \(.*own_lacks.py:1\)"),
+}
+BAD_ATTACKS = """
+import numpy as np
+import torch
+from PIL import Image
+CALL = "classifier, pixels, label, bounds, *, deadline, seed"
+RETURNS = {
+    "brighter": lambda pixels: pixels | 1,
+    "in_place": lambda pixels: np.bitwise_or(pixels, 1, out=pixels),
+    "floats": lambda pixels: pixels.astype(np.float32) / 255,
+    "doubles": lambda pixels: pixels.astype(np.float64),
+    "negative": lambda pixels: pixels.astype(np.int16) - 300,
+    "nan": lambda pixels: np.full(pixels.shape, np.nan),
+    "flags": lambda pixels: pixels > 3,
+    "tensor": lambda pixels: torch.from_numpy(pixels),
+    "picture": lambda pixels: Image.fromarray(pixels),
+    "channels_first": lambda pixels: pixels.transpose(2, 0, 1),
+    "batch": lambda pixels: pixels[None],
+    "grey": lambda pixels: pixels[..., 0],
+    "nothing": lambda pixels: None,
+    "pair": lambda pixels: (pixels, True),
+    "empty": lambda pixels: np.zeros(0),
+    "raises": lambda pixels: 1 // 0,
+    "exits": lambda pixels: exit(3),
+}
+def made(act):
+    return lambda classifier, pixels, label, bounds, *, deadline, seed: act(pixels)
+globals().update({name: made(act) for name, act in RETURNS.items()})
+number = 3
+def old(classifier, pixels, label, bounds): return pixels
+async def later(classifier, pixels, label, bounds, *, deadline, seed): return pixels
+class Mine:
+    def __call__(self, classifier, pixels, label, bounds, *, deadline, seed): return pixels | 1
+instance = Mine()
+"""
+
+
+@pytest.fixture
+def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Modules of a miner on the import path: own_attacks, and a module for each of BROKEN_MODULES."""
+    (tmp_path / "own_attacks.py").write_text(BAD_ATTACKS)
+    for name, (text, _) in BROKEN_MODULES.items():
+        (tmp_path / f"own_{name}.py").write_text(text)
     monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.delitem(sys.modules, "my_own_attack", raising=False)
+    yield
+    sys.modules.pop("own_attacks", None)
+
+
+@pytest.mark.usefixtures("own")
+@pytest.mark.parametrize("name", ["brighter", "in_place", "instance"])
+def test_own_attack_is_one_function(name: str) -> None:
     pixels, label = challenge("tripod")
-    mine = load_attack("my_own_attack:brighter")
-    assert np.array_equal(mine(embedded()[1], pixels, label, DEFAULTS, deadline=0.0, seed=1), pixels | 1)
-    for wrong, complaint in {
-        "my_own_attack:darker": "module 'my_own_attack' has no 'darker'",
-        "my_own_attack:number": "is a int, not a function",
-        "nowhere.at_all:attack": "cannot be imported",
-        "pdg": "attack 'pdg' is not known; accepted: pgd, fgsm, mi-fgsm, grid, or module:function",
-        "my_own_attack:": "is not known",
-    }.items():
-        with pytest.raises(SettingsError, match=complaint):
-            load_attack(wrong)
+    untouched = pixels.copy()
+    answer = load_attack(f"own_attacks:{name}")(embedded()[1], pixels, label, DEFAULTS, deadline=0.0, seed=1)
+    assert np.array_equal(answer, untouched | 1)
+    assert np.array_equal(pixels, untouched)
+
+
+@pytest.mark.usefixtures("own")
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    {
+        "floats": r"float32 \(224, 224, 3\) with values .*: np.rint\(answer \* 255\).astype\(np.uint8\)",
+        "doubles": r"float64 .*: np.rint\(answer\).astype",
+        "negative": r"int16 .* with values -300 to .*clip",
+        "nan": "float64 .*clip",
+        "flags": r"bool \(224, 224, 3\); return",
+        "tensor": r"torch.Tensor; return .*answer.detach\(\).cpu\(\).numpy\(\)",
+        "picture": r"PIL.Image.Image; .*np.asarray\(answer\)",
+        "channels_first": r"uint8 \(3, 224, 224\) .*answer.transpose\(1, 2, 0\)",
+        "batch": r"uint8 \(1, 224, 224, 3\) .*answer\[0\]",
+        "grey": r"uint8 \(224, 224\) .*shape of the clean image",
+        "nothing": "returned None; return the perturbed image .* also where nothing flipped",
+        "pair": "a tuple of 2; return .* without anything beside it",
+        "empty": r"float64 \(0,\); return",
+        "raises": r"raised ZeroDivisionError: .* \(.*own_attacks.py:\d+\)",
+        "exits": "raised SystemExit: 3",
+    }.items(),
+)
+def test_what_an_own_attack_returns_is_checked(name: str, sentence: str) -> None:
+    pixels, label = challenge("tripod")
+    with pytest.raises(AttackError, match=f"attack 'own_attacks:{name}' .*{sentence}"):
+        load_attack(f"own_attacks:{name}")(embedded()[1], pixels, label, DEFAULTS, deadline=0.0, seed=1)
+
+
+@pytest.mark.usefixtures("own")
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("own_attacks:darker", "module 'own_attacks' has no 'darker'"),
+        ("own_attacks:number", "is of type int, not a function"),
+        ("own_attacks:old", r"cannot be called as attack\(classifier, .*deadline"),
+        ("own_attacks:later", "async function"),
+        ("own_attacks:Mine", "is a class; name a function, or an instance"),
+        ("own_attacks:", "is not known"),
+        ("nowhere.at_all:attack", "cannot be imported: No module named 'nowhere'"),
+        ("own_attacks.deeper:attack", "cannot be imported"),
+        ("pdg", "attack 'pdg' is not known; accepted: pgd, fgsm, mi-fgsm, grid, or module:function"),
+        ("./plug/mine.py:attack", "names a file; give the module's name"),
+        ("mine.py:attack", "names a file"),
+        (r"C:\plug\mine.py:attack", "names a file"),
+        (".mine:attack", "names a file"),
+        *((f"own_{name}:attack", sentence) for name, (_, sentence) in BROKEN_MODULES.items()),
+    ],
+)
+def test_attacks_that_cannot_be_loaded(name: str, sentence: str) -> None:
+    with pytest.raises(SettingsError, match=sentence):
+        load_attack(name)

@@ -15,6 +15,7 @@ from bittensor import http_auth
 
 from perturb.miner.server import Limits
 from perturb.schemas.challenge import Challenge, Origin, Task
+from perturb.schemas.errors import AttackError
 from perturb.schemas.image import Pixels, encode_png
 from perturb.schemas.png import read_png
 from perturb.subnet import wire
@@ -218,6 +219,20 @@ def test_a_busy_miner_says_so_and_goes_on(start_miner, make_task, photo: Pixels)
     thread.join(20)
     assert results == [200]
     assert post(miner.port, second, signed(second))[0] == 200
+
+
+def test_a_failing_attack_costs_one_answer_and_its_reason_stays_here(
+    start_miner, make_task, photo: Pixels, caplog: pytest.LogCaptureFixture
+) -> None:
+    def failing(task: Task, clean: Pixels, deadline: float) -> bytes:
+        raise AttackError("attack 'mine:floats' returned float32")
+
+    miner = start_miner(failing)
+    for number in (1, 2):
+        body = packed(make_task(number=number), photo)
+        status, said, _ = post(miner.port, body, signed(body))
+        assert (status, said) == (500, b"the attack of this miner failed")
+    assert "no answer was sent: attack 'mine:floats' returned float32" in caplog.text
 
 
 def test_a_flood_of_headers_is_refused(start_miner) -> None:
