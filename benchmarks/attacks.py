@@ -17,6 +17,7 @@ seconds_median, ...
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import time
@@ -178,8 +179,9 @@ def try_attack(attack: Attack, pixels: Pixels, label: int, *, settings: Settings
 
 @contextmanager
 def busy_processes(count: int) -> Iterator[None]:
-    """Keep `count` processes beside this one always busy, each with one core."""
-    beside = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(count)]
+    """Keep `count` processes beside this one always busy, each with one core; they end with this process."""
+    work = f"import os\nwhile os.getppid() == {os.getpid()}: pass"
+    beside = [subprocess.Popen([sys.executable, "-c", work]) for _ in range(count)]
     try:
         yield
     finally:
