@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
+from urllib.parse import unquote
 
 from pydantic import (
     AfterValidator,
@@ -125,13 +126,36 @@ def _check_device(name: str) -> str:
     return name
 
 
-def _check_store(name: str) -> str:
-    """An s3:// URL, or a path with `~` resolved."""
-    if name.startswith("s3://"):
-        return name
-    if re.match(r"\w[\w+.-]+:/", name):
+def parse_store(name: str) -> str:
+    """Return a store as every process understands it: an s3:// URL, or a path with `~` and file: resolved.
+
+    Raises ValueError, which says what is accepted, for anything else.
+    """
+    text = name.strip()
+    scheme, colon, rest = text.partition(":")
+    scheme = scheme.lower()
+    if scheme == "s3" and rest.startswith("//") and rest.strip("/") and not rest.startswith("///"):
+        return f"s3:{rest.rstrip('/')}"
+    if scheme == "file" and re.match(r"(//)?/[^/]", rest):
+        return unquote(rest.removeprefix("//"))
+    if scheme in ("http", "https") and rest.startswith("/"):
+        raise ValueError("accepted: a directory, or s3://bucket/prefix with the service's address in s3.endpoint_url")
+    if not text or (colon and (scheme in ("s3", "file") or re.match(r"\w[\w+.-]+:/", text))):
         raise ValueError("accepted: a directory, or s3://bucket/prefix")
-    return str(_expand(Path(name))) if name.startswith("~") else name
+    if text.startswith("$"):
+        raise ValueError("accepted: a path without variables, which are not replaced; write ~ for the home folder")
+    return str(_expand(Path(text))) if text.startswith("~") else text
+
+
+def _check_endpoint(url: str | None) -> str | None:
+    """The address of an S3 service, with its scheme and without slashes at its end."""
+    if url is None:
+        return None
+    text = url.strip().rstrip("/")
+    if not re.fullmatch(r"https?://[^/?#\s]+(/[^?#\s]*)?", text, re.IGNORECASE):
+        raise ValueError("accepted: an address that begins with https:// or http://, such as https://s3.example.com")
+    scheme, _, rest = text.partition("://")
+    return f"{scheme.lower()}://{rest}"
 
 
 def _expand(path: Path) -> Path:
@@ -267,12 +291,14 @@ class SubnetSettings(_Section):
 class S3Settings(_Section):
     """The S3-compatible service of an s3:// store. Credentials come through boto3's own chain, never from here."""
 
-    endpoint_url: str | None = Field(None, description="endpoint of R2, Ceph, MinIO or SeaweedFS; AWS needs none")
+    endpoint_url: Annotated[str | None, AfterValidator(_check_endpoint)] = Field(
+        None, description="endpoint of R2, Ceph, MinIO or SeaweedFS, without the bucket; AWS needs none"
+    )
     region: str | None = Field(None, description="region of the bucket; boto3's own configuration otherwise")
     addressing_style: Literal["auto", "path", "virtual"] = Field("auto", description="how URLs name the bucket")
     ca_bundle: _ExpandedPath | None = Field(None, description="file of CA certificates for an endpoint with its own")
-    checksums: Literal["when_required", "when_supported"] = Field(
-        "when_required", description="when requests carry checksums; some services refuse them"
+    checksums: Literal["when_required", "when_supported", "never"] = Field(
+        "when_required", description="when requests carry checksums; by default not where the service refuses them"
     )
     max_attempts: int = Field(8, ge=1, description="attempts for one request")
 
@@ -317,7 +343,7 @@ class Settings(BaseSettings):
     )
 
     profile: Profile = Field("embedded", description="set of defaults")
-    store: Annotated[str, AfterValidator(_check_store)] = Field(
+    store: Annotated[str, AfterValidator(parse_store)] = Field(
         "./data", description="where the corpus is: a directory or s3://bucket/prefix"
     )
     single_writer: bool = Field(

@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cached_property, partial
 from typing import IO, Any, TypeVar, cast
+from urllib.parse import urlsplit
 
 from botocore.exceptions import BotoCoreError, ClientError
 from urllib3.exceptions import HTTPError
@@ -31,7 +32,7 @@ from perturb.sinks.stores.base import (
     closing_writer,
 )
 from perturb.sinks.stores.own_keys import is_own_key, is_own_segment
-from perturb.sinks.stores.s3_errors import is_missing, is_taken, sentence, worth_another_try
+from perturb.sinks.stores.s3_errors import HeaderRefused, is_missing, is_taken, sentence, worth_another_try
 
 log = logging.getLogger(__name__)
 _Result = TypeVar("_Result")
@@ -58,11 +59,17 @@ class S3Store(Store):
         bucket, _, prefix = url.removeprefix("s3://").partition("/")
         if not bucket:
             raise StoreError(f"store {url!r} has no bucket; write s3://bucket/prefix")
+        endpoint = urlsplit(settings.endpoint_url or "")
+        if endpoint.netloc.startswith(f"{bucket}.") or endpoint.path.rpartition("/")[2] == bucket:
+            raise StoreError(
+                f"store {url}: s3.endpoint_url = {settings.endpoint_url} names the bucket too; leave it out there"
+            )
         self.url = url
         self._bucket = bucket
         self._prefix = check_key(prefix.strip("/")) + "/" if prefix.strip("/") else ""
         self._settings = settings
         self._timeout_s = timeout_s
+        self._sends_checksums = settings.checksums != "never"
 
     # boto3 makes the class of its client at run time, so that there is no type to name.
     @cached_property
@@ -71,9 +78,10 @@ class S3Store(Store):
         from botocore.config import Config
 
         chosen = self._settings
+        checksums = "when_required" if chosen.checksums == "never" else chosen.checksums
         config = Config(
-            request_checksum_calculation=chosen.checksums,
-            response_checksum_validation=chosen.checksums,
+            request_checksum_calculation=checksums,
+            response_checksum_validation=checksums,
             retries={"mode": "standard", "total_max_attempts": chosen.max_attempts},
             connect_timeout=5,
             read_timeout=self._timeout_s,
@@ -152,19 +160,26 @@ class S3Store(Store):
         arguments: dict[str, Any] = self._at(key) | {
             "ContentLength": size,
             "Metadata": {_DIGEST: sha256},
-            # Services that know this header compare it with what arrived.
-            "ChecksumSHA256": base64.b64encode(bytes.fromhex(sha256)).decode(),
         }
+        # Services that know this header compare it with what arrived.
+        checksum = {"ChecksumSHA256": base64.b64encode(bytes.fromhex(sha256)).decode()}
         if new:
             arguments["IfNoneMatch"] = "*"
 
         def request() -> None:
             if not isinstance(body, bytes):
                 body.seek(0)
-            self._client.put_object(Body=body, **arguments)
+            self._client.put_object(Body=body, **arguments, **(checksum if self._sends_checksums else {}))
 
         try:
-            self._call(request, key)
+            try:
+                self._call(request, key)
+            except HeaderRefused:
+                if self._settings.checksums != "when_required" or not self._sends_checksums:
+                    raise
+                log.warning("%s refuses checksums of what is written; reading compares them", self.url)
+                self._sends_checksums = False
+                self._call(request, key)
         except KeyTaken:
             return self._digest(key) == sha256
         return True

@@ -64,7 +64,10 @@ def freeze(store: Store, tier: Tier, key: bytes) -> None:
     now = definition(tier, key)
     if store.put_new(place, canonical_json(now)):
         return
-    before = json.loads(store.get(place))
+    try:
+        before = json.loads(store.get(place))
+    except ValueError as error:
+        raise TierError(f"{place} is not valid JSON ({error}); restore it from a copy") from error
     changed = sorted(name for name in {*now, *before} if now.get(name) != before.get(name))
     raise TierError(
         f"tier {tier.name} was first exported with other {', '.join(changed)}, and exported files never change: "

@@ -1,10 +1,12 @@
 """Presigned links to the files of an export, with their sizes and sha256, for a subscriber without credentials."""
 
+import glob
 import json
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
+from urllib.parse import unquote, urlsplit
 
 from perturb.schemas.errors import SettingsError, TierError
 from perturb.schemas.tier import SPLITS
@@ -46,7 +48,10 @@ class Share:
     files: tuple[SharedFile, ...]
 
     def to_json(self) -> bytes:
-        """Return the list as JSON; `data_files[root]` is what `datasets.load_dataset(..., data_files=)` takes."""
+        """Return the list as JSON; `data_files[root]` is what `datasets.load_dataset(..., data_files=)` takes.
+
+        `datasets` does not decode file: URLs and reads patterns, so that files of a directory are paths there.
+        """
         body = asdict(self) | {
             "expires_at": self.expires_at.strftime("%Y-%m-%dT%H:%M:%SZ"),
             "data_files": {
@@ -72,7 +77,8 @@ class Share:
         return "".join(f"{file.sha256}  {file.path}\n" for file in self.files)
 
     def _urls(self, format: Format, split: str) -> list[str]:
-        return [file.url for file in self.files if (file.root, file.split) == (format, split)]
+        urls = [file.url for file in self.files if (file.root, file.split) == (format, split)]
+        return [glob.escape(unquote(urlsplit(url).path)) if url.startswith("file:") else url for url in urls]
 
 
 def share(

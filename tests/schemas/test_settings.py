@@ -6,7 +6,7 @@ from typing import get_args
 import pytest
 
 from perturb.schemas.errors import SettingsError
-from perturb.schemas.settings import ScoringPolicy, changed_settings, load_settings
+from perturb.schemas.settings import S3Settings, ScoringPolicy, changed_settings, load_settings
 
 
 @pytest.fixture(autouse=True)
@@ -140,6 +140,36 @@ def test_a_home_folder_is_the_same_in_every_process(monkeypatch: pytest.MonkeyPa
         load_settings(store="~/corpus").store_name == load_settings(store="~/corpus").store == "/home/operator/corpus"
     )
     assert load_settings(tiers=Path("~/tiers.toml")).tiers == Path("/home/operator/tiers.toml")
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        ("s3://bucket/prefix//", "s3://bucket/prefix"),
+        ("S3://Bucket", "s3://Bucket"),
+        ("file:///data/a%20b", "/data/a b"),
+        ("file:/data", "/data"),
+        ("./$x", "./$x"),
+        ("double::colon", "double::colon"),
+    ],
+)
+def test_a_store_is_taken_as_people_type_it(typed: str, meant: str) -> None:
+    assert load_settings(store=typed).store == meant
+
+
+@pytest.mark.parametrize(
+    "typed", ["s3:bucket", "s3://", "s3:///x", "file://relative", "https://s3.example.com/b", "$HOME/x", "gs://b", " "]
+)
+def test_a_store_that_cannot_be_meant_is_refused(typed: str) -> None:
+    with pytest.raises(SettingsError, match=r"store = .*accepted: a "):
+        load_settings(store=typed)
+
+
+def test_an_endpoint_has_a_scheme_and_no_slash_at_its_end() -> None:
+    assert S3Settings(endpoint_url="HTTPS://s3.example.com/").endpoint_url == "https://s3.example.com"
+    for typed in ("localhost:9000", "s3.example.com", "https://", "s3://bucket"):
+        with pytest.raises(ValueError, match="begins with https://"):
+            S3Settings(endpoint_url=typed)
 
 
 def test_every_scoring_policy_can_be_set() -> None:

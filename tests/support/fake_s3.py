@@ -22,17 +22,21 @@ class FakeS3:
     endpoint: str = ""
     keeps_conditions: bool = True
     taken_status: int = 412
+    takes_checksums: bool = True
     objects: dict[str, tuple[bytes, dict[str, str], float]] = field(default_factory=dict)
     requests: list[str] = field(default_factory=list)
 
 
 @contextmanager
-def fake_s3(*, keeps_conditions: bool = True, taken_status: int = 412) -> Iterator[FakeS3]:
+def fake_s3(
+    *, keeps_conditions: bool = True, taken_status: int = 412, takes_checksums: bool = True
+) -> Iterator[FakeS3]:
     """Run the service; with `keeps_conditions` false every PUT replaces, whatever If-None-Match says.
 
     `taken_status` is the HTTP status of a refused create-only PUT: 412 on AWS, 409 on some services.
+    With `takes_checksums` false a PUT with a checksum header is refused.
     """
-    state = FakeS3(keeps_conditions=keeps_conditions, taken_status=taken_status)
+    state = FakeS3(keeps_conditions=keeps_conditions, taken_status=taken_status, takes_checksums=takes_checksums)
     lock = threading.Lock()
 
     class Handler(BaseHTTPRequestHandler):
@@ -72,6 +76,9 @@ def fake_s3(*, keeps_conditions: bool = True, taken_status: int = 412) -> Iterat
                     self._get(place)
 
         def _put(self, place: str, data: bytes) -> None:
+            if not state.takes_checksums and any(name.lower().startswith("x-amz-checksum") for name in self.headers):
+                self._error(400, "InvalidArgument")
+                return
             if self.headers.get("If-None-Match") and state.keeps_conditions and place in state.objects:
                 self._error(state.taken_status, "PreconditionFailed")
                 return
