@@ -39,7 +39,7 @@ class DirectoryStore(Store):
     """Objects are files below `root`. A key is created by `link(2)`, which fails when the name is taken."""
 
     def __init__(self, root: str | Path):
-        self.root = Path(root).expanduser()
+        self.root = Path(root)
         self.url = str(root)
 
     def _path(self, key: str) -> Path:
@@ -245,8 +245,12 @@ class DirectoryStore(Store):
                 own = [entry for entry in entries if is_own_segment(entry.name)]
                 found = [(entry.name + "/", True) if _is_folder(entry) else (entry.name, False) for entry in own]
                 links = {entry.name + "/" for entry in own if entry.is_symlink()}
-        except (FileNotFoundError, NotADirectoryError):
+        except FileNotFoundError:
             return []
+        except NotADirectoryError as error:
+            if self.root.is_dir():
+                return []
+            raise _sentence(error, self.root) from error
         except OSError as error:
             raise _sentence(error, self.root) from error
         return sorted(pair for pair in found if pair[0] not in links or not self._leads_back(folder, pair[0]))

@@ -31,6 +31,21 @@ def test_a_file_url_is_its_folder(tmp_path: Path) -> None:
     assert store.root == folder
 
 
+def test_a_name_that_begins_with_a_tilde_below_a_folder_is_a_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    open_store("./~x").put_new("a", b"")
+    assert (tmp_path / "~x" / "a").is_file()
+
+
+def test_a_file_in_place_of_the_folder_is_named(tmp_path: Path) -> None:
+    (tmp_path / "photo.png").write_bytes(b"x")
+    store = open_store(str(tmp_path / "photo.png"))
+    with pytest.raises(StoreError, match="is a file"):
+        store.folders("sealed/")
+
+
 def test_a_service_that_refuses_checksums_is_written_to_without_them(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
