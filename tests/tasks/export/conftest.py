@@ -1,17 +1,5 @@
-"""Fixtures for exports that do not wait for the disk or draw figures."""
+"""The fixtures of tests that export."""
 
-import pytest
+from tests.support.exports import no_fsync, plain_plots
 
-from tests.support.corpora import plain_draw
-
-
-@pytest.fixture(autouse=True)
-def no_fsync(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Write without fsync: durability is tested with the stores."""
-    monkeypatch.setattr("os.fsync", lambda _: None)
-
-
-@pytest.fixture
-def plain_plots(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Replace each figure by the statistics that it is drawn from, so that a difference still shows."""
-    monkeypatch.setattr("perturb.tasks.export.publish_card.draw_plots", plain_draw)
+__all__ = ["no_fsync", "plain_plots"]
