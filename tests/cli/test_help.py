@@ -52,6 +52,7 @@ def test_help_names_every_command_in_its_panel(tmp_path: Path) -> None:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "environment", "code", "sentence"),
     [
@@ -76,6 +77,7 @@ def test_a_mistake_ends_in_one_sentence(
     assert ran.returncode == code
 
 
+@pytest.mark.slow
 def test_doctor_checks_every_part_and_masks_secrets(tmp_path: Path) -> None:
     secret = "pexels-secret-key"
     ran = perturb("doctor", "--json", cwd=tmp_path, PERTURB_PEXELS__API_KEY=secret)

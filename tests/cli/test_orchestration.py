@@ -39,6 +39,7 @@ def environment(folder: Path) -> dict[str, str]:
     return clean | {"PYTHONPATH": str(ROOT), "PREFECT_HOME": str(folder / "prefect")}
 
 
+@pytest.mark.slow
 def test_steps_import_what_they_need_and_no_more(folder: Path) -> None:
     assert perturb("export", "--tier", "sample", cwd=folder).returncode == 0
     for command in (
@@ -117,6 +118,7 @@ def test_doctor_names_a_server_that_does_not_answer(monkeypatch: pytest.MonkeyPa
     assert URL in ran.stdout
 
 
+@pytest.mark.slow
 def test_a_configured_server_that_does_not_answer_is_named(folder: Path) -> None:
     ran = perturb("gc", "--dry-run", cwd=folder, PREFECT_API_URL=URL)
     assert (ran.returncode, URL in ran.stderr) == (2, True), ran.stderr

@@ -24,6 +24,8 @@ from perturb.tasks.corpus.seal import seal_day
 from perturb.tasks.export.export import export
 from tests.support.corpora import make_row
 
+pytestmark = pytest.mark.slow
+
 DAY = date(2026, 1, 1)
 
 

@@ -3,6 +3,7 @@
 import time
 
 import numpy as np
+import pytest
 import skimage.data
 
 from perturb.attacks import load_attack
@@ -12,6 +13,7 @@ from perturb.schemas.bounds import Bounds
 from perturb.schemas.settings import Settings
 
 
+@pytest.mark.slow
 def test_an_attack_on_the_merged_classifier_flips_past_the_excluded_labels() -> None:
     classifier: Classifier = load_classifier(Settings().classifier)
     pixels = classifier.prepare(skimage.data.coffee())

@@ -147,6 +147,7 @@ def test_a_wallet_that_is_not_there_names_those_that_are(tmp_path: Path) -> None
         load_keypair(settings)
 
 
+@pytest.mark.slow
 def test_a_locked_or_broken_hotkey_is_said_plainly(tmp_path: Path) -> None:
     locked = Wallet("locked", "default", path=str(tmp_path)).create_new_hotkey(hotkey_password="secret", suppress=True)
     settings = SubnetSettings(wallet_name="locked", wallet_path=tmp_path)

@@ -52,6 +52,7 @@ print(json.dumps(seen))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_the_server_that_was_started_first_serves_the_flow_and_ignores_sigint(tmp_path: Path) -> None:
     environment = {"PYTHONPATH": str(ROOT), "PREFECT_HOME": str(tmp_path), "PREFECT_LOGGING_LEVEL": "ERROR"}

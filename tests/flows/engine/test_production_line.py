@@ -17,6 +17,8 @@ from perturb.sinks.corpus.corpus import Corpus
 from perturb.sinks.stores.open import open_store
 from perturb.tasks.corpus.audit import audit
 
+pytestmark = pytest.mark.slow
+
 SECRETS = ("a-secret-development-key", "pexels-secret")
 
 

@@ -69,12 +69,14 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_gemma_answers_clear_cases(gemma: LanguageJudge) -> None:
     judged = gemma.belongs([(label, subject) for label, subject, _ in CLEAR])
     assert [judgement.holds for judgement in judged] == [expected for _, _, expected in CLEAR]
     assert gemma.sha256 == gemma_weights.gguf_sha256()
 
 
+@pytest.mark.slow
 def test_gemma_knows_twins_from_namesakes(gemma: LanguageJudge) -> None:
     maillots, cranes, fishes, far = (638, 639), (134, 517), (0, 1), (10, 400)
     judged = gemma.same_kind([maillots, cranes, fishes, far, (7, 7)])
@@ -82,6 +84,7 @@ def test_gemma_knows_twins_from_namesakes(gemma: LanguageJudge) -> None:
     assert gemma.same_kind([(639, 638)])[0].score == pytest.approx(judged[0].score, abs=1e-3)
 
 
+@pytest.mark.slow
 def test_a_score_does_not_depend_on_what_is_asked_beside_it(gemma: LanguageJudge) -> None:
     pairs = [(label, subject) for label, subject, _ in CLEAR[2:8]]
     priors = dict.fromkeys((subject for _, subject in pairs), -9.0)
@@ -159,6 +162,7 @@ def _write_many(path: Path, offset: int) -> int:
     return len(cache.get("belongs", [(label, f"word {offset}") for label in range(20)]))
 
 
+@pytest.mark.slow
 def test_two_processes_write_one_cache(tmp_path: Path) -> None:
     path = tmp_path / "judgements.sqlite"
     with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:

@@ -168,6 +168,7 @@ export(made.corpus, load_tiers(Path("tiers.toml"))["research"], today=date(2027,
 """
 
 
+@pytest.mark.slow
 def test_another_machine_makes_the_same_bytes(tmp_path: Path) -> None:
     """Time zone, locale, hash seed, thread counts and the reader's matplotlib settings; real plots included."""
     (tmp_path / "matplotlibrc").write_text("font.size: 20\nsavefig.dpi: 30\naxes.facecolor: red\n")

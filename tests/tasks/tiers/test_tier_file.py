@@ -113,6 +113,7 @@ when then end over partition limit order by group having columns exclude random 
 TOKENS = st.sampled_from(WORDS.split())
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None)
 @given(st.one_of(st.text(max_size=40), st.lists(TOKENS, max_size=14).map(" ".join)))
 def test_any_text_is_refused_or_a_pure_predicate(sql: str) -> None:

@@ -146,6 +146,7 @@ MUTATIONS: list[Callable[[Generator], bytes]] = [
 ]  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(3600)
 def test_hostile_answers_are_refused_and_good_ones_unharmed() -> None:
     network, asked = classifier(), challenge()

@@ -5,6 +5,7 @@ from functools import cache
 from itertools import pairwise
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -19,6 +20,8 @@ from perturb.tasks.verify.merge_slices import merge_slices
 from perturb.tasks.verify.round import verify
 from perturb.tasks.verify.sandbox import DecodePool
 from tests.support.verification_rounds import SETTINGS, answers, attack, challenge, classifier, clean, flipped
+
+pytestmark = pytest.mark.slow
 
 
 def with_extras(batch_size: int) -> Settings:
