@@ -28,10 +28,10 @@ serve: $(INSTALLED) ## Prefect server, worker and all deployments on this machin
 	$(BIN)/perturb serve
 
 test: $(INSTALLED) ## the test suite
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup $(PYTEST_FLAGS)
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder $(PYTEST_FLAGS)
 
 test-fast: $(INSTALLED) ## the tests that take seconds: none that are slow, none that need S3, Dask or a browser
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup -m 'not slow and not s3 and not dask and not browser' $(PYTEST_FLAGS)
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder -m 'not slow and not s3 and not dask and not browser' $(PYTEST_FLAGS)
 
 lint: $(INSTALLED) types ## formatting, lint, spelling, the order of packages, and types
 	$(BIN)/ruff format --check .

@@ -61,7 +61,7 @@ def s3_settings(server: Server, *, endpoint: str | None = None) -> S3Settings:
     params=[
         "directory",
         pytest.param("seaweed", marks=pytest.mark.s3),
-        pytest.param("ceph", marks=[pytest.mark.s3, pytest.mark.xdist_group("ceph")]),
+        pytest.param("ceph", marks=pytest.mark.s3),
     ]
 )
 def make_store(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[], Store]:

@@ -10,7 +10,7 @@ from PIL import Image
 
 from tests.support.commands import perturb
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 ROUNDS = 3
 
 
