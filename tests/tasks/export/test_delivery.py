@@ -3,6 +3,7 @@
 import hashlib
 import json
 import re
+import shutil
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -102,6 +103,14 @@ def test_presigned_tars_load_in_webdataset_and_every_file_is_what_the_list_says(
     tars = [file for file in shared.files if file.root == "wds"]
     pairs = webdataset.WebDataset([f"pipe:curl -fs '{file.url}'" for file in tars], shardshuffle=False).decode("pil")
     assert len(list(pairs)) == sum(file.rows for file in tars)
+
+
+@pytest.mark.parametrize("name", ["with space", "v[1]", "50%20off"])
+def test_lists_of_a_directory_load_in_datasets_whatever_its_name(local: Made, tmp_path: Path, name: str) -> None:
+    shutil.move(tmp_path / "corpus", tmp_path / name)
+    listed = json.loads(share(open_store(str(tmp_path / name)), "professional").to_json())["data_files"]["parquet"]
+    loaded = datasets.load_dataset("parquet", data_files=listed, streaming=True)
+    assert sum(len(list(rows)) for rows in loaded.values()) == sum(row["outcome"] == "accepted" for row in local.rows)
 
 
 def test_links_end(made: Made) -> None:
