@@ -21,7 +21,7 @@ from perturb.tasks.export.export import ExportResult
 from perturb.tasks.export.export_tiers import export_tiers
 from perturb.tasks.export.readback import ReadBack, read_back
 from perturb.tasks.monitor.best_pairs import best_pairs
-from perturb.tasks.tiers.tier_file import load_tiers
+from perturb.tasks.tiers.tier_file import get_tier, load_tiers
 from perturb.tasks.verify.reverify import reverify_pairs
 
 TIERS = ("sample", "research")
@@ -62,11 +62,14 @@ def run_demo(
 
     Rounds are produced by the `produce` flow on `server`, which may still be starting; the other steps run without
     Prefect. `tell` receives a line of rich markup before each step. Raises AuditError when the corpus or what was read
-    back is inconsistent. Raises SettingsError at once where the tier file is missing or the picture cannot be written.
+    back is inconsistent. Raises SettingsError where the picture cannot be written, and TierError where the tier file is
+    missing or lacks one of `TIERS`, both before anything is produced.
     """
     check_picture(picture)
     settings = load_settings(store=store, source=source)
-    load_tiers(settings.tiers)
+    known = load_tiers(settings.tiers)
+    for name in TIERS:
+        get_tier(known, name)
     corpus = Corpus.open(settings)
     tell(f"[bold]1/6 produce[/] {rounds} challenges to {LOCAL_MINERS} local miners, the last of which misbehaves")
     with prepared_produce(server, local_miners=LOCAL_MINERS, store=store, source=source) as produce:

@@ -465,7 +465,8 @@ class _ProfileDefaults(InitSettingsSource):
 
     def __call__(self) -> dict[str, Any]:
         chosen = self.current_state.get("profile", "embedded")
-        return PROFILES.get(chosen, {})
+        # A value that is not a profile is refused by the field itself.
+        return next((defaults for name, defaults in PROFILES.items() if name == chosen), {})
 
 
 def load_settings(**overrides: str | int | Path | None) -> Settings:

@@ -1,6 +1,7 @@
 """The whole line as a person runs it: one command, real models, real photographs, miners in their own processes."""
 
 import json
+from concurrent.futures import Future
 from pathlib import Path
 
 import numpy as np
@@ -95,3 +96,19 @@ def test_running_it_again_grows_the_corpus_and_audits_clean(demo: tuple[Path, di
     assert ran.returncode == 0
     report = json.loads(ran.stdout.splitlines()[-1])
     assert (report["records"], report["faults"]) == (second["audited_records"], [])
+
+
+def test_a_tier_file_without_the_demos_tiers_is_refused_before_anything_is_produced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from perturb.flows.demo import run_demo
+    from perturb.flows.engine.prefect_server import ServerStart
+    from perturb.schemas.errors import TierError
+
+    shipped = Path("tiers.toml").read_text()
+    monkeypatch.chdir(tmp_path)
+    Path("tiers.toml").write_text(shipped.replace("[tiers.sample]", "[tiers.example]"))
+    unused = ServerStart("http://127.0.0.1:9/api", Future(), temporary=True)
+    with pytest.raises(TierError, match="'sample' is not in the tier file"):
+        run_demo(unused, rounds=1, store=None, source=None, picture=Path("sheet.png"), tell=print)
+    assert not Path("data").exists()

@@ -1,12 +1,11 @@
 """Settings: profiles are defaults, the file beats them, the environment beats the file, mistakes are named."""
 
 from pathlib import Path
-from typing import get_args
 
 import pytest
 
 from perturb.schemas.errors import SettingsError
-from perturb.schemas.settings import S3Settings, ScoringPolicy, changed_settings, load_settings
+from perturb.schemas.settings import S3Settings, changed_settings, load_settings
 
 
 @pytest.fixture(autouse=True)
@@ -107,6 +106,7 @@ def test_a_file_is_read_as_editors_and_people_write_it(content: bytes, clean: Pa
         (b"[bounds]\nepsilon_min = '6/256'\n", "levels of 255; accepted: whole levels"),
         (b"store = 's3:/bucket'\n", "store = 's3:/bucket': accepted: a directory, or s3://bucket/prefix"),
         (b"store = '~nobody-here/data'\n", "store = '~nobody-here/data': accepted: a path whose ~"),
+        (b"profile = ['mainnet']\n", r"profile = \['mainnet'\]: Input should be 'embedded' or 'mainnet'"),
     ],
 )
 def test_a_file_that_cannot_be_taken_as_meant_is_refused(content: bytes, sentence: str, clean: Path) -> None:
@@ -170,12 +170,6 @@ def test_an_endpoint_has_a_scheme_and_no_slash_at_its_end() -> None:
     for typed in ("localhost:9000", "s3.example.com", "https://", "s3://bucket"):
         with pytest.raises(ValueError, match="begins with https://"):
             S3Settings(endpoint_url=typed)
-
-
-def test_every_scoring_policy_can_be_set() -> None:
-    from perturb.tasks.verify.score import POLICIES
-
-    assert get_args(ScoringPolicy) == tuple(POLICIES)
 
 
 def test_a_broken_file_is_named(clean: Path) -> None:
