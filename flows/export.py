@@ -7,7 +7,7 @@ from functools import partial
 from prefect import flow, task
 
 from perturb.flows.engine.artifacts import show_export
-from perturb.flows.engine.retry import when_out_of_reach
+from perturb.flows.engine.retry import when_not_ours, when_out_of_reach
 from perturb.flows.engine.runner import workers
 from perturb.schemas.settings import Settings, load_settings
 from perturb.sinks.corpus.corpus import Corpus
@@ -51,7 +51,13 @@ def _on_workers(
 
 
 # A day's files are created once and its index last, so a day that a lost worker left unfinished is written again.
-@task(name="export day", task_run_name="export {tier} {day}", retries=2, retry_delay_seconds=5)
+@task(
+    name="export day",
+    task_run_name="export {tier} {day}",
+    retries=2,
+    retry_delay_seconds=5,
+    retry_condition_fn=when_not_ours,
+)
 def _export_day(tier: str, day: date, store: str | None) -> DayIndex:
     settings = load_settings(store=store)
     grant = get_tier(load_tiers(settings.tiers), tier)
