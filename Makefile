@@ -21,7 +21,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS) -c constraints.txt -e '.[dev]'
 	touch $@
 
-demo: $(INSTALLED) ## the whole line on the embedded profile: photographs in, datasets out
+demo: $(INSTALLED) ## everything once on the embedded profile: photographs in, datasets out
 	$(BIN)/perturb demo
 
 serve: $(INSTALLED) ## Prefect server, worker and all deployments on this machine, until Ctrl-C
