@@ -26,7 +26,7 @@ def audit(
     day: date | None = None,
     hotkey: str | None = None,
 ) -> AuditReport:
-    """Checks digests, counts, pointers and signatures of everything, and the images of a `sample` from their bytes.
+    """Check digests, counts, pointers and signatures of everything, and the images of a `sample` from their bytes.
 
     The run fails with AuditFailed where a fault was found.
     """

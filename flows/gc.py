@@ -14,5 +14,5 @@ def _collect(store: str | None, dry_run: bool) -> GarbageReport:
 
 @flow(name="gc")
 def gc(store: str | None = None, dry_run: bool = False) -> GarbageReport:
-    """Removes rounds that a sealed day took in `seal.keep_rounds_days` ago, and what was not committed in a day."""
+    """Remove rounds that a sealed day took in `seal.keep_rounds_days` ago, and what was not committed in a day."""
     return _collect(store, dry_run)

@@ -24,7 +24,7 @@ _LEAST = 8
 
 @task(name="verify again", retries=2, retry_delay_seconds=5, retry_condition_fn=when_not_ours)
 def _verify_again(references: list[RecordRef], store: str | None) -> list[str | None]:
-    """Runs wherever the task runner puts it; another worker repeats the share of a lost one."""
+    """Verify records again on any worker; another worker repeats the share of a lost one."""
     settings = load_settings(store=store)
     corpus = Corpus.open(settings)
     return reverify_references(corpus, references, classifier=load_classifier(settings.classifier), settings=settings)
@@ -43,7 +43,7 @@ def _seal(day: date, store: str | None, early: bool, wait: bool) -> SealSummary:
 
 @contextmanager
 def _reverifier(settings: Settings) -> Iterator[Reverify]:
-    """Verifies records again in this process, or by reference on the workers of the configured runner."""
+    """Verify records again in this process, or by reference on the workers of the configured runner."""
     if settings.runner == "threads":
         yield local_reverifier(settings)
         return
@@ -68,7 +68,7 @@ def _anchor(day: date, store: str | None) -> str | None:
 
 @flow(name="seal")
 def seal(day: date | None = None, store: str | None = None, early: bool = False, wait: bool = False) -> SealSummary:
-    """Seals `day` (default: yesterday, UTC) and puts its Merkle root on the chain.
+    """Seal `day` (default: yesterday, UTC) and put its Merkle root on the chain.
 
     A day that is sealed already stays as it is. With the runner `dask` or `ray` the records that are verified again
     are divided among its workers.

@@ -18,5 +18,5 @@ def _submit(store: str | None, policy: str, dry_run: bool) -> WeightsSummary:
 
 @flow(name="weights")
 def weights(store: str | None = None, policy: str = DEFAULT_EMISSION_POLICY, dry_run: bool = False) -> WeightsSummary:
-    """Submits weights from the corpus' records; on the local network and in a dry run they are only planned."""
+    """Submit weights from the corpus' records; on the local network and in a dry run they are only planned."""
     return _submit(store, policy, dry_run)

@@ -38,7 +38,7 @@ def figure_versions(store: Store, folder: str) -> list[str]:
 
 
 def index_key(tier: str, day: date) -> str:
-    """The object whose presence says that a day is exported."""
+    """Return the key of the object whose presence says that a day is exported."""
     return f"{_index_folder(tier)}{day.isoformat()}.json"
 
 
@@ -50,7 +50,7 @@ def exported_days(store: Store, tier: str) -> list[date]:
 
 
 def release_key(tier: str, release: str) -> str:
-    """The frozen file list of a release. Raises TierError for a name that cannot be used."""
+    """Return the key of a release's frozen file list. Raises TierError for a name that cannot be used."""
     if not re.fullmatch(_RELEASE, release):
         raise TierError(f"release name {release!r}: use letters, digits, '.', '_' and '-', at most 64, such as 2026-q1")
     return f"{_release_folder(tier)}{release}.json"

@@ -12,7 +12,7 @@ _Document = TypeVar("_Document", bound=BaseModel)
 
 
 def check_format(value: object, where: str) -> None:
-    """Raises CorpusError unless this program reads format version `value`, which the document at `where` states."""
+    """Raise CorpusError unless this program reads format version `value`, which the document at `where` states."""
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise CorpusError(f"{where} has format version {value!r}; accepted: integers from 1 to {FORMAT}")
     if value > FORMAT:

@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 async def collect_responses(
     challenge: Challenge, neurons: Sequence[Neuron], keypair: Keypair, *, settings: SubnetSettings
 ) -> list[Response]:
-    """One response for each of `neurons`, in their order; those without a body name the failure.
+    """Return one response for each of `neurons`, in their order; those without a body name the failure.
 
     Never raises for a miner's fault. Ends within the challenge's timeout for each batch of `max_concurrency` neurons.
     """

@@ -21,9 +21,9 @@ class Draw:
 
 
 def draw_challenge(photos: Iterator[Photo], make: Callable[[Photo], Challenge | Unfit], *, max_draws: int) -> Draw:
-    """Tries at most `max_draws` photographs.
+    """Return the first challenge that `make` finds among at most `max_draws` photographs.
 
-    Raises SourceError with the counted reasons when none of them was fit, or when the source ran dry.
+    Raises SourceError with the counted reasons when none of them was fit, or when the source gives no more.
     """
     redrawn: Counter[str] = Counter()
     for _, photo in zip(range(max_draws), photos, strict=False):

@@ -1,4 +1,4 @@
-"""From a photograph to a challenge worth sending, or the reason why it is none."""
+"""From a photograph to a challenge worth sending, or the reason why it is unfit."""
 
 import secrets
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ class Unfit:
 def make_challenge(
     photo: Photo, *, classifier: Classifier, judge: Judge, settings: Settings, now: datetime
 ) -> Challenge | Unfit:
-    """Packages `photo` under the pixel contract, or says why it is unfit.
+    """Return `photo` as a challenge under the pixel contract, or why it is unfit.
 
     The classifier's prediction becomes the true label only where the source's class agrees with it or, for a
     source that knows no class, where the judge finds that the label belongs to the photograph's subject; and only

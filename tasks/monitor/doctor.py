@@ -19,7 +19,7 @@ class Check:
 
 
 def check_all(settings: Settings) -> Iterator[Check]:
-    """Yields one `Check` for each part as soon as it is known; a part that fails does not stop the next."""
+    """Yield one `Check` for each part as soon as it is known; a part that fails does not stop the next."""
     parts: tuple[tuple[str, Callable[[Settings], str]], ...] = (
         ("store", _check_store),
         ("source", _check_source),

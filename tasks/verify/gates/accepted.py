@@ -58,7 +58,7 @@ def _with_pixels(cases: Sequence[Case], context: RoundContext) -> list[Case]:
 
 
 def perturbation_cosines(images: Sequence[Pixels], clean: Pixels) -> npt.NDArray[np.float64]:
-    """Cosines between the perturbations of uint8 images against `clean`, float64 (n, n); 0 where one is empty."""
+    """Return cosines between perturbations of uint8 images against `clean`, float64 (n, n); 0 where one is empty."""
     flat = [image.reshape(-1) for image in images]
     reference = clean.reshape(-1)
     gram = np.zeros((len(images), len(images)))
