@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 
 from pydantic import BaseModel
@@ -15,14 +14,13 @@ from perturb.schemas.errors import AuditError
 from perturb.schemas.settings import Settings, load_settings
 from perturb.sinks.corpus.corpus import Corpus
 from perturb.sinks.report.contact_sheet import check_picture, contact_sheet
-from perturb.tasks.corpus.audit import audit
+from perturb.tasks.corpus.audit import audit_store
 from perturb.tasks.corpus.seal_and_anchor import SealSummary, seal_and_anchor
 from perturb.tasks.export.export import ExportResult
 from perturb.tasks.export.export_tiers import export_tiers
 from perturb.tasks.export.readback import ReadBack, read_back
 from perturb.tasks.monitor.best_pairs import best_pairs
 from perturb.tasks.tiers.tier_file import get_tier, load_tiers
-from perturb.tasks.verify.reverify import reverify_pairs
 
 TIERS = ("sample", "research")
 LOCAL_MINERS = 5
@@ -84,8 +82,7 @@ def run_demo(
     tell("[bold]4/6 read back[/] with datasets (streaming and not) and webdataset, as a subscriber would")
     exports = tuple(_read_back(result, settings) for result in results)
     tell("[bold]5/6 audit[/] every record of the corpus, from its bytes alone")
-    reverify = partial(reverify_pairs, classifier=load_classifier(settings.classifier), settings=settings)
-    report = audit(corpus, reverify=reverify)
+    report = audit_store(settings)
     if not report.holds:
         raise AuditError(f"the corpus in {settings.store} has {len(report.faults)} faults; `perturb audit` names them")
     tell(f"[bold]6/6 draw[/] {escape(str(picture))}")
