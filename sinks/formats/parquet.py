@@ -18,6 +18,7 @@ from perturb.sinks.stores.base import Buffer, ByteSink
 
 KEY = b"perturb"
 ROW_GROUP = 16_384
+_BATCH = 4096
 
 
 class Valve(io.RawIOBase):
@@ -128,10 +129,10 @@ def read_table(file: pq.ParquetFile, where: str) -> pa.Table:
         raise CorpusError(f"{where} is damaged ({error}); restore it from a copy") from error
 
 
-def read_rows(file: pq.ParquetFile, where: str, *, batch: int = 4096) -> Iterator[list[Row]]:
-    """Yield rows with the columns that the file has, `batch` at a time. Raises CorpusError when it is damaged."""
+def read_rows(file: pq.ParquetFile, where: str) -> Iterator[list[Row]]:
+    """Yield rows with the columns that the file has, thousands at a time. Raises CorpusError when it is damaged."""
     try:
-        for piece in file.iter_batches(batch_size=batch):
+        for piece in file.iter_batches(batch_size=_BATCH):
             yield piece.to_pylist()
     except (pa.ArrowInvalid, OSError) as error:
         raise CorpusError(f"{where} is damaged ({error}); restore it from a copy") from error

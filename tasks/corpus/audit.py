@@ -1,7 +1,7 @@
 """The audit: checks from the bytes of a corpus alone that it is what was committed."""
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import date
 
@@ -68,14 +68,13 @@ def audit(
     sample: float = 1.0,
     reverify: Reverify | None = None,
     hotkey: str | None = None,
-    progress: Callable[[str], None] = lambda _: None,
 ) -> AuditReport:
     """Audit sealed days and live rounds, or those of one `day`.
 
     Digests of metadata, counts, pointers, Merkle roots and signatures are always checked in full. `sample` is the share
     of images whose bytes are read; with 1 the digests of the shards are checked too. With `reverify` the audit is deep:
     metrics and flip of the images that were read are computed again. With `hotkey`, each round and day must be signed
-    by that validator. `progress` is called with the key of each round or day before it is audited.
+    by that validator.
 
     Faults of the corpus are returned and not raised. Raises StoreError when the store cannot be read, and CorpusError
     when there is nothing to audit for `day`.
@@ -88,14 +87,12 @@ def audit(
     for manifest in manifests:
         if day is None or manifest.day == day:
             where = keys.manifest_key(manifest.day)
-            progress(where)
             found = audit_day(corpus, manifest, where, auditor=auditor, hotkey=hotkey)
             report.days += 1
             report.add(found)
             _check_tasks(found, where, seen, report)
     for ref in corpus.live_rounds(manifests=manifests):
         if day is None or ref.day == day:
-            progress(ref.commit_key)
             report.rounds += 1
             _audit_live(corpus, ref, report, seen, auditor=auditor, hotkey=hotkey)
     if day is not None and not report.days and not report.rounds:

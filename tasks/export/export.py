@@ -20,7 +20,7 @@ from perturb.tasks.export.operator_state import freeze, pseudonym_key
 from perturb.tasks.export.plan import due, plan_day
 from perturb.tasks.export.publish_card import publish_cards
 from perturb.tasks.export.release import write_release
-from perturb.tasks.export.write_day import Progress, write_day
+from perturb.tasks.export.write_day import write_day
 
 log = logging.getLogger(__name__)
 
@@ -66,17 +66,16 @@ def export(
     key: SecretStr | None = None,
     release: str | None = None,
     dry_run: bool = False,
-    progress: Progress = lambda _: None,
     map_days: MapDays = map,
 ) -> ExportResult:
     """Bring a tier's export up to date with the sealed days: plan, write each day that is due, publish the cards.
 
     `today` (UTC; default: now) decides which days the tier's delay lets through. `key` keys the pseudonyms (default:
     a key that the corpus keeps). `release` freezes the resulting file list under a name. A `dry_run` plans and writes
-    nothing. `progress` is called with the number of image bytes after each group of rows that this process writes.
-    `map_days` is called once with a function that writes one day and the days that are due, ascending, and returns
-    their indexes in any order; the default writes one day after the other in this process. A mapper that spreads days
-    over processes calls `export_day` there. An interrupted run is completed by the next one and ends in the same bytes.
+    nothing. `map_days` is called once with a function that writes one day and the days that are due, ascending, and
+    returns their indexes in any order; the default writes one day after the other in this process. A mapper that
+    distributes days over processes calls `export_day` there. An interrupted run is completed by the next one and ends
+    in the same bytes.
 
     Raises TierError for a tier that was exported under another definition or a release that exists, CorpusError where
     the corpus is inconsistent.
@@ -98,7 +97,7 @@ def export(
         added = [DayAdded(plan.day, plan.records, 2 * len(plan.shards), 2 * plan.image_bytes) for plan in plans]
     else:
         freeze(store, tier, secret)
-        write = partial(export_day, corpus, tier, key=key, progress=progress)
+        write = partial(export_day, corpus, tier, key=key)
         written = {index.day: index for index in map_days(write, [manifest.day for manifest in fresh])}
         added = [_added(written[day]) for day in sorted(written)]
         done |= written
@@ -118,20 +117,17 @@ def export(
     )
 
 
-def export_day(
-    corpus: Corpus, tier: Tier, day: date, *, key: SecretStr | None = None, progress: Progress = lambda _: None
-) -> DayIndex:
+def export_day(corpus: Corpus, tier: Tier, day: date, *, key: SecretStr | None = None) -> DayIndex:
     """Write one sealed day's files and return its index; the step that `export` maps over the days that are due.
 
-    Days are independent of each other, so several processes may write several of them at once. `key` and `progress`
-    are those of `export`, which has also checked the tier's definition. Raises CorpusError for a day that is not
-    sealed.
+    Days are independent of each other, so several processes may write several of them at once. `key` is that of
+    `export`, which has also checked the tier's definition. Raises CorpusError for a day that is not sealed.
     """
     manifest = corpus.manifest(day)
     if manifest is None:
         raise CorpusError(f"{day} is not sealed ({keys.manifest_key(day)} is missing); seal it first")
     plan = plan_day(corpus, manifest, tier, key=_secret(corpus.store, tier, key))
-    index = write_day(corpus, tier, plan, progress=progress)
+    index = write_day(corpus, tier, plan)
     log.info("tier %s: %s added %d records", tier.name, day, index.records)
     return index
 

@@ -1,7 +1,7 @@
 """Write one sealed day of a tier: copy its images as byte ranges, check them, and write both formats in one pass."""
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 
 import pyarrow as pa
@@ -17,18 +17,15 @@ from perturb.sinks.dataset.writers import FORMATS, WRITERS, Format, row_groups
 from perturb.sinks.stores.base import ObjectWriter, Store
 from perturb.tasks.export.plan import DayPlan, Shard, image_bytes
 
-Progress = Callable[[int], None]
 
-
-def write_day(corpus: Corpus, tier: Tier, plan: DayPlan, *, progress: Progress = lambda _: None) -> DayIndex:
+def write_day(corpus: Corpus, tier: Tier, plan: DayPlan) -> DayIndex:
     """Write the day's files and, last, its index. Complete files of an interrupted run are kept, not written again.
 
-    `progress` is called with the image bytes of each group of rows that was written.
     Raises CorpusError when an image is not what its record says.
     """
     files: list[ExportFile] = []
     for shard in plan.shards:
-        files += write_shard(corpus, tier, plan, shard, progress=progress)
+        files += write_shard(corpus, tier, plan, shard)
     index = DayIndex(
         tier=tier.name,
         day=plan.day,
@@ -50,7 +47,6 @@ def write_shard(
     shard: Shard,
     *,
     formats: Sequence[Format] = FORMATS,
-    progress: Progress = lambda _: None,
 ) -> list[ExportFile]:
     """Write one file in each format; the images of a group of rows are read once for all formats.
 
@@ -64,7 +60,7 @@ def write_shard(
     if missing:
         with ExitStack() as stack:
             sinks = {format: stack.enter_context(corpus.store.create(keys[format])) for format in missing}
-            _write_rows(corpus, tier, plan, shard, sinks, progress)
+            _write_rows(corpus, tier, plan, shard, sinks)
         found |= {format: (sink.size, sink.sha256) for format, sink in sinks.items()}
         for format, sink in sinks.items():
             if not sink.won:
@@ -78,9 +74,7 @@ def write_shard(
     ]
 
 
-def _write_rows(
-    corpus: Corpus, tier: Tier, plan: DayPlan, shard: Shard, sinks: dict[Format, ObjectWriter], progress: Progress
-) -> None:
+def _write_rows(corpus: Corpus, tier: Tier, plan: DayPlan, shard: Shard, sinks: dict[Format, ObjectWriter]) -> None:
     writers = [WRITERS[format](sink, tier) for format, sink in sinks.items()]
     sizes = image_bytes(plan.rows)[shard.rows]
     try:
@@ -91,7 +85,6 @@ def _write_rows(
             public = plan.rows.public.slice(start, length)
             for writer in writers:
                 writer.add(public, originals, perturbed)
-            progress(sum(sizes[group]))
         for writer in writers:
             writer.finish()
     except BaseException:

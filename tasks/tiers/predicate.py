@@ -46,7 +46,7 @@ _CONSTRUCTS = {
 }
 
 
-def open_duckdb(*, threads: int = 1) -> "DuckDBPyConnection":
+def open_duckdb() -> "DuckDBPyConnection":
     """Open an in-memory DuckDB without files, network, extensions or Python variables, with its settings locked."""
     import duckdb
 
@@ -56,7 +56,7 @@ def open_duckdb(*, threads: int = 1) -> "DuckDBPyConnection":
             "autoinstall_known_extensions": "false",
             "autoload_known_extensions": "false",
             "python_enable_replacements": "false",
-            "threads": str(threads),
+            "threads": "1",
         }
     )
     connection.execute("SET TimeZone = 'UTC'")
