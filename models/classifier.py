@@ -173,15 +173,16 @@ class Classifier:
 _loading = threading.Lock()
 
 
-def load_classifier(settings: ClassifierSettings, *, name: str | None = None) -> Classifier:
+def load_classifier(settings: ClassifierSettings, *, name: str | None = None, input_size: int = 0) -> Classifier:
     """Return the network that `settings` describes; a process loads each network once.
 
-    `name` chooses another network, with weights of its own. Raises ModelError for an unknown timm name, weights that
+    `name` chooses another network, with weights and an input size of its own; `input_size` (pixels) replaces the size,
+    where it is not 0. Raises ModelError for an unknown timm name, weights that
     are missing or do not fit, or an absent device.
     """
     wanted = settings if name is None or name == settings.name else _sibling(settings, name)
     with _loading:  # Two threads that come first at once must not both load it.
-        return _load(wanted.name, wanted.weights, wanted.device, wanted.batch_size, wanted.input_size)
+        return _load(wanted.name, wanted.weights, wanted.device, wanted.batch_size, input_size or wanted.input_size)
 
 
 def _sibling(settings: ClassifierSettings, name: str) -> ClassifierSettings:

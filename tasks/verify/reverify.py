@@ -113,10 +113,13 @@ def _fault(pair: Pair, classifier: Classifier, settings: Settings) -> str | None
 
 
 def _classifier_of(record: Record, classifier: Classifier, settings: Settings) -> Classifier:
-    """`classifier`, or the one that the record names; `verify` compares its digest with the record's."""
-    if (record.classifier, record.height, record.width) == (classifier.name, classifier.height, classifier.width):
-        return classifier
-    return load_classifier(settings.classifier.model_copy(update={"input_size": record.height}), name=record.classifier)
+    """`classifier`, or the one that the record names, at the size of its images; `verify` compares the digests."""
+    named = classifier
+    if record.classifier != classifier.name:
+        named = load_classifier(settings.classifier, name=record.classifier)
+    if (named.height, named.width) == (record.height, record.width):
+        return named
+    return load_classifier(settings.classifier, name=record.classifier, input_size=record.height)
 
 
 def refusal_faults(row: Record | Row) -> list[str]:

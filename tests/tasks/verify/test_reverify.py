@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from perturb.models.classifier import load_classifier
 from perturb.models.judge.judge import NoJudge
 from perturb.schemas.challenge import Challenge
 from perturb.schemas.errors import ModelError
@@ -144,6 +145,19 @@ def test_another_classifier_proves_nothing(made: tuple[Challenge, bytes, Record]
     asked, body, record = made
     with pytest.raises(ModelError, match="was made with"):
         faults(record.model_copy(update={"classifier_sha256": "0" * 64}), asked.png, body)
+
+
+@pytest.mark.parametrize("configured", ["tf_efficientnet_lite2", "tf_efficientnet_lite0"])
+def test_a_record_is_verified_with_its_own_classifier_at_its_own_size(
+    made: tuple[Challenge, bytes, Record], configured: str
+) -> None:
+    """The operator has set another classifier since, or another input size."""
+    asked, body, record = made
+    now = SETTINGS.model_copy(
+        update={"classifier": SETTINGS.classifier.model_copy(update={"name": configured, "input_size": 0})}
+    )
+    pair = Pair(asked.png, body, record.model_dump())
+    assert reverify_pairs([pair], classifier=load_classifier(now.classifier), settings=now) == [None]
 
 
 def test_pairs_of_a_shard(made: tuple[Challenge, bytes, Record]) -> None:
