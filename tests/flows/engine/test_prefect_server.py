@@ -72,6 +72,7 @@ def test_the_server_that_was_started_first_serves_the_flow_and_ignores_sigint(tm
     assert not Path(f"/proc/{seen['before'][0]}").exists()
 
 
+@pytest.mark.slow
 def test_a_server_that_cannot_start_is_an_error_with_its_last_words(monkeypatch: pytest.MonkeyPatch) -> None:
     from perturb.flows.engine.prefect_server import start_server
     from perturb.schemas.errors import SettingsError

@@ -36,6 +36,7 @@ def start(folder: Path, **environment: str) -> str:
 PROFILE = 'active = "work"\n[profiles.work]\nPREFECT_API_URL = "http://127.0.0.1:9/api"\n'
 
 
+@pytest.mark.slow
 def test_a_profile_of_another_project_is_left_alone_unless_it_is_named(tmp_path: Path) -> None:
     others = tmp_path / "home" / ".prefect"
     others.mkdir(parents=True)
@@ -78,6 +79,7 @@ class _Page(BaseHTTPRequestHandler):
         self.wfile.write(b"<html>sign in</html>")
 
 
+@pytest.mark.slow
 def test_another_program_at_the_servers_address_and_one_that_hangs(tmp_path: Path) -> None:
     with HTTPServer(("127.0.0.1", 0), _Page) as page, socket.create_server(("127.0.0.1", 0)) as silent:
         threading.Thread(target=page.serve_forever, daemon=True).start()

@@ -205,12 +205,12 @@ def test_what_cannot_be_loaded_says_how_to_go_on(tmp_path: Path) -> None:
 
 
 def test_a_conversion_that_dies_leaves_nothing_finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def die(workspace: Path, folder: Path) -> None:
+    def die(workspace: Path, folder: Path, tell: object) -> None:
         folder.mkdir()
         (folder / "model.safetensors").write_bytes(b"half")
         raise OSError("disk full")
 
-    def succeed(workspace: Path, folder: Path) -> None:
+    def succeed(workspace: Path, folder: Path, tell: object) -> None:
         folder.mkdir()
         (folder / "model.safetensors").write_bytes(b"whole")
 

@@ -190,6 +190,7 @@ def near_the_boundary(network: Classifier, count: int) -> list[Pixels]:
     return near + [on_the_way(int(share * len(changed))) for share in np.linspace(0.05, 1, count - len(near))]
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_verdicts_do_not_depend_on_the_batch() -> None:
     images = near_the_boundary(classifier(), 208)
@@ -221,6 +222,7 @@ class Jittered:
         return logits + self._generator.uniform(-2e-4, 2e-4, logits.shape).astype(np.float32)
 
 
+@pytest.mark.slow
 def test_no_float_turns_a_flip() -> None:
     images = near_the_boundary(classifier(), 12)
     exact = [predict(row, true_label=label()) for row in classifier().exact_logits(np.stack(images))]
@@ -259,6 +261,7 @@ def test_a_flip_to_the_same_kind_of_thing_is_refused() -> None:
     assert len(judge.asked) == len(set(judge.asked))
 
 
+@pytest.mark.slow
 def test_persistence_and_transfer_columns() -> None:
     wanted = SETTINGS.classifier.model_copy(update={"persistence": True, "transfer": ("tf_efficientnet_lite2",)})
     settings = SETTINGS.model_copy(update={"classifier": wanted})
