@@ -64,7 +64,7 @@ SCENES = {
 # How far from the SSIM bound, by both definitions, and how far from a tie of the labels, in logits, answers must be.
 CLEAR_SSIM_LOW = 0.01
 CLEAR_SSIM_GOOD = 0.002
-CLEAR_MARGIN = 0.5
+CLEAR_MARGIN = 0.2
 P = ParamSpec("P")
 T = TypeVar("T")
 FORBIDDEN = ("prefect", "bittensor", "datasets")

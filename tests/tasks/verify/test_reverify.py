@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import numpy as np
 import pytest
 
 from perturb.models.classifier import load_classifier
@@ -11,9 +12,9 @@ from perturb.schemas.errors import ModelError
 from perturb.schemas.image import encode_png
 from perturb.schemas.pair import Pair
 from perturb.schemas.record import Record
-from perturb.tasks.verify.reverify import reverify, reverify_pairs
+from perturb.tasks.verify.reverify import refusal_faults, reverify, reverify_pairs
 from tests.support.judged_records import records
-from tests.support.verification_rounds import SETTINGS, challenge, classifier, flipped, label, thinned
+from tests.support.verification_rounds import SETTINGS, challenge, classifier, clean, flipped, label, thinned
 
 EXTRAS = SETTINGS.model_copy(
     update={
@@ -139,6 +140,33 @@ def test_refused_rows_must_fit_together() -> None:
         assert faults(large.model_copy(update=changes), asked.png, None), changes
     assert faults(still.model_copy(update={"outcome": "linf_too_large"}), asked.png, None)
     assert faults(again.model_copy(update={"duplicate_of": None}), asked.png, None)
+
+
+def test_rows_of_refused_answers_meet_the_gates_that_refused_them() -> None:
+    def noise(levels: int) -> bytes:
+        change = np.random.default_rng(0).integers(-levels, levels + 1, clean().shape)
+        return encode_png(np.clip(clean().astype(np.int16) + change, 0, 255).astype(np.uint8))
+
+    loud, rough = records(challenge(), [noise(8), noise(4)])
+    assert [row.outcome for row in (loud, rough)] == ["psnr_too_low", "ssim_too_low"]
+    assert refusal_faults(loud) == refusal_faults(rough) == []
+    for row, changes, decided in (
+        (loud, {"outcome": "ssim_too_low"}, "psnr_too_low"),
+        (loud, {"min_psnr": 20.0}, "the outcome of a later gate"),
+        (rough, {"outcome": "no_flip"}, "ssim_too_low"),
+        (rough, {"ssim": 0.99}, "the outcome of a later gate"),
+    ):
+        (fault,) = refusal_faults(row.model_copy(update=changes))
+        assert fault.startswith("outcome: recorded ")
+        assert decided in fault.partition("recomputed")[2]
+
+
+def test_figures_without_sense_are_faults_and_not_errors() -> None:
+    (row,) = records(challenge(), [encode_png(clean())])
+    assert row.outcome == "unchanged"
+    for changes in ({"rmse": float("inf")}, {"rmse": float("nan")}, {"epsilon": -1.0}, {"task_id": "none"}):
+        assert refusal_faults(row.model_copy(update=changes)), changes
+    assert refusal_faults({"record_id": "0"})
 
 
 def test_another_classifier_proves_nothing(made: tuple[Challenge, bytes, Record]) -> None:

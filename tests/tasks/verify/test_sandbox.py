@@ -44,13 +44,13 @@ def test_what_kills_hangs_or_bloats_a_decoder_is_refused_alone() -> None:
     good, images = bodies(12)
     with DecodePool(
         workers=2,
-        seconds=1.0,
+        seconds=3.0,
         memory_bytes=64 * 2**20,
         decoder="tests.support.hostile_decoder:decode",
         search_path=[ROOT],
     ) as pool:
         # `hostile_decoder` reads what to do from the first pixel.
-        for command, says in ((1, "ended the process"), (2, "more than the 1 s"), (3, "out of the memory")):
+        for command, says in ((1, "ended the process"), (2, "more than the 3 s"), (3, "out of the memory")):
             bad = PHOTO.copy()
             bad[0, 0] = (251, 17, command)
             mixed = [*good[:6], encode_png(bad), *good[6:]]
