@@ -82,7 +82,7 @@ def test_doctor_checks_every_part_and_masks_secrets(tmp_path: Path) -> None:
     secret = "pexels-secret-key"
     ran = perturb("doctor", "--json", cwd=tmp_path, PERTURB_PEXELS__API_KEY=secret)
     found = json.loads(ran.stdout.splitlines()[-1])
-    assert {"store", "source", "classifier", "judge", "identity", "neurons", "tiers"} == set(found)
+    assert {"store", "source", "classifier", "judge", "identity", "neurons", "tiers", "prefect"} == set(found)
     assert all(part["ready"] for part in found.values()), found
     assert secret not in ran.stdout + ran.stderr
 

@@ -42,6 +42,8 @@ def test_nothing_is_lost_when_processes_are_killed(
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     result = json.loads(done.stdout.splitlines()[-1])
     assert set(result["by_step"]) == set(steps.split(","))
-    assert result["kills"] >= (kills + boundaries * len(steps.split(","))) * 0.8
+    # Every boundary is met. A kill at a random moment may come after the end of a step that this machine did quickly.
+    assert result["at_boundaries"] == boundaries * len(steps.split(","))
+    assert result["kills"] > result["at_boundaries"]
     assert result["faults"] == 0
     assert result["audits"] == 2 * sum(result["by_step"].values())
