@@ -16,8 +16,12 @@ tiers = typer.Typer(help="Check the tier file, preview a tier, print the bucket 
 def check(store: Store = None, json_: Json = False) -> None:
     """Validate the tier file and verify on the corpus that tiers nest and export only granted columns."""
     from perturb.schemas.errors import TierError
+    from perturb.schemas.settings import load_settings
     from perturb.tasks.export.preview import check_tiers
+    from perturb.tasks.tiers.tier_file import load_tiers
 
+    # The file first: a mistake in it is named where there is no corpus yet.
+    load_tiers(load_settings(store=store).tiers)
     settings, corpus = open_corpus(store)
     found = check_tiers(corpus, settings.tiers)
     rows = [(t.name, t.records, t.image_bytes, len(t.columns), t.miner, t.within or "") for t in found.tiers]

@@ -62,6 +62,7 @@ def test_help_names_every_command_in_its_panel(tmp_path: Path) -> None:
         (("score", "missing.png", "missing.png"), {}, 2, "missing.png"),
         (("serve",), {}, 2, "run this in a folder that `perturb init` wrote"),
         (("export", "--tier", "sample"), {"PERTURB_TIERS": "tiers.toml"}, 9, "there is no tier file"),
+        (("tiers", "check"), {"PERTURB_TIERS": "tiers.toml"}, 9, "there is no tier file"),
         (("export", "--tier", "gold"), {}, 9, "tier 'gold' is not in the tier file, which has sample, research"),
         (("weights", "--dry-run"), {}, 2, "subnet.roster is not set"),
         (("seal",), {}, 7, "there are no rounds to seal"),
