@@ -2,7 +2,9 @@
 
 import hashlib
 import json
-import re
+import os
+import subprocess
+import sys
 import tarfile
 from collections.abc import Iterator
 from datetime import date, datetime
@@ -354,12 +356,24 @@ def no_bars() -> Iterator[None]:
     datasets.enable_progress_bars()
 
 
-def test_every_snippet_of_the_docs_runs(made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    blocks = re.findall(r"```python\n(.*?)```", Path("docs/subscribing.md").read_text(), re.DOTALL)
-    assert len(blocks) == 9
+RUN_BLOCKS = """
+import re, sys
+for block in re.findall(r"```python\\n(.*?)```", open(sys.argv[1]).read(), re.DOTALL):
+    exec(compile(block, sys.argv[1], "exec"), {})
+    print("ran")
+"""
+
+
+def test_every_snippet_of_the_docs_runs(made: Made, tmp_path: Path) -> None:
+    """In a process of its own, as a subscriber would: loader workers are forked from it."""
     (tmp_path / "exports").symlink_to(Path(made.corpus.store.url) / "exports")
     (tmp_path / "research.links.json").write_bytes(share(made.corpus.store, "research").to_json())
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
-    for block in blocks:
-        exec(compile(block, "docs/subscribing.md", "exec"), {})
+    ran = subprocess.run(
+        [sys.executable, "-c", RUN_BLOCKS, str(Path("docs/subscribing.md").absolute())],
+        cwd=tmp_path,
+        env=os.environ | {"HF_DATASETS_CACHE": str(tmp_path / "cache")},
+        capture_output=True,
+        text=True,
+        timeout=250,
+    )
+    assert ran.stdout.splitlines().count("ran") == 9, ran.stderr[-2000:]
