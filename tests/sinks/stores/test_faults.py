@@ -143,6 +143,7 @@ def _seal(folder: str, barrier) -> None:  # type: ignore[no-untyped-def]
     seal(Corpus(open_store(folder)))
 
 
+@pytest.mark.slow
 def test_two_producers_and_two_sealers_as_processes(tmp_path: Path) -> None:
     context = multiprocessing.get_context("forkserver")
     folder, barrier = str(tmp_path), context.Barrier(2)

@@ -364,6 +364,7 @@ for block in re.findall(r"```python\\n(.*?)```", open(sys.argv[1]).read(), re.DO
 """
 
 
+@pytest.mark.slow
 def test_every_snippet_of_the_docs_runs(made: Made, tmp_path: Path) -> None:
     """In a process of its own, as a subscriber would: loader workers are forked from it."""
     (tmp_path / "exports").symlink_to(Path(made.corpus.store.url) / "exports")
