@@ -6,26 +6,47 @@ JOBS ?= 2
 PYTEST_FLAGS ?=
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS)
+# Programs of maintenance, which the project itself does not use.
+TOOLS := build/tools
+NEEDS_CUDA := import importlib.metadata as m, sys; sys.exit(not any(r.startswith(('nvidia', 'cuda')) for r in m.requires('torch')))
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo serve test test-fast lint types format bench docs constraints clean
+.PHONY: help install demo certify play serve test test-fast lint types format bench docs constraints vulnerabilities clean
 
 help: ## what there is to make
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
 
-install: $(INSTALLED) ## virtual environment with everything, pinned by constraints.txt
+install: $(INSTALLED) ## virtual environment with everything, each file compared with the sha256 in requirements.txt
 
-$(INSTALLED): pyproject.toml constraints.txt
+# The files of the tree first, without what they require: requirements.txt lists all of it, for either build of torch.
+# A CPU build of torch comes first, where pip is set up to find one: of two builds whose hashes are allowed, pip prefers
+# that of an index which states hashes.
+$(INSTALLED): pyproject.toml requirements.txt requirements-cpu.txt requirements-cuda.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "installing (3 GB with a CPU build of torch, 7 GB with the build from PyPI; a few minutes)"
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS) -c constraints.txt -e '.[dev]'
+	$(PIP) --no-deps --require-hashes -r requirements-cpu.txt 2> /dev/null || echo "no known CPU build of torch here: taking PyPI's"
+	$(PIP) --no-deps --require-hashes -r requirements.txt
+	if $(BIN)/python -c "$(NEEDS_CUDA)"; then $(PIP) --no-deps --require-hashes -r requirements-cuda.txt; fi
+	$(PIP) --no-deps --no-build-isolation -e .
+	$(BIN)/python -m pip check
 	touch $@
 
 demo: $(INSTALLED) ## everything once on the embedded profile: photographs in, datasets out
 	$(BIN)/perturb demo
 
+play: $(INSTALLED) ## the playground: a page that attacks a photograph before one's eyes
+	$(BIN)/perturb play
+
+certify: $(INSTALLED) ## a robustness certificate of the embedded classifier, verified; its page in demo/certificate.html
+	$(BIN)/perturb certify --n 12 --claim 'robust@1>=0.30' --folder demo/certificates --html demo/certificate.html
+	$(BIN)/perturb certificate verify $$(ls -t demo/certificates/*/certificate.dsse.json | head -n 1) --log data
+
 serve: $(INSTALLED) ## Prefect server, worker and all deployments on this machine, until Ctrl-C
 	$(BIN)/perturb serve
+
+# One thread of torch for each of the processes that tests run in: more of them fight for the same cores.
+test test-fast: export OMP_NUM_THREADS ?= 1
 
 test: $(INSTALLED) ## the test suite
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder $(PYTEST_FLAGS)
@@ -56,9 +77,15 @@ docs: $(INSTALLED) ## the manuals and the API reference as a website, in build/s
 	$(BIN)/python -c 'import setuptools; setuptools.setup()' --quiet build_py --build-lib build/tree
 	$(BIN)/mkdocs build --strict
 
-constraints: $(INSTALLED) ## pin the tree as it is installed now
-	(sed -n '/^#/p' constraints.txt; $(BIN)/python -m pip freeze --exclude-editable --exclude pip --exclude setuptools | sed 's/+cpu//') > constraints.new
-	mv constraints.new constraints.txt
+constraints: $(TOOLS) ## pin the tree: versions and sha256 of what pyproject.toml allows; PIN="--upgrade-package NAME"
+	PATH=$(abspath $(TOOLS))/bin:$$PATH $(TOOLS)/bin/python .ci/pin.py $(PIN)
+
+vulnerabilities: $(TOOLS) ## compare the pinned tree with the list of known vulnerabilities, where a list can be reached
+	$(TOOLS)/bin/python .ci/vulnerabilities.py
+
+$(TOOLS):
+	$(PYTHON) -m venv $@
+	$@/bin/python -m pip install --quiet --disable-pip-version-check uv pip-audit || (rm -rf $@; exit 1)
 
 clean: ## remove what was built and produced, the virtual environment included
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis data demo

@@ -1,6 +1,7 @@
 """What attacks share: one challenge as a `Problem`, and the loop of the signed-gradient attacks."""
 
 import math
+import threading
 import time
 from itertools import product
 from statistics import median_low
@@ -10,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from perturb.attacks.observer import Candidate, watcher
 from perturb.models.classifier import Classifier
 from perturb.models.metrics import CleanSsim, Distances, distances, max_squares, ssim_is_surely_above
 from perturb.schemas.bounds import LEVELS, Bounds
@@ -22,11 +24,46 @@ _MARGIN_FLOOR = 0.05
 # More than the error that single precision causes in SSIM.
 _SSIM_SLACK = 1e-7
 
+# Two computations of one image's margin differ by less, two images' margins by more.
+_SAME_MARGIN = 1e-3
+
+# A step whose threads got less than this share of their wall-clock time shares its cores with other programs. OpenMP's
+# threads wait for one another, so a thread without a core holds up all: steps of two threads beside two busy programs
+# took up to 20 times as long as alone, steps of one thread twice as long. Alone, two threads save a fifth.
+_CROWDED = 0.8
+
 # The clock of deadlines; a benchmark on a busy machine may replace it with the process's CPU time.
 clock = time.monotonic
 
 Margins = npt.NDArray[np.float32]
 Loss = Literal["margin", "cross_entropy"]
+
+
+class _Threads(threading.local):
+    """How many threads torch uses for an attack, on the thread that runs it."""
+
+    def __init__(self) -> None:
+        self._before: int | None = None
+        self._share = 0.0
+
+    def reduced_after(self, wall_seconds: float, cpu_seconds: float) -> bool:
+        """Use one thread from now on if the last step's threads did not get their cores; return whether that is new."""
+        threads = torch.get_num_threads()
+        self._share = cpu_seconds / (wall_seconds * threads) if wall_seconds else 1.0
+        if threads == 1 or self._share >= _CROWDED:
+            return False
+        self._before = threads
+        torch.set_num_threads(1)
+        return True
+
+    def restore(self) -> None:
+        """Use as many threads as before, if the one thread had a core for itself in its last step."""
+        if self._before is not None and self._share >= _CROWDED:
+            torch.set_num_threads(self._before)
+            self._before = None
+
+
+_threads = _Threads()
 
 
 class Attack(Protocol):
@@ -60,11 +97,15 @@ class Problem:
         self._deadline = deadline
         self._step_seconds: list[float] = []
         self._step_began: float | None = None
+        self._cpu_began = 0.0
         # Whether anything was computed since `steps_left` was called.
         self._worked = False
+        # What was computed last, for who watches.
+        self._logits: npt.NDArray[np.float32] | None = None
         self._levels = torch.tensor(self.clean[None]).to(classifier.device).permute(0, 3, 1, 2).float()
         self._ssim = CleanSsim(self.clean)
         self._max_squares = max_squares(bounds.min_psnr, self.clean.size)
+        _threads.restore()
 
     @property
     def solved(self) -> bool:
@@ -77,10 +118,15 @@ class Problem:
         Until an answer holds, a step is assumed to take the median of the steps so far: beside other programs, one slow
         step says little about the next. Once an answer holds, the longest step counts: a late answer is lost.
         """
-        now = clock()
+        now, cpu = clock(), time.process_time()
         if self._step_began is not None and self._worked:
-            self._step_seconds.append(now - self._step_began)
-        self._step_began, self._worked = now, False
+            seconds = now - self._step_began
+            self._step_seconds.append(seconds)
+            on_cpu = self.classifier.device.type == "cpu"
+            if on_cpu and _threads.reduced_after(seconds, cpu - self._cpu_began):
+                # What steps took with more threads says nothing about those to come.
+                self._step_seconds.clear()
+        self._step_began, self._cpu_began, self._worked = now, cpu, False
         left = self._deadline - now
         if left <= 0:
             return 0.0
@@ -96,7 +142,7 @@ class Problem:
     def margins(self, candidates: Pixels) -> Margins:
         """Return the best other logit minus the true one, float32 (N,), of uint8 (N, H, W, 3)."""
         self._worked = True
-        logits = self.classifier.logits(candidates)
+        self._logits = logits = self.classifier.logits(candidates)
         margins: Margins = np.delete(logits, self.label, axis=1).max(axis=1) - logits[:, self.label]
         return margins
 
@@ -116,7 +162,20 @@ class Problem:
         rank = (holds, inside and margin > 0, -distance.squares if holds else 0, margin)
         if inside and rank > self._rank:
             self.answer, self._rank = candidate.copy(), rank
+        if (watch := watcher()) is not None:
+            logits = self._logits_of(margin)
+            seen = (distance.linf_levels, distance.l0, inside, holds)
+            watch(Candidate(candidate, margin, logits, *seen))
         return holds
+
+    def _logits_of(self, margin: float) -> npt.NDArray[np.float32] | None:
+        """Return the logits that were computed last and have this margin, or None."""
+        if self._logits is None:
+            return None
+        rows = self._logits
+        margins = np.delete(rows, self.label, axis=1).max(axis=1) - rows[:, self.label]
+        nearest = int(np.abs(margins - margin).argmin())
+        return rows[nearest] if abs(float(margins[nearest]) - margin) < _SAME_MARGIN else None
 
     def _inside(self, candidate: Pixels, distance: Distances) -> bool:
         bounds = self.bounds
@@ -141,6 +200,8 @@ class Problem:
         true = logits[:, self.label]
         value = (self._others(logits).amax(dim=1) if loss == "margin" else logits.logsumexp(dim=1)) - true
         (gradient,) = torch.autograd.grad(value.sum(), point)
+        if watcher() is not None:
+            self._logits = logits.detach().cpu().numpy()
         return gradient / LEVELS, logits.detach()
 
     def _others(self, logits: torch.Tensor) -> torch.Tensor:

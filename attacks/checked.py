@@ -7,6 +7,7 @@ from typing import Final
 import numpy as np
 
 from perturb.attacks.base import Attack
+from perturb.attacks.observer import AttackStopped
 from perturb.models.classifier import Classifier
 from perturb.schemas.bounds import LEVELS, Bounds
 from perturb.schemas.errors import AttackError
@@ -36,7 +37,7 @@ class CheckedAttack:
         """
         try:
             answer = self._attack(classifier, pixels.copy(), label, bounds, deadline=deadline, seed=seed)
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, AttackStopped):
             raise
         # An attack that calls sys.exit() must not end the miner.
         except BaseException as error:

@@ -13,6 +13,7 @@ Minimal-norm attacks in real numbers lose their flip when rounded (Bonnet, Furon
 samples were digital images?"). Here each point visited is an image, and the margin is that of the image.
 """
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,6 +30,9 @@ _ROUNDS = 8
 _FIRST = 1.2
 # The factors by which the number of values changes at most in one round.
 _SHRINK, _GROW = 0.75, 1.3
+# How much two values' gains may differ for the seed to decide which is taken first. The gains near the last value taken
+# lie much closer together, so that this costs less than a hundredth more values.
+_PREFERENCE = 0.03
 # Logits by which predictions are assumed too high at first, and at most.
 _BIAS, _MAX_BIAS = 0.15, 0.6
 # Numbers of values tried at once in the end, as multiples of the last prediction; and where none of them held, or
@@ -42,10 +46,15 @@ _ONE_TRY = 0.5
 
 
 def attack(classifier: Classifier, pixels: Pixels, label: int, bounds: Bounds, *, deadline: float, seed: int) -> Pixels:
-    """Attack the classifier; see `perturb.attacks.base.Attack`. Deterministic: `seed` changes nothing."""
+    """Attack the classifier; see `perturb.attacks.base.Attack`.
+
+    `seed` decides between values of nearly the same gain, so that another challenge on the same photograph gets another
+    answer of the same quality.
+    """
     problem = Problem(classifier, pixels, label, bounds, deadline)
+    random = torch.Generator().manual_seed(seed)
     for levels in range(1, bounds.max_levels + 1):
-        _Search(problem, levels).run()
+        _Search(problem, levels, random).run()
         if problem.solved or not problem.time_left():
             break
     return problem.answer
@@ -62,12 +71,13 @@ class _Ranking:
 class _Search:
     """The smallest set of values that flips when each of them moves by `levels`."""
 
-    def __init__(self, problem: Problem, levels: int):
+    def __init__(self, problem: Problem, levels: int, random: torch.Generator):
         self._problem = problem
         self._shape = problem.allowed_change(levels)[0].shape
         self._low, self._high = (side.flatten() for side in problem.allowed_change(levels))
         # Where the bounds require more than this level, one value must reach what they require.
         self._far_low, self._far_high = (side.flatten() for side in problem.allowed_change(problem.bounds.min_levels))
+        self._preference = 1 + _PREFERENCE * torch.rand(self._low.numel(), generator=random).to(self._low.device)
         self._change = torch.zeros_like(self._low)
         self._mean = self._gradient = torch.zeros_like(self._low)
         self._margin = 0.0
@@ -113,7 +123,7 @@ class _Search:
     def _rank(self, length: int) -> tuple[_Ranking, torch.Tensor]:
         """Return the ranking by the mean gradient, and what its first 1, 2, 3, … values add to the current margin."""
         moves = torch.where(self._mean > 0, self._high, self._low)
-        order = (self._mean * moves).topk(min(length, self._low.numel())).indices
+        order = (self._mean * moves * self._preference).topk(min(length, self._low.numel())).indices
         gains = (self._gradient * moves)[order].cumsum(0) - torch.dot(self._gradient, self._change)
         return _Ranking(order, moves), gains
 
@@ -145,7 +155,9 @@ class _Search:
             counts = [number for number in counts if number < self._fewest]
             fitting = len(counts) if steps >= 1 else 0
         else:
-            fitting = min(len(counts), max(int(steps * len(shares) / _FINISH_STEPS), steps > _ONE_TRY))
+            # Without a step that was timed, or without a deadline, all fit.
+            in_time = len(counts) if steps == math.inf else int(steps * len(shares) / _FINISH_STEPS)
+            fitting = min(len(counts), max(in_time, steps > _ONE_TRY))
         if not fitting:
             return
         changes = [self._moved(ranking, number) for number in counts[len(counts) - fitting :]]

@@ -72,9 +72,8 @@ def perturbed_png(challenge: Challenge) -> bytes:
 
 def serve(first: int, count: int, answer_path: str) -> None:
     """Serve `count` miners in one process, a child; print [[hotkey, port], ...]."""
-    import uvicorn
-
-    from perturb.miner.server import Limits, create_app
+    from perturb.miner.limits import Limits
+    from perturb.miner.server import create_app, http_server
     from perturb.miner.validators import ValidatorList
 
     body = Path(answer_path).read_bytes()
@@ -84,14 +83,15 @@ def serve(first: int, count: int, answer_path: str) -> None:
         for number in range(first, first + count):
             keypair = development_keypair(f"//Load/{number}")
             listener = socket.create_server(("127.0.0.1", 0))
+            limits = Limits(max_concurrent=8)
             app = create_app(
                 lambda task, clean, deadline: body,
                 keypair,
                 ValidatorList(lambda: frozenset({VALIDATOR.ss58_address})),
                 name="load",
-                limits=Limits(max_concurrent=8),
+                limits=limits,
             )
-            server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False))
+            server = http_server(app, limits=limits)
             serving.append(asyncio.create_task(server.serve(sockets=[listener])))
             while not server.started:
                 await asyncio.sleep(0.001)
@@ -280,7 +280,7 @@ def soak(options: argparse.Namespace) -> Figures:
                 challenge = replace(
                     first,
                     round_id=f"20260101T{number:012d}Z-{number:08x}",
-                    task=first.task.model_copy(update={"task_id": f"{number:032x}"}),
+                    task=first.task.model_copy(update={"task_salt": f"{number:032x}"}).as_task(),
                 )
                 responses = asyncio.run(collect(challenge, neurons, VALIDATOR, settings=settings))
                 verdicts = [

@@ -28,15 +28,16 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks.sealed import samples, write_sealed
 from perturb.schemas.tier import Tier
 from perturb.sinks.corpus.corpus import Corpus
-from perturb.sinks.dataset.day_index import read_day_indexes
+from perturb.sinks.dataset.contents import read_contents
 from perturb.sinks.dataset.features import metadata_schema
-from perturb.sinks.dataset.writers import FORMATS, Format, row_json
+from perturb.sinks.dataset.writers import Format, formats_of, row_json
 from perturb.sinks.stores.open import open_store
 from perturb.tasks.export.plan import plan_day
 from perturb.tasks.export.publish_card import publish_cards
 from perturb.tasks.export.write_day import write_day, write_shard
-from perturb.tasks.tiers.grant import in_fraction, sample_id
+from perturb.tasks.tiers.identifiers import in_fraction, pair_id
 
+KEY = b"benchmark"
 COLUMNS = ("@source", "@challenge", "@verdict", "@score", "@pixels", "created_at", "response_ms", "outcome")
 SHARES = (0.01, 0.1, 1.0)
 INTERNAL = ("__url__", "__local_path__")
@@ -57,7 +58,7 @@ def write_obvious(folder: Path, records: int, side: int) -> list[str]:
     folder.mkdir()
     with webdataset.ShardWriter(f"{folder}/%05d.tar", maxsize=512 * 2**20, verbose=0) as writer:
         for sample in samples(records, side=side):
-            key = sample_id(sample.row["original_sha256"], sample.row["perturbed_sha256"])
+            key = pair_id(sample.row["original_sha256"], sample.row["perturbed_sha256"])
             writer.write(
                 {
                     "__key__": key,
@@ -79,7 +80,7 @@ def export_obvious(urls: list[str], target: Path, share: float) -> int:
     with webdataset.ShardWriter(f"{target}/%05d.tar", maxsize=512 * 2**20, verbose=0) as writer:
         for sample in webdataset.WebDataset(urls, shardshuffle=False):
             row = json.loads(sample["json"])
-            if row["outcome"] == "accepted" and in_fraction(row["sample_id"], share):
+            if row["outcome"] == "accepted" and in_fraction(row["sample_id"], share, key=KEY):
                 sample["json"] = json.dumps({name: row[name] for name in granted}).encode()
                 writer.write({name: value for name, value in sample.items() if name not in INTERNAL})
                 kept += 1
@@ -89,8 +90,8 @@ def export_obvious(urls: list[str], target: Path, share: float) -> int:
 def export_ours(corpus: Corpus, share: float, formats: tuple[Format, ...]) -> int:
     """Plan, then write the given formats (with both also the index); return the number of records."""
     tier = tier_of(share)
-    plan = plan_day(corpus, corpus.manifests()[0], tier, key=b"")
-    if formats == FORMATS:
+    plan = plan_day(corpus, corpus.manifests()[0], tier, key=KEY)
+    if formats == formats_of(tier):
         write_day(corpus, tier, plan)
     else:
         for shard in plan.shards:
@@ -112,7 +113,7 @@ def measure(folder: Path, corpus: Corpus, urls: list[str], share: float, options
     start = clock()
     _card(folder, share)
     medians = {name: statistics.median(times) for name, times in seconds.items()} | {"cards": clock() - start}
-    plan = plan_day(corpus, corpus.manifests()[0], tier_of(share), key=b"")
+    plan = plan_day(corpus, corpus.manifests()[0], tier_of(share), key=KEY)
     shutil.rmtree(folder / "corpus" / "exports")
     shutil.rmtree(folder / "obvious-out")
     return {"rows": rows, "seconds": medians, "image_bytes": plan.image_bytes}
@@ -123,13 +124,13 @@ def _ways(folder: Path, corpus: Corpus, urls: list[str], share: float) -> Iterat
     yield "obvious", lambda: export_obvious(urls, folder / "obvious-out", share), folder / "obvious-out"
     yield "wds", lambda: export_ours(corpus, share, ("wds",)), exports
     yield "parquet", lambda: export_ours(corpus, share, ("parquet",)), exports
-    yield "both", lambda: export_ours(corpus, share, FORMATS), exports
+    yield "both", lambda: export_ours(corpus, share, formats_of(tier_of(share))), exports
 
 
 def _card(folder: Path, share: float) -> None:
     store = open_store(str(folder / "corpus"))
     tier = tier_of(share)
-    publish_cards(store, tier, read_day_indexes(store, tier.name))
+    publish_cards(store, tier, read_contents(store, tier.name))
 
 
 def main() -> None:

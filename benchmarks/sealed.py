@@ -1,6 +1,7 @@
 """Writes a large sealed day for benchmarks directly into a store. It repeats a small pool of real PNGs.
 
-Each record has its own IDs, digests and metrics. Only the bytes of images recur.
+Each record has its own IDs, digests and metrics. Only the bytes of images recur. IDs are invented and tables are left
+out, so that an audit of the corpus finds faults; `tests/support/old_corpus.py` makes one whose metadata hold.
 """
 
 import hashlib
@@ -36,12 +37,12 @@ class Sample:
     perturbed: bytes
 
 
-def samples(records: int, *, side: int, seed: int = 0) -> Iterator[Sample]:
-    """`records` accepted rows, `ANSWERS` for each photograph; the same ones for the same seed."""
+def samples(records: int, *, side: int, seed: int = 0, answers: int = ANSWERS) -> Iterator[Sample]:
+    """`records` accepted rows, `answers` for each photograph; the same ones for the same seed."""
     random = np.random.default_rng(seed)
-    pool = [make_round([seed, number], miners=ANSWERS, refused=0, side=side) for number in range(_POOL)]
+    pool = [make_round([seed, number], miners=answers, refused=0, side=side) for number in range(_POOL)]
     for place in range(records):
-        number, answer = divmod(place, ANSWERS)
+        number, answer = divmod(place, answers)
         made = pool[number % _POOL]
         record = make_record(
             made.challenge, made.responses[answer], made.verdicts[answer], made.scores[answer],
@@ -51,13 +52,12 @@ def samples(records: int, *, side: int, seed: int = 0) -> Iterator[Sample]:
             "record_id": random.bytes(16).hex(),
             "task_id": hashlib.sha256(b"task%d" % number).hexdigest()[:32],
             "original_sha256": hashlib.sha256(b"original%d" % number).hexdigest(),
-            "perturbed_sha256": random.bytes(32).hex(),
             "margin": float(random.random() * 5),
         }
         yield Sample(row, made.challenge.png, made.responses[answer].body)
 
 
-def write_sealed(store: Store, records: int, *, side: int) -> Corpus:
+def write_sealed(store: Store, records: int, *, side: int, answers: int = ANSWERS) -> Corpus:
     """Write one sealed day of `records` rows; return its corpus."""
     folder = keys.day_folder(keys.SEALED, DAY) + "benchmark/"
     shards = {kind: f"{folder}{kind}-00000.tar" for kind in ("original", "perturbed")}
@@ -69,14 +69,14 @@ def write_sealed(store: Store, records: int, *, side: int) -> Corpus:
         store.create(metadata) as table_file,
         table_writer(table_file, statement={"kind": "sealed-day", "day": DAY.isoformat()}) as table,
     ):
-        originals, answers = TarWriter(original), TarWriter(perturbed)
+        originals, versions = TarWriter(original), TarWriter(perturbed)
         seen: dict[str, Any] = {}
         rows: list[dict[str, Any]] = []
-        for sample in samples(records, side=side):
+        for sample in samples(records, side=side, answers=answers):
             identity = sample.row["original_sha256"]
             if identity not in seen:
                 seen = {identity: originals.add(keys.original_name(identity), sample.original)}
-            changed = answers.add(keys.perturbed_name(sample.row["record_id"]), sample.perturbed)
+            changed = versions.add(keys.perturbed_name(sample.row["record_id"]), sample.perturbed)
             for kind, member in (("original", seen[identity]), ("perturbed", changed)):
                 sample.row[f"{kind}_shard"] = shards[kind]
                 sample.row[f"{kind}_offset"], sample.row[f"{kind}_length"] = member.offset, member.length
@@ -85,7 +85,7 @@ def write_sealed(store: Store, records: int, *, side: int) -> Corpus:
                 table.add(rows_table(rows))
                 rows = []
         table.add(rows_table(rows))
-        for part in (originals, answers):
+        for part in (originals, versions):
             part.finish()
     for kind, key, file in (
         ("original", shards["original"], original),
@@ -94,10 +94,10 @@ def write_sealed(store: Store, records: int, *, side: int) -> Corpus:
     ):
         files.append(FileEntry(key=key, kind=kind, size=file.size, sha256=file.sha256, rows=records))
     manifest = Manifest(
-        format=FORMAT, records=records, images=records, merkle_root="0" * 64, files=tuple(files), day=DAY, sequence=0,
-        previous=None, sealed_at=datetime(2026, 2, 1, tzinfo=UTC), attempt="benchmark", originals=records // ANSWERS,
-        duplicates=0, outcomes={"accepted": records}, statistics={}, classifiers=(), judges=(), policies=(),
-        validators=(), rounds=(), reverified=Reverified(fraction=0, records=0),
+        format=FORMAT, records=records, images=records, merkle_root="0" * 64, files=tuple(files), day=DAY,
+        sealed_at=datetime(2026, 2, 1, tzinfo=UTC), attempt="benchmark", originals=-(-records // answers), duplicates=0,
+        outcomes={"accepted": records}, validators=(), rounds=0, first_round=None, last_round=None, previous_day=None,
+        reverified=Reverified(fraction=0, records=0),
     )  # fmt: skip
     store.put(keys.manifest_key(DAY), manifest.to_json())
     return Corpus(store)

@@ -2,12 +2,18 @@
 
     python benchmarks/throughput.py [--rounds 24] [--miners 8] [--side 512] [--judge none]
                                     [--cluster dask|ray|none] [--folder DIR]
+    python benchmarks/throughput.py --fresh --photos DIR [--rounds 24] [--miners 8]
 
 Eight local miners, each a process of its own, answer over HTTP. One of them finds a flip for all; then they wait until
 they have taken as long as verification does (measured first). So their work takes almost none of this machine's time,
 as with remote miners. Then the same number of rounds runs one after the other, and overlapped. Model loading and the
 start of Prefect's server are not counted; all work of a round is. The judge is `none` by default, because in the long
 run its cache answers nearly all questions.
+
+With `--fresh` the photographs are crops and flips of those in DIR, of which none comes twice in a run, and the judge is
+Gemma. Runs of overlapping rounds over the same photographs are compared: with a judge that knows all answers already
+("warm", before and after the others), with one that knows only the scores of the package, and with one that has
+only prepared its labels. Nothing is sealed or exported.
 
 Overhead is the time of the flow in which it does not draw, wait for miners, verify or commit: Prefect and artifacts.
 Then all produced rounds are sealed (every record verified again) and eight synthetic days exported, on one
@@ -86,9 +92,13 @@ def quick_png(pixels: Pixels) -> bytes:
 def timed_stages() -> Iterator[_Spans]:
     """Yield start and end of each call of a production line's stages."""
     from perturb.flows.engine.production_line import ProductionLine
+    from perturb.models.judge.judge import LanguageJudge
 
     spans: _Spans = defaultdict(list)
-    plain = {name: getattr(ProductionLine, name) for name in ("draw", "collect", "finish")}
+    stages = [(ProductionLine, "draw", "draw"), (ProductionLine, "collect", "collect")]
+    stages += [(ProductionLine, "finish", "finish"), (LanguageJudge, "belongs", "judge")]
+    stages += [(LanguageJudge, "same_kind", "judge")]
+    plain = [(owner, method, stage, getattr(owner, method)) for owner, method, stage in stages]
 
     def timed(name: str, stage: Callable[P, T]) -> Callable[P, T]:
         @wraps(stage)
@@ -101,13 +111,13 @@ def timed_stages() -> Iterator[_Spans]:
 
         return call
 
-    for name, stage in plain.items():
-        setattr(ProductionLine, name, timed(name, stage))
+    for owner, method, stage, function in plain:
+        setattr(owner, method, timed(stage, function))
     try:
         yield spans
     finally:
-        for name, stage in plain.items():
-            setattr(ProductionLine, name, stage)
+        for owner, method, _, function in plain:
+            setattr(owner, method, function)
 
 
 def union(spans: list[tuple[float, float]]) -> float:
@@ -131,13 +141,14 @@ def run(rounds: int, *, overlap: bool, store: str) -> dict[str, float]:
         "pairs_per_minute": 60 * summary.accepted / wall,
         "accepted": summary.accepted,
         "round_s": wall / rounds,
-        **{f"{name}_s": union(stage) / rounds for name, stage in spans.items()},
+        **{f"{name}_s": union(spans[name]) / rounds for name in ("draw", "collect", "finish", "judge")},
         "overhead_share": 1 - union(every) / wall,
     }
 
 
-def production(rounds: int, miners: int, folder: Path) -> dict[str, dict[str, float]]:
-    """Calibrate how long the miners wait, then measure both ways of running rounds."""
+@contextmanager
+def waiting_miners(rounds: int, miners: int, folder: Path) -> Iterator[None]:
+    """Run miners that know a flip for each photograph of `rounds` rounds, and wait as long as verification takes."""
     from perturb.miner.local import start_local_miners
     from perturb.schemas.settings import load_settings
 
@@ -157,10 +168,49 @@ def production(rounds: int, miners: int, folder: Path) -> dict[str, dict[str, fl
             calm = run(max(3, rounds // 3), overlap=False, store=str(folder / attempt))
             waiting = max(0.0, waiting + calm["finish_s"] - calm["collect_s"])
             patience.write_text(str(waiting))
+        yield
+
+
+def production(rounds: int, miners: int, folder: Path) -> dict[str, dict[str, float]]:
+    """Measure both ways of running rounds."""
+    with waiting_miners(rounds, miners, folder):
         return {
             "one after the other": run(rounds, overlap=False, store=str(folder / "serial")),
             "overlapped": run(rounds, overlap=True, store=str(folder / "overlapped")),
         }
+
+
+def fresh_production(rounds: int, miners: int, folder: Path, photos: Path) -> dict[str, dict[str, float]]:
+    """Measure production on photographs that the judge knows all about, and on those that it has never met."""
+    from benchmarks.fresh import forget_judgements, link_models, make_fresh_photographs, without_package_file
+    from perturb.models.judge.judge import LanguageJudge, load_judge
+    from perturb.schemas.settings import load_settings
+
+    cache = folder / "cache"
+    link_models(load_settings().cache, cache)
+    make_fresh_photographs(photos, folder / "photographs", number=3 * rounds)
+    os.environ |= {"PERTURB_CACHE_DIR": str(cache), "PERTURB_SOURCE": f"folder:{folder / 'photographs'}"}
+    # Before the miners start, since it takes minutes; the runs with the package's file do not use what it leaves.
+    with without_package_file():
+        judge = load_judge(load_settings().judge, cache=cache)
+        assert isinstance(judge, LanguageJudge)
+        judge.prepare(cache, tell=lambda state: print(state, file=sys.stderr))
+    with waiting_miners(rounds, miners, folder):
+        rows = {"warm, before": run(rounds, overlap=True, store=str(folder / "before"))}
+        forget_judgements(cache)
+        rows["fresh"] = run(rounds, overlap=True, store=str(folder / "fresh"))
+        rows["warm, after"] = run(rounds, overlap=True, store=str(folder / "after"))
+        forget_judgements(cache)
+        with without_package_file():
+            rows["fresh, prepared only"] = run(rounds, overlap=True, store=str(folder / "prepared"))
+    return rows
+
+
+def print_rows(rows: dict[str, dict[str, float]]) -> None:
+    """Print a line of figures for each run."""
+    print(f"{'':22}" + "".join(f"{name:>18}" for name in next(iter(rows.values()))))
+    for name, row in rows.items():
+        print(f"{name:22}" + "".join(f"{value:18.3f}" for value in row.values()))
 
 
 @contextmanager
@@ -254,16 +304,33 @@ def cluster_ratio(kind: str, folder: Path) -> float:
     return seconds[1] / seconds[2]
 
 
+def fresh_result(rows: dict[str, dict[str, float]]) -> dict[str, float]:
+    """Return pairs a minute and their ratios to the mean of the warm runs."""
+    speed = {name: row["pairs_per_minute"] for name, row in rows.items()}
+    warm = (speed["warm, before"] + speed["warm, after"]) / 2
+    return {
+        "warm_pairs_per_minute": round(warm, 1),
+        "fresh_pairs_per_minute": round(speed["fresh"], 1),
+        "fresh_vs_warm": round(speed["fresh"] / warm, 3),
+        "prepared_only_pairs_per_minute": round(speed["fresh, prepared only"], 1),
+        "prepared_only_vs_warm": round(speed["fresh, prepared only"] / warm, 3),
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=24)
     parser.add_argument("--miners", type=int, default=8)
-    parser.add_argument("--judge", default="none")
+    parser.add_argument("--judge", help="default: none; with --fresh gemma-3-270m")
+    parser.add_argument("--fresh", action="store_true", help="on photographs that never recur")
+    parser.add_argument("--photos", type=Path, help="with --fresh: the folder that they are made of")
     parser.add_argument("--side", type=int, default=0, help="of the images, pixels; 0 takes the classifier's own")
     parser.add_argument("--cluster", choices=("dask", "ray", "none"), default="dask", help="what to seal and export on")
     parser.add_argument("--folder", type=Path, help="where stores and logs go; default: a temporary folder")
     options = parser.parse_args()
-    os.environ["PERTURB_JUDGE__NAME"] = options.judge
+    if options.fresh != (options.photos is not None):
+        parser.error("--fresh and --photos DIR belong together")
+    os.environ["PERTURB_JUDGE__NAME"] = options.judge or ("gemma-3-270m" if options.fresh else "none")
     os.environ["PERTURB_CLASSIFIER__INPUT_SIZE"] = str(options.side)
     if options.side:
         # The network is less sure of larger images than of its own size; whether they are worth asking is not measured.
@@ -272,10 +339,13 @@ def main() -> None:
     logging.getLogger("distributed").setLevel(logging.WARNING)
     with tempfile.TemporaryDirectory(prefix="perturb-throughput-") as temporary:
         folder = options.folder or Path(temporary)
+        if options.fresh:
+            rows = fresh_production(options.rounds, options.miners, folder, options.photos)
+            print_rows(rows)
+            print(json.dumps(fresh_result(rows)))
+            return
         rows = production(options.rounds, options.miners, folder)
-        print(f"{'':22}" + "".join(f"{name:>18}" for name in next(iter(rows.values()))))
-        for name, row in rows.items():
-            print(f"{name:22}" + "".join(f"{value:18.3f}" for value in row.values()))
+        print_rows(rows)
         ratio = None if options.cluster == "none" else cluster_ratio(options.cluster, folder)
     serial, overlapped = rows["one after the other"], rows["overlapped"]
     print(

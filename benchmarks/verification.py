@@ -47,14 +47,14 @@ from perturb.models.classifier import Classifier, load_classifier
 from perturb.models.judge.judge import NoJudge
 from perturb.models.metrics import CleanSsim, clean_moments, distances, max_squares
 from perturb.models.prediction import predict
+from perturb.sandbox.pool import DecodePool
 from perturb.schemas.bounds import Bounds
-from perturb.schemas.challenge import Challenge, Origin, Task
+from perturb.schemas.challenge import Challenge, Origin, Task, Terms
 from perturb.schemas.image import Pixels, encode_png, pixel_identity
 from perturb.schemas.png import PngRefused, read_png
 from perturb.schemas.response import Response
 from perturb.schemas.settings import ClassifierSettings, Settings
 from perturb.tasks.verify.round import verify
-from perturb.tasks.verify.sandbox import DecodePool
 
 SCENES = {
     "224": ClassifierSettings(persistence=False),
@@ -146,7 +146,7 @@ def measure(scene: str, size: int, photos: list[Path], *, repeats: int, device: 
     if settings.classifier.weights.kind == "random":
         _spread_logits(classifier)
     print(f"{scene} x{size}: ", end="")
-    rounds = _rounds(classifier, settings, photos, size=size, count=repeats, good=good)
+    rounds = make_rounds(classifier, settings, photos, size=size, count=repeats, good=good)
     with DecodePool() as pool:
         now = time.perf_counter if clock == "wall" else partial(_cpu_seconds, pool)
         judge = NoJudge()
@@ -206,10 +206,10 @@ def _timed(now: Callable[[], float], call: Callable[P, T], *arguments: P.args, *
 
 
 def _cpu_seconds(pool: DecodePool) -> float:
-    """CPU time of this process and of the pool's workers so far (Linux)."""
+    """CPU time of this process, of the pool's processes and of those that they have had, so far (Linux)."""
     ticks = os.sysconf("SC_CLK_TCK")
     fields = [Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split() for pid in pool.processes()]
-    return time.process_time() + sum(int(field[11]) + int(field[12]) for field in fields) / ticks
+    return time.process_time() + sum(int(ticked) for field in fields for ticked in field[11:15]) / ticks
 
 
 def _spread_logits(classifier: Classifier) -> None:
@@ -276,7 +276,7 @@ def average_pool_ssim(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
 Round = tuple[Challenge, list[Response]]
 
 
-def _rounds(
+def make_rounds(
     classifier: Classifier, settings: Settings, photos: list[Path], *, size: int, count: int, good: float
 ) -> list[Round]:
     """The first `count` rounds that the photographs make. Prints how many photographs were left out, and why."""
@@ -418,8 +418,8 @@ def _sparse(clean: Pixels, generator: np.random.Generator) -> Pixels:
 
 
 def _challenge(classifier: Classifier, settings: Settings, clean: Pixels, label: int) -> Challenge:
-    task = Task(
-        task_id=secrets.token_hex(16),
+    task = Terms(
+        task_salt=secrets.token_hex(16),
         true_label=label,
         true_label_name=classifier.label_name(label),
         classifier=classifier.name,
@@ -429,7 +429,7 @@ def _challenge(classifier: Classifier, settings: Settings, clean: Pixels, label:
         height=classifier.height,
         width=classifier.width,
         original_sha256=pixel_identity(clean),
-    )
+    ).as_task()
     origin = Origin(source="benchmark", source_id="0", clean_confidence=1, clean_margin=1, judge="none")
     return Challenge(round_id="0", created_at=datetime.now(UTC), task=task, origin=origin, png=encode_png(clean))
 

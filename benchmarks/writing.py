@@ -24,6 +24,7 @@ import os
 import resource
 import shutil
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -34,6 +35,8 @@ from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from perturb.schemas.settings import S3Settings, SealSettings
 from perturb.sinks.corpus.corpus import Corpus
@@ -165,7 +168,7 @@ def measure(store: Store, rounds: list[SyntheticRound], scratch: Path) -> dict[s
         os.sync()
         seconds[name] = timed(action)
 
-    clear(store, "rounds/", "sealed/")
+    clear(store, "rounds/", "sealed/", "log/")
     time_it("commit", lambda: commit_all(Corpus(store), rounds))
     committed = objects(store, "rounds/")
     seconds["round_bytes"] = sum(len(data) for _, data in committed)

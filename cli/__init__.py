@@ -10,8 +10,22 @@ from io import TextIOWrapper
 
 import typer
 
-from perturb.cli import certify, corpus, deliver, init, mine, operate, produce
-from perturb.cli.output import clean
+from perturb.cli import (
+    bench,
+    certificates,
+    certify,
+    corpus,
+    deliver,
+    evaluate,
+    harden,
+    init,
+    mine,
+    operate,
+    play,
+    produce,
+    targets,
+)
+from perturb.schemas.clean_text import clean, clean_output
 
 app = typer.Typer(
     name="perturb",
@@ -23,11 +37,26 @@ app = typer.Typer(
     epilog=(
         "Settings come from perturb.toml and PERTURB_* variables; `perturb doctor` shows them. "
         "Exit codes: 0 done; 1 unforeseen; 2 bad setting or argument; 3 source; 4 model; 5 store; 6 subnet; "
-        "7 corpus; 8 an audit found faults; 9 tier; 10 status found something to look at; 130 interrupted."
+        "7 corpus; 8 an audit found faults; 9 tier; 10 status found something to look at; "
+        "11 a gate does not pass; 130 interrupted."
     ),
 )
 # In the order in which `perturb --help` shows their panels.
-for module in (produce, corpus, deliver, certify, init, operate, mine):
+for module in (
+    produce,
+    corpus,
+    deliver,
+    certify,
+    certificates,
+    init,
+    operate,
+    mine,
+    bench,
+    targets,
+    harden,
+    evaluate,
+    play,
+):
     module.register(app)
 
 
@@ -87,7 +116,7 @@ _OPEN_FILES = 4096
 
 
 def _prepare_process() -> None:
-    """Make names of files UTF-8, allow many open files, print in any encoding, keep loopback off proxies."""
+    """Make names of files UTF-8, allow many open files, print any text safely, keep loopback off proxies."""
     if sys.getfilesystemencoding() != "utf-8" and not sys.flags.utf8_mode:
         # A locale such as C. Python takes the encoding of file names from it when it starts.
         os.environ["PYTHONUTF8"] = "1"
@@ -99,6 +128,7 @@ def _prepare_process() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+    clean_output()
     from perturb.schemas.proxies import exempt_loopback
 
     exempt_loopback()

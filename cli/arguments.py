@@ -45,6 +45,6 @@ def open_corpus(path: str | None, *, may_be_empty: bool = False) -> "tuple[Setti
 
     settings = load_settings(store=path)
     corpus = Corpus.open(settings)
-    if not may_be_empty and not corpus.round_days() and not corpus.sealed_days():
+    if not may_be_empty and not corpus.round_days() and corpus.newest() is None:
         raise CorpusError(f"{settings.store} holds no corpus; name a store where rounds were committed")
     return settings, corpus

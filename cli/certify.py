@@ -1,4 +1,4 @@
-"""Commands that show a corpus to be what was committed: `audit`, `prove`."""
+"""Commands that show a corpus to be what was committed: `audit`, `prove`, `log`."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -8,7 +8,7 @@ import typer
 
 from perturb.cli.arguments import Day, Flow, Json, StorePath, open_corpus
 from perturb.cli.orchestration import runs_as_flow
-from perturb.cli.output import facts, read_file, say, say_json, styled, write_file
+from perturb.cli.output import facts, say, say_json, styled, write_file
 
 if TYPE_CHECKING:
     from perturb.tasks.corpus.audit import AuditReport
@@ -18,64 +18,147 @@ PANEL = "Certify"
 
 def register(app: typer.Typer) -> None:
     """Add this module's commands to `app`."""
-    for command in (audit, prove):
+    for command in (audit, prove, log):
         app.command(rich_help_panel=PANEL)(command)
 
 
 def audit(
     path: StorePath = None,
     day: Day = None,
+    since: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DAY",
+            help="Audit the days from this one on, and the log from their first entry on.",
+            show_default=False,
+        ),
+    ] = None,
+    since_entry: Annotated[
+        int | None,
+        typer.Option(min=0, help="Audit the log from this entry on, and the days that it seals.", show_default=False),
+    ] = None,
     sample: Annotated[float, typer.Option(min=0, max=1, help="Share of the images whose bytes are read.")] = 1.0,
     deep: Annotated[
         bool, typer.Option("--deep/--no-deep", help="Compute metrics, flip and score again from the bytes.")
     ] = True,
     hotkey: Annotated[
-        str | None, typer.Option(help="Require that this validator signed everything.", show_default=False)
+        list[str] | None,
+        typer.Option(
+            help="Require that this validator signed everything; may be given several times \\[default: the own hotkey "
+            "and the subnet.trusted_validators setting].",
+            show_default=False,
+        ),
     ] = None,
+    allow_unsigned: Annotated[
+        bool,
+        typer.Option(
+            "--allow-unsigned", help="Accept what nobody signed. For trying things out: anybody may have written it."
+        ),
+    ] = False,
     proof: Annotated[
-        Path | None, typer.Option(help="Check this inclusion proof instead of a corpus.", show_default=False)
+        Path | None,
+        typer.Option(help="Check this file of `perturb prove` instead of a corpus, offline.", show_default=False),
     ] = None,
-    manifest: Annotated[
-        Path | None, typer.Option(help="With --proof: the sealed day's manifest.json.", show_default=False)
+    consistency: Annotated[
+        Path | None,
+        typer.Option(
+            help="Check this file of `perturb log --consistency` offline; with --proof, the proof may lead to its "
+            "newer head.",
+            show_default=False,
+        ),
+    ] = None,
+    head: Annotated[
+        Path | None,
+        typer.Option(
+            help="Compare with a file of `perturb log --head`: the log once had its root.", show_default=False
+        ),
+    ] = None,
+    root: Annotated[
+        str | None,
+        typer.Option(help="Compare with a root of the log that you trust.", show_default=False),
     ] = None,
     on_chain: Annotated[
-        str | None, typer.Option(help="With --proof: the root that this hotkey committed.", show_default=False)
+        str | None,
+        typer.Option(help="Compare with the root that this hotkey committed on the chain.", show_default=False),
     ] = None,
     flow: Flow = None,
     json_: Json = False,
 ) -> None:
     """Check that a corpus is what was committed, from its bytes alone: digests, counts, pointers, signatures, verdicts.
 
-    Exits with 8 and names each fault where something does not hold.
+    With --head, --root or --on-chain the log must once have had that root too: then nothing before it was changed.
+    Everything must be signed by a validator that you name or are. Exits with 8 and names each fault where something
+    does not hold.
     """
-    if proof is not None:
-        check_proof_file(proof, manifest=manifest, on_chain=on_chain, json_=json_)
+    from perturb.cli.proof_files import Against, check_log_had, check_proof_files
+    from perturb.schemas.errors import AuditError, SettingsError
+
+    hotkeys = hotkey or []
+    against = Against(head, root, on_chain, tuple(hotkeys))
+    if proof is not None or consistency is not None:
+        if allow_unsigned:
+            raise SettingsError("--allow-unsigned is for a corpus: a proof that nobody signed proves nothing")
+        check_proof_files(proof, consistency, against, json_=json_)
         return
-    from perturb.schemas.errors import AuditError
     from perturb.sinks.corpus.keys import parse_day
+    from perturb.sinks.log.log import Log
+    from perturb.subnet.trust import load_trust
     from perturb.tasks.corpus.audit import AuditFailed, audit_store
 
-    settings, _ = open_corpus(path)
-    chosen = parse_day(day) if day else None
-    if runs_as_flow(flow):
+    settings, corpus = open_corpus(path)
+    trust = load_trust(settings.subnet, hotkeys=hotkeys, allow_unsigned=allow_unsigned)
+    check_log_had(Log(corpus.store, trust=trust), against)
+    chosen, start = parse_day(day) if day else None, parse_day(since) if since else None
+    if sum(value is not None for value in (chosen, start, since_entry)) > 1:
+        raise SettingsError("--day, --since and --since-entry exclude one another; give one of them")
+    if runs_as_flow(flow) and not allow_unsigned:
         from perturb.flows.audit import audit as audit_flow
 
         try:
-            report = audit_flow(store=path, sample=sample, deep=deep, day=chosen, hotkey=hotkey)
+            report = audit_flow(
+                store=path,
+                sample=sample,
+                deep=deep,
+                day=chosen,
+                since=start,
+                since_entry=since_entry,
+                hotkeys=hotkeys,
+            )
         except AuditFailed as failed:
             report = failed.report
     else:
-        report = audit_store(settings, day=chosen, sample=sample, deep=deep, hotkey=hotkey)
+        report = audit_store(
+            settings,
+            day=chosen,
+            since=start,
+            since_entry=since_entry,
+            sample=sample,
+            deep=deep,
+            hotkeys=hotkeys,
+            allow_unsigned=allow_unsigned,
+        )
     _say_audit(report, settings.store, json_=json_)
     if not report.holds:
-        raise AuditError(f"{settings.store} does not hold (faults: {len(report.faults)}); each is named above")
+        strangers = report.unsigned or len(report.signers) > len(set(report.signers) & set(hotkeys))
+        hint = "; --hotkey and subnet.trusted_validators say whose signatures count" if strangers else ""
+        raise AuditError(f"{settings.store} does not hold (faults: {len(report.faults)}); each is named above{hint}")
 
 
 def _say_audit(report: "AuditReport", store: str, *, json_: bool) -> None:
     counts = asdict(report) | {"faults": [asdict(fault) for fault in report.faults]}
-    say(facts(f"audit of {store}", {name: value for name, value in counts.items() if name != "faults"}))
-    if not report.faults:
+    figures = {name: value for name, value in counts.items() if name not in ("faults", "signers")}
+    signers = ", ".join(f"{signer}: {count}" for signer, count in report.signers.items())
+    say(facts(f"audit of {store}", figures | {"signers": signers or "none"}))
+    if not report.faults and not report.unsigned:
         say("everything holds")
+    elif not report.faults:
+        say(
+            styled(
+                ("NOT SIGNED", "yellow"),
+                f" rounds and days: {report.unsigned}, accepted because of --allow-unsigned. The rest holds; who wrote "
+                "these is not known.",
+            )
+        )
     for fault in report.faults:
         say(styled(("FAULT", "red"), f" {fault.where}: {fault.what}"))
     if json_:
@@ -85,58 +168,68 @@ def _say_audit(report: "AuditReport", store: str, *, json_: bool) -> None:
 def prove(
     record_id: Annotated[str, typer.Argument(help="ID of a sealed record.", show_default=False)],
     path: StorePath = None,
+    entries: Annotated[
+        int | None,
+        typer.Option(min=1, help="Prove it in the log's first N entries \\[default: all].", show_default=False),
+    ] = None,
     output: Annotated[
         Path | None,
         typer.Option("--output", "-o", help="File to write \\[default: RECORD_ID.proof.json].", show_default=False),
     ] = None,
 ) -> None:
-    """Write a proof that a sealed record belongs to its day; `perturb audit --proof FILE` checks it offline."""
+    """Write a proof that a record belongs to the corpus; `perturb audit --proof FILE` checks it offline.
+
+    The proof has the record, its path in its day, the day's path in the log, and the log's signed head.
+    """
+    from perturb.subnet.trust import load_trust
     from perturb.tasks.corpus.prove import prove as make_proof
 
-    _, corpus = open_corpus(path)
-    proof = make_proof(corpus, record_id)
+    settings, corpus = open_corpus(path)
+    proof = make_proof(corpus, record_id, trust=load_trust(settings.subnet), entries=entries)
     written = output or Path(f"{record_id}.proof.json")
     write_file(written, proof.to_json(), "--output")
-    say(f"record {record_id} is number {proof.index + 1} of {proof.size} on {proof.day}; its proof is in {written}")
-
-
-def check_proof_file(proof_file: Path, *, manifest: Path | None, on_chain: str | None, json_: bool) -> None:
-    """Check a proof against a manifest file, against the root that validator `on_chain` committed, or both.
-
-    Raises AuditError where it does not hold, SettingsError for a file that cannot be read, SubnetError where the chain
-    has no root of that validator.
-    """
-    from perturb.schemas.errors import AuditError
-    from perturb.sinks.corpus.manifest import parse_manifest
-    from perturb.tasks.corpus.prove import check_proof, parse_proof
-
-    proof = parse_proof(read_file(proof_file, "--proof"), str(proof_file))
-    report = check_proof(
-        proof,
-        manifest=parse_manifest(read_file(manifest, "--manifest"), str(manifest)) if manifest else None,
-        root=_committed_root(on_chain) if on_chain else None,
-        hotkey=on_chain,
+    say(
+        f"record {record_id} is number {proof.index + 1} of {proof.size} on {proof.entry.detail['day']}, which is "
+        f"entry {proof.entry.sequence} of {proof.head.size}; its proof is in {written}"
     )
-    compared = " and ".join(report.against) or "nothing but itself: name a --manifest or --on-chain HOTKEY to trust"
-    say(f"record {report.record_id} of {report.day}, root {report.merkle_root}, compared with {compared}")
-    if report.holds:
-        say(
-            "the proof holds"
-            if report.against
-            else "the path leads to the proof's own root, which has not been compared with a manifest or the chain"
-        )
-    if json_:
-        say_json(asdict(report))
-    if not report.holds:
-        raise AuditError(f"the proof does not hold: {'; '.join(report.faults)}")
 
 
-def _committed_root(hotkey: str) -> str:
-    from perturb.schemas.errors import SubnetError
-    from perturb.schemas.settings import load_settings
-    from perturb.subnet.chain import open_chain
+def log(
+    path: StorePath = None,
+    last: Annotated[int, typer.Option(min=0, help="How many of the newest entries are shown.")] = 20,
+    consistency: Annotated[
+        tuple[int, int] | None,
+        typer.Option(
+            help="Write a proof that the log of NEW entries begins with that of OLD entries.",
+            metavar="OLD NEW",
+            show_default=False,
+        ),
+    ] = None,
+    head: Annotated[bool, typer.Option("--head", help="Write the newest signed head.")] = False,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            help="File to write \\[default: log-OLD-NEW.consistency.json, log-NEW.head.json].",
+            show_default=False,
+        ),
+    ] = None,
+    json_: Json = False,
+) -> None:
+    """Show the log: what was sealed, planned, certified, promoted and revoked, in order, under one signed root.
 
-    root = open_chain(load_settings().subnet).read_commitment(hotkey)
-    if root is None:
-        raise SubnetError(f"hotkey {hotkey} has committed no root on chain; ask the validator for its manifest instead")
-    return root
+    `--consistency` proves that it only grew, which `perturb audit --consistency FILE` checks offline.
+    """
+    from perturb.cli.proof_files import say_log, write_consistency, write_head
+    from perturb.sinks.log.log import Log
+    from perturb.subnet.trust import load_trust
+
+    settings, corpus = open_corpus(path)
+    entries = Log(corpus.store, trust=load_trust(settings.subnet))
+    if consistency is not None:
+        write_consistency(entries, *consistency, output)
+    elif head:
+        write_head(entries, output)
+    else:
+        say_log(entries, last, json_=json_)

@@ -7,7 +7,7 @@ import typer
 
 from perturb.cli.arguments import Day, Flow, Json, Store, StorePath, open_corpus
 from perturb.cli.orchestration import runs_as_flow
-from perturb.cli.output import facts, say, say_json, table
+from perturb.cli.output import facts, say, say_json, styled, table
 
 PANEL = "Corpus"
 
@@ -31,7 +31,8 @@ def seal(
     """Merge a finished day's rounds into immutable, signed shards. Sealing twice changes nothing.
 
     The default day is yesterday (UTC). A sample of the records is verified again from its bytes first; its size is the
-    `seal.reverify_fraction` setting. Where a chain and a wallet are configured, the day's Merkle root goes on the
+    `seal.reverify_fraction` setting. Only rounds that this validator or one of subnet.trusted_validators signed are
+    taken in. Where a chain and a wallet are configured, the day's Merkle root goes on the
     chain.
     """
     from perturb.schemas.settings import load_settings
@@ -48,7 +49,9 @@ def seal(
 
         sealed = seal_and_anchor(settings, day=chosen, early=early, wait=wait)
     how = "was sealed already" if sealed.already else "sealed"
-    say(facts(f"{sealed.day} {how}", sealed.model_dump(exclude={"day", "already"})))
+    say(facts(f"{sealed.day} {how}", sealed.model_dump(exclude={"day", "already", "left"})))
+    for why, count in sealed.left.items():
+        say(styled(("LEFT", "yellow"), f" {count} rounds were not sealed: {why}"))
     if json_:
         say_json(sealed.model_dump(mode="json"))
 
@@ -56,6 +59,9 @@ def seal(
 def gc(
     path: StorePath = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be removed; remove nothing.")] = False,
+    all_days: Annotated[
+        bool, typer.Option("--all-days", help="Look through all sealed days, not only the 32 newest.")
+    ] = False,
     flow: Flow = None,
     json_: Json = False,
 ) -> None:
@@ -68,11 +74,11 @@ def gc(
     if runs_as_flow(flow):
         from perturb.flows.gc import gc as gc_flow
 
-        report = gc_flow(store=path, dry_run=dry_run)
+        report = gc_flow(store=path, dry_run=dry_run, all_days=all_days)
     else:
         from perturb.tasks.corpus.gc import clean_store
 
-        report = clean_store(settings, dry_run=dry_run)
+        report = clean_store(settings, dry_run=dry_run, all_days=all_days)
     kinds = {"never committed": report.orphans, "superseded": report.superseded, "unfinished": report.unfinished}
     rows = [(kind, len(entries), sum(entry.size for entry in entries)) for kind, entries in kinds.items()]
     say(table(f"{'would remove' if dry_run else 'removed'} from {settings.store}", ["", "objects", "bytes"], rows))
@@ -93,16 +99,16 @@ def show(
     """Draw a contact sheet of the best pairs.
 
     Each pair is drawn as original, perturbed and the difference times 16, with labels, confidences, L-inf, SSIM and
-    score.
+    score. Pairs are drawn whoever signed them; `perturb audit` says whose they are.
     """
     from perturb.sinks.corpus.keys import parse_day
-    from perturb.sinks.report.contact_sheet import check_picture, contact_sheet
+    from perturb.sinks.report.contact_sheet import check_picture, write_contact_sheet
     from perturb.tasks.monitor.best_pairs import best_pairs
 
     settings, corpus = open_corpus(path)
     check_picture(output)
     pairs = best_pairs(corpus, number, day=parse_day(day) if day else None)
-    contact_sheet(pairs).save(output)
+    write_contact_sheet(output, pairs)
     say(f"{len(pairs)} pairs of {settings.store} drawn to {output}")
     if json_:
         say_json({"path": str(output), "pairs": len(pairs)})

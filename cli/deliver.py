@@ -8,7 +8,7 @@ import typer
 
 from perturb.cli.arguments import Flow, Json, Store
 from perturb.cli.orchestration import runs_as_flow
-from perturb.cli.output import say, say_json, table, write_file
+from perturb.cli.output import say, say_json, styled, table, write_file
 from perturb.cli.tier_file import tiers
 
 PANEL = "Deliver"
@@ -33,7 +33,8 @@ def export(
 ) -> None:
     """Add newly sealed days to a tier's dataset (Parquet and WebDataset). Files of earlier days never change.
 
-    The tier file (the `tiers` setting) says which records and columns a tier holds, and how many days it is delayed.
+    Only days that this validator or one of subnet.trusted_validators sealed are exported. The tier file (the `tiers`
+    setting) says which records and columns a tier holds, in which layouts, and how many days it is delayed.
     """
     from perturb.schemas.settings import load_settings
 
@@ -56,6 +57,8 @@ def export(
         say(f"release {release}: {result.path}/releases/{release}.json")
     if result.waiting:
         say(f"{len(result.waiting)} sealed days are held back by the tier's delay")
+    for why, count in result.left.items():
+        say(styled(("LEFT", "yellow"), f" {count} sealed days are not exported: {why}"))
     if json_:
         say_json(asdict(result))
 
@@ -78,16 +81,23 @@ def share(
     """
     from perturb.schemas.settings import load_settings
     from perturb.sinks.stores.open import open_store
+    from perturb.subnet.trust import load_trust
     from perturb.tasks.export.share import parse_duration
     from perturb.tasks.export.share import share as presign
 
     settings = load_settings(store=store)
-    shared = presign(open_store(settings.store, settings.s3), tier, release=release, expires=parse_duration(expires))
+    shared = presign(
+        open_store(settings.store, settings.s3),
+        tier,
+        release=release,
+        expires=parse_duration(expires),
+        trust=load_trust(settings.subnet),
+    )
     written = output or Path(f"{tier}.links.json")
-    write_file(written, shared.to_json(), "--output")
+    write_file(written, shared.to_json(), "--output", private=True)
     plain = {".txt": shared.urls(), ".aria2": shared.downloads(), ".curl": shared.curl(), ".sha256": shared.checksums()}
     for suffix, text in plain.items():
-        write_file(written.with_suffix(suffix), text.encode(), "--output")
+        write_file(written.with_suffix(suffix), text.encode(), "--output", private=True)
     say(f"{len(shared.files)} links, valid until {shared.expires_at:%Y-%m-%d %H:%M} UTC, in {written}")
     say("beside it: .txt with one link a line, .aria2 for `aria2c -i`, .curl for `curl --create-dirs -fK`, and")
     say(".sha256 for `sha256sum -c`")
@@ -96,7 +106,7 @@ def share(
 def publish(
     tier: Annotated[str, typer.Option(help="A tier that was exported.")],
     repo: Annotated[str, typer.Option(help="Dataset repository on the Hugging Face Hub: org/name.")],
-    root: Annotated[str, typer.Option(help="parquet or wds: the format to publish.")] = "parquet",
+    root: Annotated[str, typer.Option(help="parquet, wds or by_photo: the format to publish.")] = "parquet",
     private: Annotated[
         bool, typer.Option("--private/--public", help="Visibility of the repository, if it is created.")
     ] = True,
@@ -109,10 +119,18 @@ def publish(
     """
     from perturb.schemas.settings import load_settings
     from perturb.sinks.stores.open import open_store
+    from perturb.subnet.trust import load_trust
     from perturb.tasks.export.hub import publish as upload
 
     settings = load_settings(store=store)
-    published = upload(open_store(settings.store, settings.s3), tier, repo=repo, root=root, private=private)
+    published = upload(
+        open_store(settings.store, settings.s3),
+        tier,
+        repo=repo,
+        root=root,
+        private=private,
+        trust=load_trust(settings.subnet),
+    )
     say(f"{repo} is at version {published.version}: {len(published.sent)} files sent, {published.kept} were there")
     if json_:
         say_json(asdict(published))

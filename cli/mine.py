@@ -27,6 +27,14 @@ def miner(
     budget_seconds: Annotated[float, typer.Option(help="Seconds that an attack may take for one challenge.")] = 3.0,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 lets the system choose.")] = 8091,
+    targets: Annotated[
+        str | None,
+        typer.Option(
+            help="Registry of further targets: a folder, s3://BUCKET/PREFIX or https://… of a validator's store. A "
+            "network that a challenge names is loaded from there.",
+            show_default=False,
+        ),
+    ] = None,
     max_concurrent: Annotated[
         int, typer.Option(help="Challenges answered at once; further ones are refused with HTTP 503.")
     ] = 2,
@@ -53,6 +61,7 @@ def miner(
         budget_seconds=budget_seconds,
         max_concurrent=max_concurrent,
         external_ip=external_ip,
+        targets=targets,
         tell=tell,
     )
 

@@ -8,11 +8,12 @@ import typer
 
 from perturb.cli.arguments import Flow, Json, Store, StorePath, open_corpus
 from perturb.cli.orchestration import check_prefect, runs_as_flow
-from perturb.cli.output import clean, facts, say, say_json, styled, table
+from perturb.cli.output import facts, say, say_json, styled, table
+from perturb.schemas.clean_text import clean
 
 if TYPE_CHECKING:
     from perturb.schemas.settings import Settings
-    from perturb.schemas.status import Status
+    from perturb.schemas.status import Status, TargetCounts
     from perturb.tasks.monitor.doctor import Check
 
 PANEL = "Operate"
@@ -81,10 +82,12 @@ def status(
     Exits with 0 when all is well and with 10 when something needs attention; each finding says what to do. When a
     commit, a seal or an export is late is decided by the `status.*` settings.
     """
+    from perturb.subnet.trust import load_trust
     from perturb.tasks.monitor.status import read_status
 
     settings, corpus = open_corpus(path, may_be_empty=True)
-    found = read_status(corpus, settings)
+    trust = load_trust(settings.subnet)
+    found = read_status(corpus, settings, trust=trust)
     typer.echo(clean("\n".join(status_lines(found))))
     if metrics is not None:
         from perturb.sinks.report.openmetrics import write_metrics
@@ -94,7 +97,7 @@ def status(
         from perturb.sinks.report.status_page import write_page
         from perturb.tasks.monitor.latest_pairs import latest_pairs
 
-        write_page(html, found, latest_pairs(corpus, _PAIRS))
+        write_page(html, found, latest_pairs(corpus, _PAIRS, trust=trust))
     if json_:
         say_json(found.model_dump(mode="json") | {"well": found.well})
     if not found.well:
@@ -118,6 +121,7 @@ def status_lines(found: "Status") -> list[str]:
         ("perturb", f"{'well' if found.well else 'NEEDS ATTENTION'}: {found.store}, {found.at:%Y-%m-%d %H:%M} UTC"),
         ("today", f"{found.rounds} rounds, {found.responses} answers, {found.accepted} accepted{share}"),
         ("refused", refused or "none"),
+        *([("targets", "; ".join(map(_of_target, found.targets)))] if len(found.targets) > 1 else []),
         ("miners", f"{found.miners} asked today"),
         ("medians", medians or "nothing accepted today"),
         ("judgements", known),
@@ -128,6 +132,11 @@ def status_lines(found: "Status") -> list[str]:
         *((finding.part.upper(), f"{finding.what}: {finding.advice}") for finding in found.findings),
     ]
     return [f"{name:<12}{text}" for name, text in rows]
+
+
+def _of_target(one: "TargetCounts") -> str:
+    share = "not in the line-up" if one.share is None else f"{one.share:.0%} of rounds"
+    return f"{one.target} ({share}) {one.responses} answers, {one.accepted} accepted"
 
 
 def cost(path: StorePath = None, json_: Json = False) -> None:
@@ -169,7 +178,8 @@ def weights(
 ) -> None:
     """Compute weights from the miners' histories in the corpus and submit them to the chain.
 
-    On the local network, which has no chain, they are only printed. A miner needs more than 100 answered challenges to
+    Only records that this validator or one of subnet.trusted_validators signed count; others pay nobody. On the local
+    network, which has no chain, they are only printed. A miner needs more than 100 answered challenges to
     get a weight.
     """
     from perturb.schemas.settings import load_settings
@@ -185,23 +195,69 @@ def weights(
         weighed = weigh_miners(settings, emission_policy=policy, dry_run=dry_run)
     columns = ["uid", "miner", "processed", "accepted", "average", "weight", "why not"]
     say(table(f"weights under {weighed.policy}", columns, [tuple(row.values()) for row in weighed.rows]))
+    for why, count in weighed.left.items():
+        say(styled(("LEFT OUT", "yellow"), f" {count} × {why}"))
     say(f"submitted as {weighed.extrinsic}" if weighed.extrinsic else f"not submitted: {weighed.reason}")
     if json_:
         say_json(weighed.model_dump(mode="json"))
 
 
 def judge(
-    pairs: Annotated[Path, typer.Option(help="CSV with the columns class_index, label, target, is_member.")],
+    pairs: Annotated[
+        Path | None,
+        typer.Option(help="CSV with the columns class_index, label, target, is_member.", show_default=False),
+    ] = None,
+    precompute: Annotated[
+        bool, typer.Option("--precompute", help="Compute and keep what can be known before it is asked.")
+    ] = False,
     json_: Json = False,
 ) -> None:
-    """Measure the judge on labelled pairs: accuracy, AUC, pairs per second, and the worst cases."""
+    """Measure the judge on labelled pairs: accuracy, AUC, pairs per second, and the worst cases.
+
+    With --precompute it first judges every pair of labels that its tables do not decide, and every label's name as a
+    subject. That takes minutes; the progress says how many. What was computed is kept when the command is interrupted.
+    """
+    from perturb.schemas.errors import SettingsError
+    from perturb.schemas.settings import load_settings
+
+    if pairs is None and not precompute:
+        raise SettingsError("give --pairs FILE.csv to measure the judge, --precompute to prepare it, or both")
+    settings = load_settings()
+    if precompute:
+        known = _precompute(settings)
+        say(facts("known before it is asked", known))
+        if json_ and pairs is None:
+            say_json(known)
+    if pairs is not None:
+        _measure(settings, pairs, json_=json_)
+
+
+def _precompute(settings: "Settings") -> dict[str, object]:
+    from perturb.flows.engine.progress import loading_progress
+    from perturb.models.judge.judge import LanguageJudge, load_judge
+    from perturb.schemas.errors import ModelError
+
+    with loading_progress() as loading, loading.part(f"judge {settings.judge.name}") as tell:
+        judge = load_judge(settings.judge, cache=settings.cache, tell=tell)
+        if not isinstance(judge, LanguageJudge):
+            raise ModelError("judge 'none' has nothing to compute; set judge.name, for example to gemma-3-270m")
+        judge.precompute(settings.cache, tell=tell)
+    assert judge.tables is not None
+    return {
+        "judge": judge.name,
+        "judge_sha256": judge.sha256,
+        "template": judge.tables.template,
+        "decided_by_limit": judge.tables.decided(judge.thresholds.same_kind),
+        "scored_pairs": len(judge.tables.scored),
+    }
+
+
+def _measure(settings: "Settings", pairs: Path, *, json_: bool) -> None:
     from dataclasses import asdict
 
     from perturb.models.judge.judge import load_judge
     from perturb.models.judge.trial import read_pairs, try_judge
-    from perturb.schemas.settings import load_settings
 
-    settings = load_settings()
     trial = try_judge(read_pairs(pairs), load_judge(settings.judge, cache=settings.cache))
     measured = {name: value for name, value in asdict(trial).items() if name not in ("worst", "scores")}
     say(facts(f"{trial.judge} on {pairs}", measured))

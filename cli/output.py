@@ -10,21 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from perturb.schemas.clean_text import clean, clean_json, in_line
+
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
     from rich.table import Table
     from rich.text import Text
-
-_LINE_BREAKS = {ord(character): " " for character in "\n\r\v\f\x85\u2028\u2029"}
-_KEPT = {"\n", "\t"}
-# Overrides of the writing direction make a text read as another one.
-_DIRECTION = {*range(0x202A, 0x202F), *range(0x2066, 0x206A)}
-_DROPPED = {code: None for code in (*range(0x20), *range(0x7F, 0xA0), *_DIRECTION) if chr(code) not in _KEPT}
-
-
-def clean(text: str) -> str:
-    """Return `text` without control characters; line feeds and tabs stay."""
-    return text.translate(_DROPPED)
 
 
 def say(*parts: "RenderableType") -> None:
@@ -38,14 +29,14 @@ def styled(*parts: str | tuple[str, str]) -> "Text":
     """Return one line of text from parts, each a string or a string with a rich style. Line breaks become spaces."""
     from rich.text import Text
 
-    return Text.assemble(*(_in_line(part) if isinstance(part, str) else (_in_line(part[0]), part[1]) for part in parts))
+    return Text.assemble(*(in_line(part) if isinstance(part, str) else (in_line(part[0]), part[1]) for part in parts))
 
 
 def say_json(payload: Mapping[str, Any]) -> None:
     """Print the closing JSON object, on one line."""
     import json
 
-    typer.echo(json.dumps(payload, default=str, ensure_ascii=False))
+    typer.echo(clean_json(json.dumps(payload, default=str, ensure_ascii=False)))
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> "Table":
@@ -56,9 +47,9 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) 
     from rich.table import Table
     from rich.text import Text
 
-    drawn = Table(*columns, title=Text(_in_line(title)), title_justify="left", show_header=any(columns))
+    drawn = Table(*columns, title=Text(in_line(title)), title_justify="left", show_header=any(columns))
     for row in rows:
-        drawn.add_row(*(Text(_in_line(_shown(cell))) for cell in row))
+        drawn.add_row(*(Text(in_line(_shown(cell))) for cell in row))
     return drawn
 
 
@@ -77,12 +68,25 @@ def read_file(path: Path, argument: str) -> bytes:
         raise SettingsError(f"{argument} {path} can't be read ({error.strerror}); name an existing file") from error
 
 
-def write_file(path: Path, data: bytes, argument: str) -> None:
-    """Write a file named on the command line. Raises SettingsError that names the argument."""
-    from perturb.schemas.errors import SettingsError
+def write_file(path: Path, data: bytes, argument: str, *, private: bool = False) -> None:
+    """Write a file named on the command line; a `private` one only this user may read.
 
+    A regular file is replaced in one step, so that neither a link nor an open file of another user under a name that
+    can be guessed receives the data. Raises SettingsError that names the argument, also for a link outside /dev.
+    """
+    from perturb.schemas.errors import SettingsError, StoreError
+    from perturb.sinks.report.replace_file import replace_file
+
+    device = path.parent == Path("/dev") or (path.exists() and not path.is_file())
+    if path.is_symlink() and not device:
+        raise SettingsError(f"{argument} {path} is a link, which is not followed; name a file, or remove the link")
     try:
-        path.write_bytes(data)
+        if device:
+            path.write_bytes(data)
+        else:
+            replace_file(path, data, mode=0o600 if private else None)
+    except StoreError as error:
+        raise SettingsError(f"{argument}: {error}") from error
     except OSError as error:
         raise SettingsError(
             f"{argument} {path} can't be written ({error.strerror}); name a file in a folder that you may write to"
@@ -93,11 +97,6 @@ def _console() -> "Console":
     from rich.console import Console
 
     return Console(highlight=False, emoji=False)
-
-
-def _in_line(text: str) -> str:
-    """Without line breaks, so that a value cannot add lines that look like ours."""
-    return clean(text.translate(_LINE_BREAKS))
 
 
 def _shown(cell: object) -> str:

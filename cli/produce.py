@@ -7,6 +7,7 @@ import typer
 
 from perturb.cli.arguments import Json, Source, Store
 from perturb.cli.output import say, say_json, styled, table
+from perturb.schemas.clean_text import clean
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -31,7 +32,8 @@ def demo(
     picture: Annotated[Path, typer.Option(help="PNG file for the contact sheet.")] = Path("demo/contact-sheet.png"),
     json_: Json = False,
 ) -> None:
-    """Run every step once: rounds with local miners, seal, tier exports, read back by subscribers' libraries, audit.
+    """Run every step once: rounds with local miners, seal, tier exports, read back by subscribers' libraries, audit,
+    a robustness certificate, a hardened network with its report.
 
     Five reference miners are started on loopback ports; one of them answers wrongly on purpose.
     """
@@ -39,6 +41,7 @@ def demo(
 
     # The server starts while the next line imports torch and the rest.
     server = start_server()
+    from perturb.cli.harden import show_report
     from perturb.flows.demo import run_demo
 
     result = run_demo(server, rounds=rounds, store=store, source=source, picture=picture, tell=_say_marked_up)
@@ -47,6 +50,14 @@ def demo(
         _say_export(exported)
     found = f"the audit of the corpus found no faults: {result.audited_records} records; the picture is "
     say(styled(found, (str(result.picture), "bold")))
+    if result.certificate:
+        say(styled("the classifier's robustness certificate holds; its page is ", (str(result.certificate), "bold")))
+    if result.hardened:
+        show_report(result.hardened.report)
+        say(
+            f"{result.hardened.target} is a network trained on what the miners found: only if every gate passes would "
+            f"it be attacked next, and {result.hardened.report.photographs} photographs rarely prove that it learned"
+        )
     if json_:
         say_json(result.model_dump(mode="json"))
 
@@ -103,7 +114,7 @@ def _say_marked_up(part: "RenderableType") -> None:
     """Print what the demo tells of itself: text with markup of its own."""
     from rich.text import Text
 
-    say(Text.from_markup(part) if isinstance(part, str) else part)
+    say(Text.from_markup(clean(part)) if isinstance(part, str) else part)
 
 
 def production_table(summary: "ProduceSummary") -> "Table":

@@ -5,7 +5,9 @@ import os
 import sys
 
 from perturb.flows.engine.tied_process import end_with_parent
+from perturb.schemas.clean_text import clean_output
 from perturb.schemas.errors import SettingsError
+from perturb.schemas.private_files import make_private_folder
 from perturb.schemas.proxies import exempt_loopback
 from perturb.schemas.settings import load_settings
 
@@ -23,7 +25,7 @@ def _choose_prefect_home() -> None:
         home = load_settings().cache.absolute() / "prefect"
         os.environ["PREFECT_HOME"] = str(home)
         with contextlib.suppress(OSError):
-            home.mkdir(parents=True, exist_ok=True)
+            make_private_folder(home)
 
 
 # Before Prefect is imported for the first time, wherever that happens: no outside connection, and enough patience
@@ -36,6 +38,8 @@ for _name, _value in {
 }.items():
     os.environ.setdefault(_name, _value)
 exempt_loopback()
+# Flow runs of a worker begin here, and not with a command.
+clean_output()
 if "prefect" not in sys.modules:
     _choose_prefect_home()
 # The variable is set by Prefect's worker. A flow run must not outlive it.

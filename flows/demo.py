@@ -1,30 +1,47 @@
 """The demonstration: every stage once, on real parts, in one process."""
 
 from collections.abc import Callable
-from datetime import UTC, datetime
+from dataclasses import replace
+from datetime import UTC, date, datetime
 from pathlib import Path
 
+import torch
 from pydantic import BaseModel
 from rich.markup import escape
 
+from perturb.certificates.folder import PAGE
+from perturb.certificates.steps import PlanRequest, open_log, plan_certificate, run_certificate
+from perturb.certificates.subject import load_subject
+from perturb.certificates.verify import Request, trusts, verify
 from perturb.flows.engine.prefect_server import ServerStart
 from perturb.flows.produce import ProduceSummary, prepared_produce
 from perturb.models.classifier import load_classifier
 from perturb.schemas.errors import AuditError
 from perturb.schemas.settings import Settings, load_settings
+from perturb.schemas.tier import Tier
 from perturb.sinks.corpus.corpus import Corpus
-from perturb.sinks.report.contact_sheet import check_picture, contact_sheet
+from perturb.sinks.report.contact_sheet import check_picture, write_contact_sheet
+from perturb.sinks.report.replace_file import replace_file
 from perturb.tasks.corpus.audit import audit_store
 from perturb.tasks.corpus.seal_and_anchor import SealSummary, seal_and_anchor
 from perturb.tasks.export.export import ExportResult
 from perturb.tasks.export.export_tiers import export_tiers
+from perturb.tasks.export.operator_state import pseudonym_key
 from perturb.tasks.export.readback import ReadBack, read_back
+from perturb.tasks.harden.harden import HardenSummary, harden
+from perturb.tasks.harden.network import can_be_hardened
+from perturb.tasks.harden.pairs import TooFewPhotographs
 from perturb.tasks.monitor.best_pairs import best_pairs
+from perturb.tasks.tiers.identifiers import Identifiers, pair_id
 from perturb.tasks.tiers.tier_file import get_tier, load_tiers
 
 TIERS = ("sample", "research")
 LOCAL_MINERS = 5
 PICTURE_PAIRS = 4
+CERTIFIED_IMAGES = 6
+# A handful of photographs shows the step. What it teaches can't be told from chance, and the verdict says so.
+FEWEST_TO_HARDEN = 3
+HARDEN_MINUTES = 0.02
 
 
 class Exported(BaseModel):
@@ -45,6 +62,8 @@ class DemoSummary(BaseModel):
     exports: tuple[Exported, ...]
     audited_records: int
     picture: Path
+    certificate: Path | None
+    hardened: HardenSummary | None
 
 
 def run_demo(
@@ -56,7 +75,8 @@ def run_demo(
     picture: Path,
     tell: Callable[[str], None],
 ) -> DemoSummary:
-    """Produce `rounds` rounds, seal their day early, export two tiers, load them back, audit, draw `picture`.
+    """Produce `rounds` rounds, seal their day early, export two tiers, load them back, audit, draw `picture`,
+    certify, harden.
 
     Rounds are produced by the `produce` flow on `server`, which may still be starting; the other steps run without
     Prefect. `tell` receives a line of rich markup before each step. Raises AuditError when the corpus or what was read
@@ -69,31 +89,95 @@ def run_demo(
     for name in TIERS:
         get_tier(known, name)
     corpus = Corpus.open(settings)
-    tell(f"[bold]1/6 produce[/] {rounds} challenges to {LOCAL_MINERS} local miners, the last of which misbehaves")
+    tell(f"[bold]1/8 produce[/] {rounds} challenges to {LOCAL_MINERS} local miners, the last of which misbehaves")
     with prepared_produce(server, local_miners=LOCAL_MINERS, store=store, source=source) as produce:
         produced = produce(rounds=rounds)
     if produced.stopped:
         raise KeyboardInterrupt
     day = corpus.open_day(datetime.now(UTC))
-    tell(f"[bold]2/6 seal[/] {day}, though it is not over: later rounds go to the next day")
+    tell(f"[bold]2/8 seal[/] {day}, though it is not over: later rounds go to the next day")
     sealed = seal_and_anchor(settings, day=day, early=True)
-    tell(f"[bold]3/6 export[/] the tiers {' and '.join(TIERS)}")
+    tell(f"[bold]3/8 export[/] the tiers {' and '.join(TIERS)}")
     results = export_tiers(settings, TIERS)
-    tell("[bold]4/6 read back[/] with datasets (streaming and not) and webdataset, as a subscriber would")
-    exports = tuple(_read_back(result, settings) for result in results)
-    tell("[bold]5/6 audit[/] every record of the corpus, from its bytes alone")
+    tell("[bold]4/8 read back[/] with datasets (streaming and not) and webdataset, as a subscriber would")
+    exports = tuple(_read_back(result, known[result.tier], corpus, settings) for result in results)
+    tell("[bold]5/8 audit[/] every record of the corpus, from its bytes alone")
     report = audit_store(settings)
     if not report.holds:
         raise AuditError(f"the corpus in {settings.store} has {len(report.faults)} faults; `perturb audit` names them")
-    tell(f"[bold]6/6 draw[/] {escape(str(picture))}")
-    contact_sheet(best_pairs(corpus, PICTURE_PAIRS, day=sealed.day)).save(picture)
+    tell(f"[bold]6/8 draw[/] {escape(str(picture))}")
+    write_contact_sheet(picture, best_pairs(corpus, PICTURE_PAIRS, day=sealed.day))
+    certificate = _certify(settings, picture.parent, tell)
+    hardened = _harden(settings, sealed.day, tell)
     return DemoSummary(
-        produced=produced, sealed=sealed, exports=exports, audited_records=report.records, picture=picture
+        produced=produced,
+        sealed=sealed,
+        exports=exports,
+        audited_records=report.records,
+        picture=picture,
+        certificate=certificate,
+        hardened=hardened,
     )
 
 
-def _read_back(result: ExportResult, settings: Settings) -> Exported:
-    found = read_back(result.path, classifier=load_classifier(settings.classifier), s3=settings.s3)
+def _certify(settings: Settings, folder: Path, tell: Callable[[str], None]) -> Path | None:
+    """Certify the classifier on a few crops of the sample photographs, verify the certificate, and return its page."""
+    if settings.judge.name == "none":
+        tell("[bold]7/8 certify[/] is left out: without a judge the sample photographs have no labels")
+        return None
+    tell(
+        f"[bold]7/8 certify[/] {escape(settings.classifier.name)} on {CERTIFIED_IMAGES} sample photographs, and verify"
+    )
+    request = PlanRequest(settings.classifier.name, "sample:24", CERTIFIED_IMAGES, claims=("robust@1>=0.30",))
+    if settings.classifier.weights.kind == "file":
+        request = replace(request, subject=f"{request.subject}={settings.classifier.weights.path}")
+    planned = plan_certificate(settings, request, folder=folder / "certificates", log=True)
+    made = run_certificate(settings, planned.folder, workers=1, log=True)
+    assert made.certificate is not None
+    subject = load_subject(request.subject, settings.classifier)
+    now = datetime.now(UTC)
+    found = verify(Request(made.certificate, None, trusts([]), now, lambda _: subject, log=open_log(settings)))
+    if not found.holds:
+        raise AuditError(f"the certificate {made.certificate} does not hold; `perturb certificate verify` says why")
+    page = folder / "certificate.html"
+    replace_file(page, (planned.folder / PAGE).read_bytes())
+    return page
+
+
+def _harden(settings: Settings, day: date, tell: Callable[[str], None]) -> HardenSummary | None:
+    """Harden the classifier on the day's few photographs, and measure it; None where it can't be."""
+    name = escape(settings.classifier.name)
+    if not can_be_hardened(load_classifier(settings.classifier)):
+        tell(f"[bold]8/8 harden[/] is left out: {name} is not one of the networks that can be hardened")
+        return None
+    tell(f"[bold]8/8 harden[/] {name} on what the miners found, beside a control arm, and measure both")
+    threads = torch.get_num_threads()
+    # Threads that wait for one another take many times as long where another program has a core.
+    torch.set_num_threads(1)
+    try:
+        return harden(
+            settings,
+            days=[day],
+            minutes=HARDEN_MINUTES,
+            fewest=FEWEST_TO_HARDEN,
+            attacked=1,
+            tell=lambda text: tell(escape(text)),
+        )
+    except TooFewPhotographs as error:
+        tell(f"hardening is left out: {escape(str(error))}")
+        return None
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _read_back(result: ExportResult, tier: Tier, corpus: Corpus, settings: Settings) -> Exported:
+    ids = Identifiers(tier, pseudonym_key(corpus.store, settings.pseudonym_key))
+    found = read_back(
+        result.path,
+        classifier=load_classifier(settings.classifier),
+        identify=lambda original, perturbed: ids.sample(pair_id(original, perturbed)),
+        s3=settings.s3,
+    )
     if not found.holds:
         raise AuditError(f"what was read back from {result.path} is not what was exported: {found}")
     return Exported(tier=result.tier, records=result.records, bytes=result.bytes, path=result.path, read_back=found)

@@ -10,10 +10,12 @@ from perturb.flows.engine.artifacts import show_export
 from perturb.flows.engine.retry import when_not_ours, when_out_of_reach
 from perturb.flows.engine.runner import workers
 from perturb.schemas.settings import Settings, load_settings
+from perturb.schemas.trust import Trust
 from perturb.sinks.corpus.corpus import Corpus
 from perturb.sinks.dataset.day_index import DayIndex
 from perturb.sinks.dataset.keys import figure_folder, format_folder
 from perturb.sinks.stores.base import Store
+from perturb.subnet.trust import load_trust
 from perturb.tasks.export.export import ExportResult, export_day
 from perturb.tasks.export.export_tiers import export_tiers
 from perturb.tasks.tiers.tier_file import get_tier, load_tiers
@@ -46,7 +48,9 @@ def _on_workers(
     if len(days) < _LEAST_DAYS:
         return [write(day) for day in days]
     with workers(settings) as submit:
-        pending = [submit(_export_day, tier=tier, day=day, store=settings.store_name) for day in days]
+        # A worker may be a machine that does not have the own key, so it is told which hotkeys count.
+        trusted = sorted(load_trust(settings.subnet).hotkeys or ())
+        pending = [submit(_export_day, tier=tier, day=day, store=settings.store_name, trusted=trusted) for day in days]
         return [future.result() for future in pending]
 
 
@@ -58,10 +62,11 @@ def _on_workers(
     retry_delay_seconds=5,
     retry_condition_fn=when_not_ours,
 )
-def _export_day(tier: str, day: date, store: str | None) -> DayIndex:
+def _export_day(tier: str, day: date, store: str | None, trusted: list[str]) -> DayIndex:
     settings = load_settings(store=store)
     grant = get_tier(load_tiers(settings.tiers), tier)
-    return export_day(Corpus.open(settings), grant, day, key=settings.pseudonym_key)
+    trust = Trust(frozenset(trusted))
+    return export_day(Corpus.open(settings), grant, day, key=settings.pseudonym_key, trust=trust)
 
 
 def _distributions(store: Store, result: ExportResult) -> bytes | None:

@@ -68,7 +68,7 @@ def _anchor(day: date, store: str | None) -> str | None:
 
 @flow(name="seal")
 def seal(day: date | None = None, store: str | None = None, early: bool = False, wait: bool = False) -> SealSummary:
-    """Seal `day` (default: yesterday, UTC) and put its Merkle root on the chain.
+    """Seal `day` (default: yesterday, UTC) and put the log's root on the chain.
 
     A day that is sealed already stays as it is. With the runner `dask` or `ray` the records that are verified again
     are divided among its workers.

@@ -9,10 +9,11 @@ import numpy as np
 
 from perturb.schemas.bounds import Bounds
 from perturb.schemas.challenge import Task
+from perturb.schemas.errors import ModelError
 from perturb.schemas.image import Pixels, encode_png
-from perturb.schemas.settings import ClassifierSettings
 
 if TYPE_CHECKING:
+    from perturb.miner.targets import TargetPool
     from perturb.models.classifier import Classifier
 
 logger = logging.getLogger(__name__)
@@ -30,27 +31,26 @@ class Unanswerable(Exception):
     """A well-formed task that this miner cannot serve; the message tells the validator why."""
 
 
-def attack_answer(name: str, classifier_settings: ClassifierSettings, *, budget_seconds: float) -> Answer:
-    """Return the function that answers with attack `name` on the classifier of the settings, which is loaded here.
+def attack_answer(name: str, targets: "TargetPool", *, budget_seconds: float) -> Answer:
+    """Return the function that answers with attack `name` on the network that a task names.
 
     The attack has `budget_seconds`, or 70 % of the challenge's time where that is less. Raises SettingsError for an
-    attack that cannot be used, ModelError for a classifier that cannot be loaded. The function raises Unanswerable for
-    a task of another classifier, AttackError where the attack fails. It logs a warning for an answer that the validator
+    attack that cannot be used. The function raises Unanswerable for a task of a network that `targets` does not have,
+    AttackError where the attack fails. It logs a warning for an answer that the validator
     will not accept because of its size of change or its time, and sends it all the same.
     """
     from perturb.attacks import load_attack
     from perturb.miner.masked_classifier import MaskedClassifier
-    from perturb.models.classifier import load_classifier
 
     attack = load_attack(name)
-    classifier = load_classifier(classifier_settings)
 
     def answer(task: Task, clean: Pixels, deadline: float) -> bytes:
-        if (task.classifier, task.classifier_sha256) != (classifier.name, classifier.sha256):
-            raise Unanswerable(
-                f"this miner attacks {classifier.name} with weights {classifier.sha256[:12]}, "
-                f"not {task.classifier[:64]} with {task.classifier_sha256[:12]}"
-            )
+        try:
+            classifier = targets.get(task.classifier, task.classifier_sha256)
+        except ModelError as error:
+            raise Unanswerable(str(error)) from error
+        if (task.height, task.width) != (classifier.height, classifier.width):
+            raise Unanswerable(f"{classifier.name} takes {classifier.width}x{classifier.height} pixels here")
         if any(not 0 <= other < classifier.num_classes for other in task.excluded_labels):
             raise Unanswerable(f"excluded_labels name classes that {classifier.name} does not have")
         seconds = min(budget_seconds, _TIME_SHARE * task.timeout_ms / 1000)

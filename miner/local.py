@@ -59,6 +59,9 @@ class MinerPlan(TypedDict):
     ports: list[int]
     budget_seconds: float
     classifier: dict[str, object]
+    targets: str
+    s3: dict[str, object]
+    cache: str
     validators: list[str]
 
 
@@ -132,7 +135,7 @@ def start_local_miners(
 
     `attacks` are names of `perturb.attacks` or "bad", or a number: that many of `LOCAL_ATTACKS`. Without `ports` the
     system chooses free ones. `folder` keeps roster and log; without it they are removed at the end. The miners obey
-    the validator that `settings` describe, and attack its classifier on the CPU.
+    the validator that `settings` describe, and attack its classifier and the targets of its store on the CPU.
 
     Raises SettingsError for a number or port that cannot be used, ModelError where the classifier cannot be loaded,
     SubnetError where the miners do not start.
@@ -167,6 +170,9 @@ def starting_local_miners(
             "ports": list(ports or [0] * len(names)),
             "budget_seconds": budget_seconds,
             "classifier": settings.classifier.model_copy(update={"device": "cpu"}).model_dump(mode="json"),
+            "targets": settings.store_name,
+            "s3": settings.s3.model_dump(mode="json"),
+            "cache": str(settings.cache),
             "validators": [load_keypair(subnet).ss58_address],
         }
         starting = StartingMiners(names, subnet, plan, roster=home / "roster.toml", log_file=home / "miners.log")

@@ -92,16 +92,26 @@ def _bind_all(plan: MinerPlan) -> list[socket.socket]:
 
 
 def _answers(plan: MinerPlan) -> list[Answer]:
-    from perturb.schemas.settings import ClassifierSettings
+    from pathlib import Path
+
+    from perturb.miner.targets import TargetPool
+    from perturb.schemas.settings import ClassifierSettings, S3Settings
 
     names = plan["attacks"]
     if any(name != "bad" for name in names):
         import torch
 
         torch.set_num_threads(1)
-    classifier = ClassifierSettings.model_validate(plan["classifier"])
+    if all(name == "bad" for name in names):
+        return [bad_answer() for _ in names]
+    targets = TargetPool(
+        ClassifierSettings.model_validate(plan["classifier"]),
+        registry=plan["targets"],
+        cache=Path(plan["cache"]),
+        s3=S3Settings.model_validate(plan["s3"]),
+    )
     budget = plan["budget_seconds"]
-    return [bad_answer() if name == "bad" else attack_answer(name, classifier, budget_seconds=budget) for name in names]
+    return [bad_answer() if name == "bad" else attack_answer(name, targets, budget_seconds=budget) for name in names]
 
 
 def _keypair(place: int) -> Keypair:

@@ -7,6 +7,7 @@ from functools import partial
 
 from perturb.miner.answer import attack_answer
 from perturb.miner.faulty_answers import bad_answer
+from perturb.miner.targets import TargetPool
 from perturb.miner.validators import ValidatorList
 from perturb.schemas.errors import SettingsError
 from perturb.schemas.settings import Settings
@@ -38,17 +39,20 @@ def run_miner(
     budget_seconds: float = 3.0,
     max_concurrent: int = 2,
     external_ip: str | None = None,
+    targets: str | None = None,
     chain: Chain | None = None,
     tell: Callable[[MinerStarted], None] = lambda _: None,
 ) -> None:
     """Serve until SIGINT or SIGTERM. `attack` is a name of `perturb.attacks`, `module:function`, or "bad".
 
     The validators of `settings.subnet` may send challenges: the roster's, or the holders of a permit. On a chain,
-    `external_ip` (by default `host`) and the port are published. `tell` is called when the miner listens. Raises
+    `external_ip` (by default `host`) and the port are published. `targets` is the registry from which other networks
+    than the configured one are loaded when a task names them. `tell` is called when the miner listens. Raises
     SettingsError for an unknown attack, a port in use or an address that cannot be published; SubnetError where the
     roster or chain cannot be used; ModelError where the classifier cannot be loaded.
     """
-    from perturb.miner.server import Limits, bind, create_app, serve
+    from perturb.miner.limits import Limits
+    from perturb.miner.server import bind, create_app, serve
 
     if budget_seconds <= 0:
         raise SettingsError(f"--budget-seconds is {budget_seconds:g}; accepted: seconds above 0, such as 3")
@@ -62,12 +66,16 @@ def run_miner(
         answer = (
             bad_answer()
             if attack == "bad"
-            else attack_answer(attack, settings.classifier, budget_seconds=budget_seconds)
+            else attack_answer(
+                attack,
+                TargetPool(settings.classifier, registry=targets, cache=settings.cache, s3=settings.s3),
+                budget_seconds=budget_seconds,
+            )
         )
         if published:
             endpoint = parse_endpoint(published, allow_private=True)
             (chain or open_chain(settings.subnet)).serve(keypair, str(endpoint.ip), endpoint.port)
-        limits = Limits(max_concurrent=max_concurrent)
+        limits = Limits(max_concurrent=max_concurrent, **dict(settings.miner))
         started = MinerStarted(keypair.ss58_address, attack, host, port, published)
         app = create_app(answer, keypair, validators, name=attack, limits=limits, on_ready=lambda: tell(started))
         serve(app, listener, limits=limits)

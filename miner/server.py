@@ -1,63 +1,48 @@
 """The miner's server: authenticates the sender, limits what it accepts, answers, and signs the answer.
 
 The cheapest checks of a request come first: the shape of the headers, whether the sender may send challenges, size,
-signature and replay, free capacity, content. Only then is work done. Headers are untrusted until the signature over
-them is verified. The content stays untrusted after that: a validator with a permit can be malicious.
+signature and replay, all before the body is read; then the body's digest, free capacity, content. Only then is work
+done. Headers are untrusted until the signature over them is verified. The content stays untrusted after that: a
+validator with a permit can be malicious.
 """
 
 import asyncio
-import inspect
 import logging
 import socket
 import time
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
-from typing import Any
+from contextlib import asynccontextmanager, suppress
+from functools import partial
+from typing import TYPE_CHECKING
 
 from bittensor import http_auth
 from fastapi import FastAPI, Request, Response
 from starlette.requests import ClientDisconnect
+from starlette.types import Receive, Scope, Send
 
 from perturb.miner.answer import Answer, Unanswerable
+from perturb.miner.authentication import Authenticator, auth_headers, check_body
+from perturb.miner.limits import DEFAULT_LIMITS, Limits
 from perturb.miner.validators import ValidatorList
 from perturb.schemas.challenge import Task
 from perturb.schemas.errors import AttackError, SettingsError
 from perturb.schemas.image import Pixels, pixel_identity
 from perturb.schemas.png import PngRefused, read_png
 from perturb.subnet import wire
-from perturb.subnet.keys import SS58_LENGTH, Keypair
+from perturb.subnet.keys import Keypair
 from perturb.subnet.signing import sign_response
+
+if TYPE_CHECKING:
+    import uvicorn
 
 logger = logging.getLogger(__name__)
 
 MAX_PIXELS = 2048 * 2048
-# Much longer than the freshness window, so that a request still counts as a replay after the clock was set back.
-_NONCE_SECONDS = 600.0
 _BODY_SECONDS = 10.0
+# How long the rest of a refused request is read and dropped, so that its sender comes to read the refusal.
+_LINGER_SECONDS = 2.0
 _MAX_HEADER_BLOCK = 16 * 2**10
-# Newer SDKs require the expected signature scheme; hotkeys are sr25519.
-_SCHEME: dict[str, Any] = (
-    {"expected_crypto_type": 1} if "expected_crypto_type" in inspect.signature(http_auth.verify).parameters else {}
-)
-_HEADER_LENGTHS = {
-    http_auth.HEADER_VERSION: 8,
-    http_auth.HEADER_HOTKEY: SS58_LENGTH,
-    http_auth.HEADER_RECEIVER: SS58_LENGTH,
-    http_auth.HEADER_NONCE: 20,
-    http_auth.HEADER_CRYPTO: 16,
-    http_auth.HEADER_SIGNATURE: 2 + 2 * 64,
-}
-
-
-@dataclass(frozen=True)
-class Limits:
-    """The capacity of one miner: `max_concurrent` requests at once, `threads` that run attacks, open connections."""
-
-    max_concurrent: int = 2
-    threads: int = 1
-    max_connections: int = 64
 
 
 class Refused(Exception):
@@ -75,7 +60,7 @@ def create_app(
     validators: ValidatorList,
     *,
     name: str,
-    limits: Limits = Limits(),
+    limits: Limits = DEFAULT_LIMITS,
     on_ready: Callable[[], None] | None = None,
 ) -> FastAPI:
     """Return the ASGI application of one miner: `POST /v1/challenge` and `GET /health`.
@@ -106,7 +91,7 @@ def create_app(
         except Refused as refusal:
             logger.info("refused with %d: %s", refusal.status, refusal.detail)
             headers = {"Retry-After": "2"} if refusal.status == 503 else None
-            return Response(refusal.detail, refusal.status, headers, media_type="text/plain")
+            return _Refusal(refusal.detail, refusal.status, headers, media_type="text/plain")
 
     return app
 
@@ -121,17 +106,25 @@ class _Handler:
         self._keypair = keypair
         self._validators = validators
         self._limits = limits
-        # One store per hotkey: its keys do not contain the receiver, so a shared store would refuse valid requests.
-        self._nonces = http_auth.InMemoryNonceStore(retention=_NONCE_SECONDS)
+        self._authenticator = Authenticator(keypair.ss58_address)
 
     async def serve(self, request: Request) -> Response:
         """Return the signed answer. Raises Refused."""
         arrived = time.monotonic()
-        headers = _auth_headers(request)
-        if not self._validators.allows(headers[http_auth.HEADER_HOTKEY.lower()]):
-            raise Refused(403, "this hotkey is not on the list of validators that may send challenges to this miner")
-        body = await _read_body(request)
-        caller = self._verify(request, headers, body)
+        try:
+            headers = auth_headers(request.headers.items())
+            if not self._validators.allows(headers[http_auth.HEADER_HOTKEY.lower()]):
+                raise Refused(
+                    403, "this hotkey is not on the list of validators that may send challenges to this miner"
+                )
+            _check_announced(request)
+            sender = self._authenticator.verify(headers, method=request.method, target=_target(request))
+            # Another server than `http_server` has no such function.
+            getattr(request.state, "verified", _nothing)()
+            body = await _read_body(request)
+            check_body(sender, body)
+        except http_auth.AuthError as error:
+            raise Refused(401, f"{type(error).__name__}: {error}") from error
         if self.in_flight >= self._limits.max_concurrent:
             raise Refused(503, f"busy with {self.in_flight} challenges, the maximum of this miner; ask again later")
         self.in_flight += 1
@@ -140,40 +133,21 @@ class _Handler:
             task, answer = await loop.run_in_executor(self.pool, self._work, body, arrived)
         finally:
             self.in_flight -= 1
-        nonce = str(caller.nonce_ns)
         signature = sign_response(
             self._keypair,
             task_id=task.task_id,
-            nonce=nonce,
-            validator_hotkey=caller.hotkey_ss58,
+            nonce=sender.nonce,
+            validator_hotkey=sender.hotkey,
             status=200,
             body=answer,
         )
         signed = {
             wire.HEADER_TASK: task.task_id,
-            wire.HEADER_NONCE: nonce,
+            wire.HEADER_NONCE: sender.nonce,
             wire.HEADER_HOTKEY: self._keypair.ss58_address,
             wire.HEADER_SIGNATURE: signature,
         }
         return Response(answer, 200, signed, media_type=wire.RESPONSE_TYPE)
-
-    def _verify(self, request: Request, headers: dict[str, str], body: bytes) -> http_auth.Caller:
-        # The request target as it was sent: the decoded path can differ from the one that the signature covers.
-        path = request.scope["raw_path"].decode("latin-1")
-        query = request.scope["query_string"].decode("latin-1")
-        try:
-            caller = http_auth.verify(
-                headers,
-                body,
-                method=request.method,
-                path=f"{path}?{query}" if query else path,
-                self_hotkey_ss58=self._keypair.ss58_address,
-                nonce_store=self._nonces,
-                **_SCHEME,
-            )
-        except http_auth.AuthError as error:
-            raise Refused(401, f"{type(error).__name__}: {error}") from error
-        return caller
 
     def _work(self, body: bytes, arrived: float) -> tuple[Task, bytes]:
         """Read the task, attack, and encode; runs in the pool."""
@@ -192,37 +166,61 @@ class _Handler:
             raise Refused(500, "the attack of this miner failed") from error
 
 
-def _auth_headers(request: Request) -> dict[str, str]:
-    """Return the btauth headers by lower-case name. Raises Refused for a header that is repeated or too long."""
-    found: dict[str, str] = {}
-    longest = {name.lower(): length for name, length in _HEADER_LENGTHS.items()}
-    for name, value in request.headers.items():
-        if name in longest:
-            if name in found or len(value) > longest[name] or not value.isascii():
-                raise Refused(401, f"MalformedAuth: {name} is repeated or malformed")
-            found[name] = value
-    if len(found.get(http_auth.HEADER_HOTKEY.lower(), "")) != SS58_LENGTH:
-        raise Refused(401, f"MalformedAuth: {http_auth.HEADER_HOTKEY} is missing or not an ss58 address")
-    return found
+def _nothing() -> None:
+    """Do nothing."""
+
+
+def _target(request: Request) -> str:
+    """The request target as it was sent: the decoded path can differ from the one that the signature covers."""
+    path = request.scope["raw_path"].decode("latin-1")
+    query = request.scope["query_string"].decode("latin-1")
+    return f"{path}?{query}" if query else path
+
+
+def _too_large() -> Refused:
+    return Refused(413, f"the body exceeds {wire.MAX_BODY_BYTES} bytes")
+
+
+def _check_announced(request: Request) -> None:
+    announced = request.headers.get("content-length", "0")
+    if not announced.isdigit() or int(announced) > wire.MAX_BODY_BYTES:
+        raise _too_large()
 
 
 async def _read_body(request: Request) -> bytes:
-    too_large = Refused(413, f"the body exceeds {wire.MAX_BODY_BYTES} bytes")
-    announced = request.headers.get("content-length", "0")
-    if not announced.isdigit() or int(announced) > wire.MAX_BODY_BYTES:
-        raise too_large
     body = bytearray()
     try:
         async with asyncio.timeout(_BODY_SECONDS):
             async for chunk in request.stream():
                 body += chunk
                 if len(body) > wire.MAX_BODY_BYTES:
-                    raise too_large
+                    raise _too_large()
     except ClientDisconnect as error:
         raise Refused(400, "the connection was closed before the whole body arrived") from error
     except TimeoutError as error:
         raise Refused(408, f"the body did not arrive within {_BODY_SECONDS:g} s") from error
     return bytes(body)
+
+
+class _Refusal(Response):
+    """A refusal that is sent at once, before the request's body has arrived; what arrives of it is dropped.
+
+    A connection that is closed while its sender still writes can lose the response.
+    """
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the response, read the request to its end for a moment, and end."""
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        await send({"type": "http.response.body", "body": self.body, "more_body": True})
+        dropped = 0
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_LINGER_SECONDS):
+                while dropped <= wire.MAX_BODY_BYTES:
+                    message = await receive()
+                    dropped += len(message.get("body", b""))
+                    if message["type"] == "http.disconnect" or not message.get("more_body"):
+                        break
+        await send({"type": "http.response.body", "body": b""})
 
 
 def _clean_pixels(task: Task, png: bytes) -> Pixels:
@@ -250,20 +248,28 @@ def bind(host: str, port: int) -> socket.socket:
     return listener
 
 
-def serve(app: FastAPI, listener: socket.socket, *, limits: Limits = Limits()) -> None:
-    """Serve until SIGINT or SIGTERM, then wait up to a second for running answers."""
+def http_server(app: FastAPI, *, limits: Limits = DEFAULT_LIMITS) -> "uvicorn.Server":
+    """Return the HTTP server of an application, with the limits on connections."""
     import uvicorn
+
+    from perturb.miner.connections import Connection, Connections
 
     config = uvicorn.Config(
         app,
+        http=partial(Connection, Connections(limits)),  # type: ignore[arg-type]
         log_config=None,
         access_log=False,
         server_header=False,
+        # One request a connection: a validator sends no more, and an idle connection would take another's room.
+        headers=[("Connection", "close")],
         proxy_headers=False,
         ws="none",
-        limit_concurrency=limits.max_connections,
-        timeout_keep_alive=5,
         timeout_graceful_shutdown=1,
         h11_max_incomplete_event_size=_MAX_HEADER_BLOCK,
     )
-    uvicorn.Server(config).run(sockets=[listener])
+    return uvicorn.Server(config)
+
+
+def serve(app: FastAPI, listener: socket.socket, *, limits: Limits = DEFAULT_LIMITS) -> None:
+    """Serve until SIGINT or SIGTERM, then wait up to a second for running answers."""
+    http_server(app, limits=limits).run(sockets=[listener])

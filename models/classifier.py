@@ -174,7 +174,7 @@ _loading = threading.Lock()
 
 
 def load_classifier(settings: ClassifierSettings, *, name: str | None = None, input_size: int = 0) -> Classifier:
-    """Return the network that `settings` describes; a process loads each network once.
+    """Return the network that `settings` describes; a process keeps the last eight that it loaded.
 
     `name` chooses another network, with weights and an input size of its own; `input_size` (pixels) replaces the size,
     where it is not 0. Raises ModelError for an unknown timm name, weights that
@@ -191,7 +191,8 @@ def _sibling(settings: ClassifierSettings, name: str) -> ClassifierSettings:
     return settings.model_copy(update={"name": name, "weights": weights, "input_size": 0})
 
 
-@functools.cache
+# A miner or an auditor meets one network after the other in the years of a corpus.
+@functools.lru_cache(maxsize=8)
 def _load(name: str, weights: WeightsSpec, device_name: str, batch_size: int, input_size: int) -> Classifier:
     device = _device(device_name)
     net, digest = _network(name, weights)
@@ -219,7 +220,7 @@ def _load(name: str, weights: WeightsSpec, device_name: str, batch_size: int, in
         module=module,
         device=device,
         batch_size=batch_size or chunk,
-        _resize=_pixel_transform(config),
+        _resize=pixel_transform(config),
     )
 
 
@@ -271,7 +272,7 @@ def _device(wanted: str) -> torch.device:
     return torch.device(wanted)
 
 
-def _pixel_transform(config: dict[str, Any]) -> Callable[[Image.Image], Image.Image]:
+def pixel_transform(config: dict[str, Any]) -> Callable[[Image.Image], Image.Image]:
     """timm's eval transform without the step to tensors and those after it."""
     steps: list[Callable[[Image.Image], Image.Image]] = []
     for step in create_transform(**config, is_training=False).transforms:

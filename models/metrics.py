@@ -53,6 +53,11 @@ class Distances:
     squares: int
 
     @property
+    def changed_share(self) -> float:
+        """Share of channel values that differ, 0..1."""
+        return self.l0 / self.values
+
+    @property
     def linf(self) -> float:
         """max|a-b| on the 0..1 scale."""
         return self.linf_levels / 255

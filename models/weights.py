@@ -38,6 +38,8 @@ _PACKAGES = {
 
 # What DistributedDataParallel, torch.compile and training frameworks put in front of the names.
 _PREFIX = re.compile(r"(module|_orig_mod|model|net|network|backbone|ema)\.")
+# What the robustness library saves beside the network: the network again, inside its attacker, and normalisations.
+_WRAPPER = re.compile(r"(module\.)?(attacker|normalizer)\.")
 
 # Types that checkpoints of training scripts hold beside the weights: a metric as numpy's number, the arguments.
 _INERT: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [
@@ -94,7 +96,7 @@ def load_file(net: nn.Module, path: Path, *, by_order: bool = False) -> None:
     if by_order and len(found) == len(wanted):
         found = dict(zip(wanted, found.values(), strict=True))
     elif not found.keys() & wanted.keys():
-        found = _without_prefix(found)
+        found = _without_prefix(_unwrapped(found, net, path))
     for names, others, holds in ((wanted, found, "lacks"), (found, wanted, "has an unknown")):
         if strangers := [name for name in names if name not in others]:
             further = f" and {len(strangers) - 1} more" if len(strangers) > 1 else ""
@@ -114,6 +116,23 @@ def load_file(net: nn.Module, path: Path, *, by_order: bool = False) -> None:
 def _without_counters(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     # Batches counted in training, which inference does not use; many files lack them.
     return {name: tensor for name, tensor in state.items() if not name.endswith("num_batches_tracked")}
+
+
+def _unwrapped(state: dict[str, torch.Tensor], net: nn.Module, path: Path) -> dict[str, torch.Tensor]:
+    """The network alone of a file of the `robustness` library (Engstrom et al. 2019), without its second copy.
+
+    Raises ModelError where it was trained with another normalisation than timm's network has.
+    """
+    rest = {name: tensor for name, tensor in state.items() if _WRAPPER.match(name)}
+    own = cast(dict[str, Any], getattr(net, "pretrained_cfg", {}))
+    for name, tensor in rest.items():
+        kind = name.rpartition(".new_")[2]
+        if kind in ("mean", "std") and not np.allclose(tensor.flatten().numpy(), own[kind], atol=1e-3):
+            raise ModelError(
+                f"weights file {path}: {name} is {tensor.flatten().tolist()}, the network's {kind} is "
+                f"{list(own[kind])}; a network of that normalisation is needed"
+            )
+    return {name: tensor for name, tensor in state.items() if name not in rest}
 
 
 def _without_prefix(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

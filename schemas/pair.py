@@ -3,8 +3,6 @@
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from perturb.schemas.image import Pixels
-from perturb.schemas.png import stored_pixels
 from perturb.schemas.record import Record, Row
 
 
@@ -23,10 +21,6 @@ class Pair:
     def record(self) -> Record:
         """The row as a record. Raises pydantic's ValidationError where columns are missing."""
         return Record.model_validate(self.row)
-
-    def pixels(self) -> tuple[Pixels, Pixels]:
-        """Original and perturbed image, uint8 (height, width, 3) each. Raises PngRefused where one is no such PNG."""
-        return stored_pixels(self.original), stored_pixels(self.perturbed)
 
 
 Reverify = Callable[[Sequence[Pair]], Iterable[str | None]]

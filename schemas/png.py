@@ -5,9 +5,10 @@ of IHDR, IDAT and IEND chunks with valid checksums, with nothing after its end a
 stream. So an accepted file contains only pixels, and its decoded size is known before any byte is inflated.
 
 This module imports nothing heavier than Pillow and NumPy, because the sandboxed decoders
-(`perturb.tasks.verify.sandbox`) run it.
+(`perturb.sandbox`) run it.
 """
 
+import contextlib
 import io
 import struct
 import zlib
@@ -17,6 +18,9 @@ from PIL import Image
 
 from perturb.schemas.image import Pixels
 from perturb.schemas.outcome import Outcome
+
+# More than the input of any classifier. A row of a hostile store may state any size.
+MAX_PIXELS = 2**24
 
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _ACCEPTED = "send an 8-bit RGB PNG of the challenge's size with IHDR, IDAT and IEND chunks only"
@@ -48,11 +52,21 @@ def max_png_bytes(height: int, width: int) -> int:
     return raw + raw // 64 + 4096
 
 
+def max_idat_chunks(height: int, width: int) -> int:
+    """Return the maximum IDAT chunks of an accepted PNG of this size: a few hundred, and what libpng needs besides.
+
+    libpng writes chunks of 8 KiB, which is the least of the common encoders. Each chunk costs the reader time.
+    """
+    return 256 + _raw_bytes(height, width) // 8192
+
+
 def check_png(data: bytes, *, height: int, width: int) -> bytes:
     """Check a file's structure and return its compressed pixel data, without decompressing it.
 
     It only slices the bytes and computes checksums, so that it is safe for any input. Raises PngRefused.
     """
+    if not 0 < height * width <= MAX_PIXELS:
+        raise PngRefused(Outcome.WRONG_SIZE, f"a PNG of {width}x{height} is not accepted; at most {MAX_PIXELS} pixels")
     if not data:
         raise PngRefused(Outcome.NOT_PNG, f"the body is empty; {_ACCEPTED}")
     if len(data) > max_png_bytes(height, width):
@@ -63,12 +77,19 @@ def check_png(data: bytes, *, height: int, width: int) -> bytes:
     if data[:8] != _SIGNATURE:
         found = next((name for magic, name in _OTHER_FORMATS.items() if data.startswith(magic)), "not a PNG")
         raise PngRefused(Outcome.NOT_PNG, f"the body is {found}; {_ACCEPTED}")
-    position, idat, previous = 8, [], b""
+    idat: list[bytes] = []
+    position, previous, most = 8, b"", max_idat_chunks(height, width)
     while previous != b"IEND":
         kind, payload, position = _chunk(data, position)
         if previous == b"":
             _check_header(kind, payload, height=height, width=width)
         elif kind == b"IDAT":
+            if not payload:
+                raise PngRefused(Outcome.CORRUPT, "the PNG has an empty IDAT chunk; send none")
+            if len(idat) >= most:
+                raise PngRefused(
+                    Outcome.EXTRA_CHUNKS, f"the PNG has more than {most} IDAT chunks; send 8192 bytes or more in each"
+                )
             idat.append(payload)
         elif kind != b"IEND":
             raise PngRefused(Outcome.EXTRA_CHUNKS, f"the PNG has a {_shown(kind)} chunk; {_ACCEPTED}")
@@ -90,14 +111,20 @@ def read_png(data: bytes, *, height: int, width: int) -> Pixels:
     return decode_pixels(check_png(data, height=height, width=width), height=height, width=width)
 
 
-def stored_pixels(data: bytes) -> Pixels:
-    """Return the pixels of a stored PNG, uint8 (height, width, 3), at the size that its own header states.
-
-    It is read strictly although it was accepted before, because a store may have changed it. Raises PngRefused.
-    """
+def stored_size(data: bytes) -> tuple[int, int]:
+    """Return height and width that the header of a stored PNG states. Raises PngRefused where it has no header."""
     if len(data) < 24:
         raise PngRefused(Outcome.NOT_PNG, f"a PNG of {len(data)} bytes is too short for its header")
     width, height = struct.unpack_from(">II", data, 16)
+    return height, width
+
+
+def stored_pixels(data: bytes) -> Pixels:
+    """Return the pixels of a PNG of this process's own, uint8 (height, width, 3). Raises PngRefused.
+
+    Images that come from a store are decoded by `perturb.sandbox.stored` instead.
+    """
+    height, width = stored_size(data)
     return read_png(data, height=height, width=width)
 
 
@@ -119,6 +146,15 @@ def decode_pixels(compressed: bytes, *, height: int, width: int) -> Pixels:
     if pixels.shape != (height, width, 3):
         raise PngRefused(Outcome.CORRUPT, f"the PNG's pixels decode to the shape {pixels.shape}; {_ACCEPTED}")
     return pixels
+
+
+def warm_up() -> None:
+    """Decode an image and a damaged one, so that nothing is left to be imported in the process that decodes."""
+    rows = bytes(_raw_bytes(8, 8))
+    decode_pixels(zlib.compress(rows), height=8, width=8)
+    for damaged in (b"", zlib.compress(b"\5" + rows[1:])):
+        with contextlib.suppress(PngRefused):
+            decode_pixels(damaged, height=8, width=8)
 
 
 def _raw_bytes(height: int, width: int) -> int:

@@ -5,7 +5,8 @@ dataset cards are derived from it.
 """
 
 import hashlib
-from datetime import datetime
+import re
+from datetime import UTC, date, datetime
 from functools import cache
 from types import NoneType, UnionType
 from typing import Any, get_args, get_origin
@@ -13,8 +14,10 @@ from typing import Any, get_args, get_origin
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, Field
 
-from perturb.schemas.challenge import Challenge
+from perturb.schemas.bounds import Bounds
+from perturb.schemas.challenge import Challenge, Terms
 from perturb.schemas.response import Response
+from perturb.schemas.target import target_name
 from perturb.schemas.verdict import Persistence, Score, Transfer, Verdict
 
 #: A metadata row: the columns of a `Record` by name, as Parquet and JSON readers give them.
@@ -38,10 +41,12 @@ class Record(BaseModel):
 
     # identity
     record_id: str = _column(
-        "ID of the record: 32 hex digits derived from task, miner and response; the sample key in tar shards"
+        "ID of the record: the UTC day of the challenge and 24 hex digits derived from task, miner and response; the "
+        "sample key in tar shards"
     )
     round_id: str = _column("ID of the production round; IDs sort by time")
-    task_id: str = _column("ID of the challenge that the miners received")
+    task_id: str = _column("ID of the challenge that the miners received: 64 hex digits, the digest of its terms")
+    task_salt: str = _column("random hex digits among the terms of the challenge, by which two challenges differ")
     created_at: datetime = _column("when the challenge was made (UTC)")
     netuid: int = _column("number of the Bittensor subnet")
     block: int | None = _column("chain block at which the list of neurons was read; null without a chain")
@@ -67,6 +72,10 @@ class Record(BaseModel):
     subject_score: float | None = _column("the judge's score that `true_label` belongs to `subject`")
     classifier: str = _column("timm name of the attacked classifier")
     classifier_sha256: str = _column("sha256 of the weights of `classifier`")
+    target: str = _column("name of the attacked network: these weights of `classifier`, among its other generations")
+    log_size: int | None = _column(
+        "number of the log's entries when the target was drawn from the line-up; null where there was no line-up"
+    )
     judge: str = _column("name of the language model that compared labels, or 'none'")
     judge_sha256: str | None = _column("sha256 of the weights of `judge`")
     epsilon_min: float = _column("minimum required L-inf norm of the perturbation, on the 0..1 scale")
@@ -78,6 +87,10 @@ class Record(BaseModel):
     timeout_ms: int = _column("the challenge's timeout in milliseconds")
     height: int = _column("height of both images in pixels")
     width: int = _column("width of both images in pixels")
+    excluded_labels: tuple[int, ...] = _column(
+        "class indices that the miners were told not to flip to: the same kind of thing as `true_label`, or still "
+        "right about `subject`"
+    )
     # response
     miner_uid: int = _column("UID of the miner on the subnet when the challenge was sent")
     miner_hotkey: str = _column("ss58 address of the miner")
@@ -89,7 +102,7 @@ class Record(BaseModel):
     body_sha256: str | None = _column("sha256 of the bytes that the miner sent")
     request_nonce: str | None = _column("nonce of the signed request that the response answers")
     miner_signature: str | None = _column(
-        "the miner's sr25519 signature over task, nonce, both hotkeys and `body_sha256`"
+        "the miner's sr25519 signature over `task_id`, nonce, both hotkeys and `body_sha256`"
     )
     # verdict
     adversarial_label: int | None = _column("ImageNet-1k class index that the classifier gives the perturbed image")
@@ -100,14 +113,25 @@ class Record(BaseModel):
     linf_levels: int | None = _column("L-inf norm of the perturbation, max|a-b|, in 8-bit levels")
     l0: int | None = _column("number of channel values that were changed")
     l0_pixels: int | None = _column("number of pixels that were changed")
+    changed_share: float | None = _column("share of channel values that were changed, 0 to 1")
     l2: float | None = _column("L2 (Euclidean) norm of the perturbation, on the 0..1 scale")
     rmse: float | None = _column("root mean square of the perturbation, on the 0..1 scale")
     psnr: float | None = _column("peak signal-to-noise ratio in dB (data range 255)")
     ssim: float | None = _column("structural similarity of the two images")
     ssim_definition: str | None = _column("definition by which `ssim` was computed")
-    semantic_score: float | None = _column("the judge's score that both labels name the same kind of thing")
-    semantic_mismatch: bool | None = _column("whether the two labels name different kinds of things")
+    semantic_score: float | None = _column(
+        "the judge's score, 0 to 1, that both labels name the same kind of thing; without a match it may be "
+        "an upper limit of the score"
+    )
+    semantic_mismatch: bool | None = _column(
+        "whether the judge finds that the two labels name different kinds of things"
+    )
+    hypernym_height: int | None = _column(
+        "severity of the flip: height of the lowest hypernym that both labels share in WordNet 3.0, from 1 (two house "
+        "cats) to 18"
+    )
     duplicate_of: str | None = _column("record ID of the earlier answer with the same pixels")
+    duplicate_round: str | None = _column("round ID of the record that `duplicate_of` names")
     near_duplicate_of: str | None = _column("record ID of an earlier answer with nearly the same perturbation")
     persists: Persistence | None = _column("whether the misclassification survives JPEG compression and resampling")
     transfer: tuple[Transfer, ...] | None = _column("predictions of other classifiers for the perturbed image")
@@ -129,12 +153,25 @@ class Record(BaseModel):
     perturbed_length: int | None = _column("length in bytes of the perturbed image's PNG")
 
 
-def record_id(task_id: str, miner_hotkey: str, answer_sha256: str | None) -> str:
-    """Return the ID of a record: the first 32 hex digits of sha256 over `task_id|miner_hotkey|answer_sha256`.
+def record_id(created_at: datetime, task_id: str, miner_hotkey: str, answer_sha256: str | None) -> str:
+    """Return the ID of a record: the UTC day of its challenge, `20260131`, and the first 24 hex digits of sha256 over
+    `task_id|miner_hotkey|answer_sha256`. All 32 characters are hex digits.
 
-    `answer_sha256` is the pixel identity of the decoded image, else the digest of the body, else None (empty).
+    `created_at` is when the challenge was made, `answer_sha256` the pixel identity of the decoded image, else the
+    digest of the body, else None (empty).
     """
-    return hashlib.sha256(f"{task_id}|{miner_hotkey}|{answer_sha256 or ''}".encode()).hexdigest()[:32]
+    digest = hashlib.sha256(f"{task_id}|{miner_hotkey}|{answer_sha256 or ''}".encode()).hexdigest()
+    return f"{created_at.astimezone(UTC):%Y%m%d}{digest[:24]}"
+
+
+def record_day(record_id: str) -> date | None:
+    """Return the UTC day of the challenge that a record ID begins with, or None for what is not a record ID."""
+    if not re.fullmatch(r"[0-9]{8}[0-9a-f]{24}", record_id):
+        return None
+    try:
+        return date(int(record_id[:4]), int(record_id[4:6]), int(record_id[6:8]))
+    except ValueError:
+        return None
 
 
 def make_record(
@@ -150,7 +187,13 @@ def make_record(
     """Return the record of one verified response. Its pointers are null until the shards are written."""
     task, origin = challenge.task, challenge.origin
     return Record(
-        record_id=record_id(task.task_id, response.miner_hotkey, verdict.perturbed_sha256 or response.body_sha256),
+        record_id=record_id(
+            challenge.created_at,
+            task.task_id,
+            response.miner_hotkey,
+            verdict.perturbed_sha256 or response.body_sha256,
+        ),
+        target=origin.target or target_name(task.classifier, task.classifier_sha256),
         round_id=challenge.round_id,
         created_at=challenge.created_at,
         netuid=netuid,
@@ -168,11 +211,34 @@ def make_record(
         perturbed_shard=None,
         perturbed_offset=None,
         perturbed_length=None,
-        **origin.model_dump(),
-        **task.model_dump(exclude={"bounds", "excluded_labels"}),
+        **origin.model_dump(exclude={"target"}),
+        **task.model_dump(exclude={"bounds"}),
         **task.bounds.model_dump(),
         **verdict.model_dump(),
         **score.model_dump(),
+    )
+
+
+def terms_of(record: Record) -> Terms:
+    """Return the terms of the challenge that a record answers. Raises ValidationError for impossible ones."""
+    bounds = Bounds(**{name: getattr(record, name) for name in Bounds.model_fields})
+    return Terms(bounds=bounds, **{name: getattr(record, name) for name in Terms.model_fields if name != "bounds"})
+
+
+def task_fault(record: Record) -> str | None:
+    """Return why a record's terms are not those that its `task_id`, and so its miner's signature, stands for, or None.
+
+    The id is a digest of all terms, so it can't be said which of them was changed.
+    """
+    try:
+        digest = terms_of(record).digest()
+    except ValueError as error:
+        return f"the terms of its challenge are impossible: {' '.join(str(error).split())}"
+    if digest == record.task_id:
+        return None
+    return (
+        f"task_id {record.task_id} is not the digest of the terms that the record states, which is {digest}: bounds, "
+        "label, original, timeout or another term was changed after the miner answered"
     )
 
 

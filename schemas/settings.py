@@ -41,6 +41,7 @@ from perturb.schemas.errors import SettingsError
 
 FILE = "perturb.toml"
 Profile = Literal["embedded", "mainnet"]
+WallRequirement = Literal["none", "seccomp", "all"]
 # The names that `perturb.tasks.verify.score.POLICIES` implements.
 ScoringPolicy = Literal["grid-1", "public-1"]
 
@@ -144,6 +145,9 @@ def parse_store(name: str) -> str:
         raise ValueError("accepted: a directory, or s3://bucket/prefix")
     if text.startswith("$"):
         raise ValueError("accepted: a path without variables, which are not replaced; write ~ for the home folder")
+    if "::" in text:
+        # fsspec, and so `datasets`, reads it as one address behind another.
+        raise ValueError("accepted: a directory without '::' in its path; subscribers' readers can't open such files")
     return str(_expand(Path(text))) if text.startswith("~") else text
 
 
@@ -170,6 +174,13 @@ def _check_home(path: Path) -> Path:
     if path.parts[:1] != ("~",):
         _expand(path)
     return path
+
+
+def _check_hotkey(address: str) -> str:
+    # The form only; the checksum is compared where the list is used, because that needs a large library.
+    if not re.fullmatch(r"5[1-9A-HJ-NP-Za-km-z]{47}", address):
+        raise ValueError("accepted: ss58 addresses of Bittensor hotkeys, 48 characters that begin with 5")
+    return address
 
 
 def _check_network(name: str) -> str:
@@ -243,6 +254,12 @@ class ChallengeSettings(_Section):
     max_draws: int = Field(50, ge=1, description="photographs tried for one challenge before a round fails")
     judged_neighbours: int = Field(8, ge=0, description="nearest labels that the judge compares with the true one")
     timeout_ms: int = Field(20_000, gt=0, description="time for an answer, in milliseconds")
+    replay_days: int = Field(
+        90,
+        ge=0,
+        description="days for which the pixels of an accepted answer are refused as a duplicate when they are sent "
+        "for the same photograph again; 0 compares within one round only",
+    )
 
 
 class PexelsSettings(_Section):
@@ -276,8 +293,17 @@ class SubnetSettings(_Section):
     wallet_password: SecretStr | None = Field(
         None, description="password of an encrypted hotkey; set it as PERTURB_SUBNET__WALLET_PASSWORD"
     )
-    hotkey_uri: SecretStr = Field(
-        SecretStr("//PerturbValidator"), description="development key, for the local network only"
+    hotkey_uri: SecretStr | None = Field(
+        None, description="development key such as //Alice, for the local network only; everyone can sign with it"
+    )
+    hotkey_file: _HomePath = Field(
+        Path("~/.local/share/perturb/hotkey"),
+        description="where the local network's own key is kept, which is drawn when hotkey_uri is not set",
+    )
+    trusted_validators: tuple[Annotated[str, AfterValidator(_check_hotkey)], ...] = Field(
+        (),
+        description="hotkeys of other validators whose signatures count like the own: their rounds are sealed, "
+        "exported and paid for, and audits accept them",
     )
     allow_private_addresses: bool = Field(
         False, description="send requests to private addresses as well; always so on the local network"
@@ -285,6 +311,18 @@ class SubnetSettings(_Section):
     max_concurrency: int = Field(256, ge=1, description="maximum number of requests at the same time")
     merge_shared: bool = Field(
         False, description="of neurons that share a coldkey or an IP address, send a challenge to one only"
+    )
+
+
+class MinerSettings(_Section):
+    """Connections to a miner of this machine (`perturb miner`)."""
+
+    header_seconds: float = Field(
+        5, gt=0, description="seconds until a connection without a verified request is closed"
+    )
+    max_connections: int = Field(256, ge=1, description="maximum number of open connections")
+    max_connections_per_address: int = Field(
+        32, ge=1, description="maximum number of open connections of one address without a verified request"
     )
 
 
@@ -324,6 +362,13 @@ class StatusSettings(_Section):
     export_hours: float = Field(26, ge=0, description="hours that a sealed day that is due may wait for its export")
 
 
+class TargetSettings(_Section):
+    """What becomes of a hardened network that passes its gates."""
+
+    auto_promote: bool = Field(False, description="the `harden` flow promotes a challenger that passes its gates")
+    share: float = Field(0.5, gt=0, le=0.75, description="share of the challenges that it then gets")
+
+
 class CostSettings(_Section):
     """Prices for `perturb cost`; the defaults are the list prices of AWS S3 Standard, us-east-1, in USD."""
 
@@ -352,7 +397,9 @@ class Settings(BaseSettings):
     source: _Source = Field(
         SourceSpec("sample"), description="where photographs come from: sample, folder:DIR, pexels, or hub:NAME"
     )
-    cache_dir: _HomePath = Field(Path("~/.cache/perturb"), description="folder of converted models and judgements")
+    cache_dir: _HomePath = Field(
+        Path("~/.cache/perturb"), description="folder of converted models, tables and judgements"
+    )
     policy: ScoringPolicy = Field("grid-1", description="scoring policy")
     tiers: _ExpandedPath = Field(Path("tiers.toml"), description="tier file")
     runner: Literal["threads", "dask", "ray"] = Field(
@@ -367,9 +414,16 @@ class Settings(BaseSettings):
         description="worker processes to start or, with runner_address, the number of parts to split work into; "
         "0 means one per core",
     )
+    decoder_walls: WallRequirement = Field(
+        "seccomp",
+        description="walls without which no image of a stranger is decoded: 'seccomp' warns of others that are "
+        "missing, 'all' refuses, 'none' only warns",
+    )
     seed: int | None = Field(None, description="fixes the order in which photographs are drawn")
     pseudonym_key: SecretStr | None = Field(
-        None, description="secret from which the pseudonyms of miners are made; set it as PERTURB_PSEUDONYM_KEY"
+        None,
+        description="secret from which pseudonyms, the sample ids of tiers without hotkeys and the choice of fractions "
+        "are made; set it as PERTURB_PSEUDONYM_KEY",
     )
 
     bounds: Annotated[Bounds, AfterValidator(_check_levels)] = Bounds()
@@ -379,9 +433,11 @@ class Settings(BaseSettings):
     pexels: PexelsSettings = PexelsSettings()
     hub: HubSettings = HubSettings()
     subnet: SubnetSettings = SubnetSettings()
+    miner: MinerSettings = MinerSettings()
     s3: S3Settings = S3Settings()
     seal: SealSettings = SealSettings()
     status: StatusSettings = StatusSettings()
+    targets: TargetSettings = TargetSettings()
     cost: CostSettings = CostSettings()
 
     @property

@@ -14,7 +14,7 @@ class TierLag(_Part):
 
     tier: str
     exported_until: date | None = Field(description="the last day that is exported; None before the first export")
-    behind: tuple[date, ...] = Field(description="sealed days that are due and not exported, ascending")
+    behind: tuple[date, ...] = Field(description="the days of a week that are sealed, due and not exported, ascending")
     oldest_due_s: float = Field(description="seconds for which the oldest of them has been due; 0 if `behind` is empty")
 
 
@@ -24,6 +24,16 @@ class Finding(_Part):
     part: str
     what: str
     advice: str
+
+
+class TargetCounts(_Part):
+    """Today's answers for one target. `share` is its share of the line-up, None where it is not in it."""
+
+    target: str
+    share: float | None
+    responses: int
+    accepted: int
+    not_served: int = Field(description="answers by which miners said that they do not have the target: HTTP 422")
 
 
 class Medians(_Part):
@@ -46,6 +56,7 @@ class Status(_Part):
     accepted: int
     refused: dict[str, int] = Field(description="reason -> answers refused today, the most frequent first")
     miners: int = Field(description="hotkeys that were asked today")
+    targets: tuple[TargetCounts, ...] = Field(default=(), description="today's answers by target, by its name")
     medians: Medians
     judged: int = Field(
         description="label pairs that the judge was needed for in today's rounds, counted once per round"
@@ -58,6 +69,10 @@ class Status(_Part):
     last_commit_age_s: float | None
     live_rounds: int = Field(description="committed rounds that are not part of a sealed day")
     unsealed_days: tuple[date, ...] = Field(description="days that are over and hold live rounds")
+    foreign_rounds: dict[str, int] = Field(
+        default={}, description="why live rounds are not counted -> how many: no trusted validator signed them"
+    )
+    foreign_days: dict[str, int] = Field(default={}, description="the same for sealed days, none of which is counted")
     sealed_days: int
     sealed_records: int
     sealed_bytes: int

@@ -1,5 +1,7 @@
 """What verification finds out about a response, and the score that follows."""
 
+from typing import NamedTuple
+
 from pydantic import BaseModel, ConfigDict
 
 from perturb.schemas.outcome import Outcome
@@ -26,6 +28,13 @@ class Transfer(BaseModel):
     margin: float
 
 
+class EarlierAnswer(NamedTuple):
+    """An accepted answer of another round: its record and that round."""
+
+    record_id: str
+    round_id: str
+
+
 class Findings(BaseModel):
     """What the gates have found out about one response so far. Each gate fills in its own columns.
 
@@ -42,6 +51,8 @@ class Findings(BaseModel):
     """Changed channel values."""
     l0_pixels: int | None = None
     """Changed pixels."""
+    changed_share: float | None = None
+    """Changed channel values as a share of all, 0..1."""
     l2: float | None = None
     """Euclidean norm of the perturbation on the 0..1 scale."""
     rmse: float | None = None
@@ -61,8 +72,12 @@ class Findings(BaseModel):
     semantic_score: float | None = None
     """The judge's score that both labels are the same kind of thing."""
     semantic_mismatch: bool | None = None
+    hypernym_height: int | None = None
+    """Height of the lowest hypernym that both labels share in WordNet 3.0; see `perturb.models.hypernyms`."""
     duplicate_of: str | None = None
-    """Record id of the faster answer with the same pixels."""
+    """Record id of the faster answer with the same pixels, or of one that an earlier round accepted."""
+    duplicate_round: str | None = None
+    """Round of that record."""
     near_duplicate_of: str | None = None
     """Record id of a faster answer with nearly the same perturbation."""
     persists: Persistence | None = None

@@ -1,5 +1,6 @@
 """Where clean photographs come from: `open_source(settings)` gives the one that `settings.source` names."""
 
+from perturb.sandbox.requirement import require_walls
 from perturb.schemas.settings import Settings
 from perturb.sources.base import Source
 
@@ -8,6 +9,7 @@ __all__ = ["Source", "open_source"]
 
 def open_source(settings: Settings) -> Source:
     """Return the source that `settings.source` names. Raises SourceError that names what it lacks: a folder, a key."""
+    require_walls(settings.decoder_walls)
     match settings.source.kind:
         case "sample":
             from perturb.sources.sample import SampleSource

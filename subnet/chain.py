@@ -1,4 +1,4 @@
-"""The chain, as far as this project needs it: five methods, and a thin adapter from them to `bittensor.Client`.
+"""The chain, as far as this project needs it: nine methods, and a thin adapter from them to `bittensor.Client`.
 
 The tests run the adapter on an in-memory fake, through the SDK's public `substrate=` argument. Decoding, preflight
 checks and weight quantisation are the SDK's own there; SCALE encoding, signing and inclusion are not exercised. The
@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
+from perturb.schemas.commitment import MAX_BYTES, Committed
 from perturb.schemas.errors import SubnetError
 from perturb.schemas.neuron import Neuron
 from perturb.schemas.settings import SubnetSettings
@@ -45,8 +46,20 @@ class Chain(Protocol):
     def commit(self, keypair: Keypair, sha256: str) -> str:
         """Put a digest (64 hex digits) on chain under `keypair`'s hotkey. Return the extrinsic's id."""
 
+    def beacon_signature(self, number: int) -> str | None:
+        """Return the signature of a stored round of the random beacon (96 hex digits), or None where it has none."""
+
     def read_commitment(self, hotkey: str) -> str | None:
         """Return the digest that `hotkey` committed last (64 hex digits), or None where it has not committed any."""
+
+    def commit_text(self, keypair: Keypair, text: str) -> str:
+        """Put a text of 1 to 128 bytes on chain under `keypair`'s hotkey, in place of what it committed before."""
+
+    def head(self) -> int:
+        """Return the number of the newest block."""
+
+    def read_texts(self, block: int) -> list[Committed]:
+        """Return what all hotkeys of the subnet had committed to as readable text at `block`."""
 
 
 class BittensorChain:
@@ -119,6 +132,47 @@ class BittensorChain:
 
         return self._run("read a commitment", read)
 
+    def commit_text(self, keypair: Keypair, text: str) -> str:
+        import bittensor
+
+        data = text.encode()
+        if not 0 < len(data) <= MAX_BYTES:
+            raise SubnetError(f"a text of {len(data)} bytes can't be committed; accepted: 1 to {MAX_BYTES} bytes")
+        info = {"fields": [[{f"Raw{len(data)}": f"0x{data.hex()}"}]]}
+        call = bittensor.calls.Commitments.set_commitment(netuid=self.netuid, info=info)
+
+        return self._submit("commit a text", lambda client: client.submit_call(call, keypair, signer="hotkey"))
+
+    def head(self) -> int:
+        async def read(client: "bittensor.Client") -> int:
+            return int(await client.block())
+
+        return self._run("read the newest block", read)
+
+    def read_texts(self, block: int) -> list[Committed]:
+        async def read(client: "bittensor.Client") -> list[Committed]:
+            # The state of an old block is an archive node's, which the SDK asks where the first one lacks it.
+            found = await client.subnets.commitments(self.netuid, block=block)
+            return [
+                Committed(hotkey=one.hotkey, text=one.data, at=one.block)
+                for one in found.values()
+                if one.status == "plain" and _is_text(one.fields)
+            ]
+
+        return self._run(f"read the commitments of block {block}", read)
+
+    def beacon_signature(self, number: int) -> str | None:
+        """Return the signature of a round of drand's quicknet that the chain stores, 96 hex digits; None without it."""
+
+        async def read(client: "bittensor.Client") -> str | None:
+            pulse = await client.query(("Drand", "Pulses"), [number])
+            found = pulse.get("signature") if isinstance(pulse, dict) else None
+            if isinstance(found, list | tuple | bytes):
+                return bytes(found).hex()
+            return found.removeprefix("0x") if isinstance(found, str) else None
+
+        return self._run("read the beacon", read)
+
     def _submit(self, what: str, step: "Callable[[bittensor.Client], Awaitable[Any]]") -> str:
         async def write(client: "bittensor.Client") -> str:
             result = (await step(client)).raise_for_failure()
@@ -149,6 +203,11 @@ class BittensorChain:
         import bittensor
 
         return bittensor.Client(self.network, substrate=self._substrate)
+
+
+def _is_text(fields: list[Any]) -> bool:
+    """Return whether a commitment has bytes in the clear, and not digests only."""
+    return any(name.startswith("Raw") for entry in fields if isinstance(entry, dict) for name in entry)
 
 
 def open_chain(settings: SubnetSettings) -> Chain:

@@ -4,6 +4,7 @@ from functools import partial
 from typing import Any, cast
 
 import aiohttp
+from aiohttp.abc import AbstractResolver
 from aiohttp.client_proto import ResponseHandler
 from aiohttp.http import HttpProcessingError
 
@@ -12,15 +13,15 @@ _MAX_HEADER_LINE = 1024
 _MAX_HEADERS = 32
 
 
-def open_session() -> aiohttp.ClientSession:
-    """Return a session for one round.
+def open_session(resolver: AbstractResolver | None = None) -> aiohttp.ClientSession:
+    """Return a session for one round. `resolver` replaces the resolution of host names.
 
     It has no keep-alive (a server that closes an idle connection breaks the next request), no limit on the number of
     connections, no cookies, no proxies from the environment, no decompression and no informational responses. Headers
     are limited to 32 lines of 1 KiB, so that a flood of headers ends early.
     """
     return aiohttp.ClientSession(
-        connector=_Connector(),
+        connector=_Connector(resolver),
         timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS),
         cookie_jar=aiohttp.DummyCookieJar(),
         auto_decompress=False,
@@ -35,8 +36,8 @@ def open_session() -> aiohttp.ClientSession:
 class _Connector(aiohttp.TCPConnector):
     """Makes connections whose responses are parsed by `_FinalResponseOnly`."""
 
-    def __init__(self) -> None:
-        super().__init__(limit=0, force_close=True, use_dns_cache=False)
+    def __init__(self, resolver: AbstractResolver | None) -> None:
+        super().__init__(limit=0, force_close=True, use_dns_cache=False, resolver=resolver)
         # aiohttp has no public way to replace the protocol class, so pyproject.toml bounds its version. The miner
         # `informs_forever` in tests/subnet/test_transport.py notices when this attribute has no effect any more.
         self._factory = cast("partial[ResponseHandler]", partial(_FinalResponseOnly, loop=self._loop))

@@ -1,5 +1,10 @@
 """The identity on the subnet: the hotkey that signs requests, responses, weights and commitments."""
 
+import os
+import re
+import secrets
+import tempfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
@@ -27,7 +32,10 @@ class Keypair(Protocol):
 
 
 def load_keypair(settings: SubnetSettings) -> Keypair:
-    """Return the hotkey that `settings` name: of a wallet on disk, or a development key on the local network.
+    """Return the hotkey that `settings` name: of a wallet on disk or, on the local network, a key without a wallet.
+
+    That is the development key of `hotkey_uri` or, without one, a key that the first call draws and keeps in
+    `hotkey_file`, so that nobody else can sign for a corpus that was made without a wallet.
 
     An encrypted hotkey is opened with `wallet_password`, never with a prompt. Raises SettingsError where a chain is
     configured without a wallet, SubnetError where the key file is missing, locked or broken.
@@ -38,13 +46,15 @@ def load_keypair(settings: SubnetSettings) -> Keypair:
                 f"subnet.network is {settings.network!r} but subnet.wallet_name is not set; name a wallet whose hotkey "
                 f"is registered on netuid {settings.netuid}, or set subnet.network to 'local'"
             )
+        if settings.hotkey_uri is None:
+            return _drawn_keypair(settings.hotkey_file)
         return development_keypair(settings.hotkey_uri.get_secret_value())
     return _open_hotkey(settings)
 
 
 def development_keypair(uri: str) -> Keypair:
     """Return the key of a derivation path such as `//Alice`. Such keys are public: for local networks only."""
-    from bittensor.keyfiles import Keypair as Sr25519Keypair
+    from bittensor_core import Keypair as Sr25519Keypair
 
     try:
         if not uri:
@@ -59,11 +69,51 @@ def development_keypair(uri: str) -> Keypair:
     return keypair
 
 
+def _drawn_keypair(path: Path) -> Keypair:
+    """Return the key whose seed `path` holds; draw it if the file does not exist."""
+    return development_keypair(_kept_seed(path))
+
+
+def _kept_seed(path: Path) -> str:
+    """Return the seed (0x and 64 hex digits) that `path` holds; draw it if the file does not exist."""
+    try:
+        path = path.expanduser()
+        if not path.exists():
+            _draw(path)
+        seed = path.read_text(encoding="ascii").strip()
+    except (OSError, RuntimeError, UnicodeDecodeError) as error:
+        raise SettingsError(
+            f"the own key of the local network cannot be kept in {path}: {error}; set subnet.hotkey_file to a file "
+            "that this user can write, or name a wallet"
+        ) from error
+    if not re.fullmatch(r"0x[0-9a-f]{64}", seed):
+        # The content is not repeated: it may be a key in another form.
+        raise SettingsError(
+            f"{path} does not hold a key; accepted: 0x and 64 hex digits. Restore it, or move it away to draw a new key"
+        )
+    return seed
+
+
+def _draw(path: Path) -> None:
+    """Create `path`, for its owner only, with a new seed. Of several processes one wins and the others keep its key."""
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent)
+    try:
+        with os.fdopen(handle, "w", encoding="ascii") as file:
+            file.write(f"0x{secrets.token_hex(32)}\n")
+            file.flush()
+            os.fsync(handle)
+        with suppress(FileExistsError):
+            os.link(name, path)
+    finally:
+        Path(name).unlink()
+
+
 def is_hotkey(address: str) -> bool:
     """Return whether `address` is an ss58 address of the Bittensor format: 48 characters, with a valid checksum."""
     if len(address) != SS58_LENGTH or not address.isascii():
         return False
-    from bittensor.sp_core import ss58_decode, ss58_encode
+    from bittensor_core import ss58_decode, ss58_encode
 
     try:
         return bool(ss58_encode(ss58_decode(address), _SS58_FORMAT) == address)
@@ -112,3 +162,17 @@ def _found(folder: Path) -> str:
     names = sorted(f"{path.parent.parent.name}/{path.name}" for path in folder.glob("*/hotkeys/*"))
     names = [name for name in names if not name.endswith("pub.txt")]
     return ", ".join(names[:8]) if names else f"none found in {folder}"
+
+
+def companion_keypair(settings: SubnetSettings, hotkey: str) -> Keypair:
+    """Return the ed25519 key that signs certificates beside `hotkey`, for tools that don't know sr25519.
+
+    The first call draws it and keeps its seed beside the key of the local network, readable by this user only. Raises
+    SettingsError where it can't be kept there or was damaged.
+    """
+    from bittensor_core import Keypair as Ed25519Keypair
+
+    path = settings.hotkey_file.with_name(f"{hotkey}.ed25519")
+    seed = bytes.fromhex(_kept_seed(path).removeprefix("0x"))
+    keypair: Keypair = Ed25519Keypair.create_from_seed(seed, crypto_type=0)
+    return keypair

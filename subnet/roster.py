@@ -6,6 +6,11 @@ endpoint = "127.0.0.1:8091"     # also uid, coldkey, stake, validator_permit
 
 [[validator]]
 hotkey = "5D..."                # may send challenges, as may a neuron with validator_permit = true
+
+[[commitment]]
+hotkey = "5F..."                # a miner's commitments to networks; the newest entry of a hotkey counts
+text = '{"h":"…","u":"http://127.0.0.1:8200/w.safetensors"}'
+at = 1767225600                 # seconds since 1970
 """
 
 import tomllib
@@ -16,6 +21,7 @@ from pathlib import Path
 import tomli_w
 from pydantic import ValidationError
 
+from perturb.schemas.commitment import Committed
 from perturb.schemas.errors import SubnetError
 from perturb.schemas.neuron import Neuron
 from perturb.subnet.keys import is_hotkey
@@ -23,6 +29,7 @@ from perturb.subnet.keys import is_hotkey
 _HEAD = (
     "# Neurons of a local network. `endpoint` is ip:port; [[validator]] lists the hotkeys that may send challenges.\n"
 )
+_TABLES = "[[neuron]], [[validator]] and [[commitment]] tables"
 
 
 @dataclass(frozen=True)
@@ -41,6 +48,15 @@ class Roster:
     neurons: tuple[Neuron, ...]
     validators: frozenset[str]
     skipped: tuple[Skipped, ...]
+    commitments: tuple[Committed, ...] = ()
+
+    def commitments_at(self, moment: int) -> list[Committed]:
+        """Return the commitment of each hotkey that was the newest at `moment`, in seconds since 1970."""
+        newest: dict[str, Committed] = {}
+        for one in sorted(self.commitments, key=lambda one: one.at):
+            if one.at <= moment:
+                newest[one.hotkey] = one
+        return list(newest.values())
 
 
 def read_roster(path: Path) -> Roster:
@@ -54,12 +70,10 @@ def read_roster(path: Path) -> Roster:
     except OSError as error:
         raise SubnetError(f"roster {path} can't be read: {error.strerror}; name a TOML file of [[neuron]]") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise SubnetError(
-            f"roster {path} is not TOML: {error}; accepted: [[neuron]] and [[validator]] tables"
-        ) from error
-    unknown = sorted(set(document) - {"neuron", "validator"})
+        raise SubnetError(f"roster {path} is not TOML: {error}; accepted: {_TABLES}") from error
+    unknown = sorted(set(document) - {"neuron", "validator", "commitment"})
     if unknown:
-        raise SubnetError(f"roster {path} has {', '.join(unknown)}; accepted: [[neuron]] and [[validator]] tables")
+        raise SubnetError(f"roster {path} has {', '.join(unknown)}; accepted: {_TABLES}")
 
     neurons: list[Neuron] = []
     skipped: list[Skipped] = []
@@ -80,7 +94,23 @@ def read_roster(path: Path) -> Roster:
             validators.add(hotkey)
         else:
             skipped.append(Skipped(None, hotkey[:64], f"validator {place + 1}: {hotkey[:64]!r} is not an ss58 address"))
-    return Roster(tuple(neurons), frozenset(validators), tuple(skipped))
+    commitments = []
+    for place, entry in enumerate(_tables(document, "commitment", path)):
+        try:
+            commitments.append(Committed.model_validate(entry))
+        except ValidationError as error:
+            issue = error.errors(include_url=False)[0]
+            reason = f"commitment {place + 1}: {'.'.join(map(str, issue['loc']))}: {issue['msg']}"
+            skipped.append(Skipped(None, str(entry.get("hotkey", ""))[:64], reason))
+    return Roster(tuple(neurons), frozenset(validators), tuple(skipped), tuple(commitments))
+
+
+def add_commitment(path: Path, committed: Committed) -> None:
+    """Append a commitment to a roster. Raises SubnetError where its hotkey is not a neuron of that roster."""
+    if committed.hotkey not in {neuron.hotkey for neuron in read_roster(path).neurons}:
+        raise SubnetError(f"hotkey {committed.hotkey} is not a neuron of roster {path}; add it as a [[neuron]] first")
+    with path.expanduser().open("a", encoding="utf-8") as file:
+        file.write("\n[[commitment]]\n" + tomli_w.dumps(committed.model_dump()))
 
 
 def write_roster(path: Path, neurons: Iterable[Neuron], *, validators: Iterable[str] = ()) -> None:

@@ -2,17 +2,17 @@
 
 Requests are signed by `btauth/1`, which `bittensor.http_auth` verifies; it covers requests only. The signature of a
 response covers what identifies it: the task, the nonce of the signed request, the hotkeys of validator and miner, the
-HTTP status, and the digest of the body. These are pure functions, so an auditor can check records with them offline.
+HTTP status, and the digest of the body. The task's id is the digest of its terms, so the signature binds them: bounds,
+label, original, timeout. These are pure functions, so an auditor can check records with them offline.
 """
 
 import hashlib
 import time
 
+from perturb.schemas.signature import is_signature_of
 from perturb.subnet.keys import Keypair
 
 VERSION = "perturb-response/1"
-SIGNATURE_BYTES = 64
-_SR25519 = 1
 
 
 def sign_request(keypair: Keypair, *, path: str, body_sha256: str, receiver: str) -> dict[str, str]:
@@ -69,13 +69,8 @@ def verify_response_signature(
     body_sha256: str,
 ) -> bool:
     """Return whether `signature` (hex, sr25519) is `miner_hotkey`'s over exactly this response; never raises."""
-    from bittensor.sp_core import verify
-
     try:
-        if len(signature) != 2 * SIGNATURE_BYTES:  # `fromhex` would skip white space.
-            return False
-        raw = bytes.fromhex(signature)
         message = response_message(task_id, nonce, validator_hotkey, miner_hotkey, status, body_sha256)
-        return bool(verify(message, raw, miner_hotkey, _SR25519))
     except ValueError:
         return False
+    return is_signature_of(signature, message, miner_hotkey)

@@ -120,7 +120,8 @@ class _Exchange:
                 self.session.post(
                     f"http://{endpoint.authority}{wire.CHALLENGE_PATH}",
                     data=self.body,
-                    headers=auth | {"Content-Type": wire.REQUEST_TYPE},
+                    headers=auth
+                    | {"Content-Type": wire.REQUEST_TYPE, wire.HEADER_DIGEST: wire.content_digest(self.body_sha256)},
                     allow_redirects=False,
                 ) as reply,
             ):

@@ -4,11 +4,12 @@ The request body is the same bytes for every miner. JSON with the image in base6
 three times the client's CPU time.
 """
 
-import json
+import base64
 import struct
 
 from pydantic import ValidationError
 
+from perturb.schemas.canonical_json import canonical_json
 from perturb.schemas.challenge import Challenge, Task
 from perturb.schemas.png import max_png_bytes
 
@@ -16,6 +17,8 @@ CHALLENGE_PATH = "/v1/challenge"
 REQUEST_TYPE = "application/octet-stream"
 RESPONSE_TYPE = "image/png"
 
+# The digest of the request's body, so that a miner can verify the signature before it takes the body.
+HEADER_DIGEST = "Content-Digest"
 # The response's headers. Each is compared with the request or verified.
 HEADER_TASK = "X-Perturb-Task"
 HEADER_NONCE = "X-Perturb-Nonce"
@@ -56,10 +59,17 @@ def unpack_request(body: bytes) -> tuple[Task, bytes]:
         raise WireError(f"header is not a task: {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
     if _canonical(task) != header:
         raise WireError("header is not canonical JSON: sorted keys, no white space, each key once")
+    if fault := task.id_fault():
+        raise WireError(fault)
     png = body[_LENGTH.size + length :]
     if not png.startswith(_PNG_MAGIC):
         raise WireError("the bytes after the header are not a PNG")
     return task, png
+
+
+def content_digest(body_sha256: str) -> str:
+    """Return the value of `Content-Digest` (RFC 9530) for a body whose SHA-256 has these hex digits."""
+    return f"sha-256=:{base64.b64encode(bytes.fromhex(body_sha256)).decode()}:"
 
 
 def response_limit(task: Task) -> int:
@@ -68,4 +78,4 @@ def response_limit(task: Task) -> int:
 
 
 def _canonical(task: Task) -> bytes:
-    return json.dumps(task.model_dump(mode="json"), sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
+    return canonical_json(task.model_dump(mode="json"))

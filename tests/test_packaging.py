@@ -15,6 +15,7 @@ DATA = {
     "perturb/tiers.toml",
     "perturb/prefect.yaml",
     "perturb/models/judge/calibration.json",
+    "perturb/models/judge/gemma-3-270m.labels.npz",
     "perturb/sinks/dataset/card.md",
     "perturb/sinks/report/status.html",
 }

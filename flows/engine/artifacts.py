@@ -12,6 +12,7 @@ from prefect.artifacts import create_image_artifact, create_table_artifact
 from prefect.exceptions import PrefectException
 
 from perturb.flows.engine.production_line import FinishedRound
+from perturb.sandbox.stored import pair_pixels
 from perturb.schemas.pair import Pair
 from perturb.schemas.record import Record
 from perturb.sinks.corpus.manifest import Manifest
@@ -54,7 +55,7 @@ class ShowRound:
 def show_seal(manifest: Manifest, size: int) -> None:
     """Show counts and sizes of a sealed day, and its outcomes as bars."""
     rows: list[dict[str, Any]] = [
-        {"what": "rounds", "value": len(manifest.rounds)},
+        {"what": "rounds", "value": manifest.rounds},
         {"what": "records", "value": manifest.records},
         {"what": "accepted images", "value": manifest.images},
         {"what": "duplicates of the day", "value": manifest.duplicates},
@@ -105,7 +106,7 @@ def _miners(rows: Sequence[Record]) -> list[dict[str, Any]]:
 
 
 def _strip(best: Pair) -> str:
-    original, perturbed = best.pixels()
+    original, perturbed = pair_pixels(best)
     tiles = [original, perturbed, amplified_difference(original, perturbed)]
     return data_uri(np.concatenate(tiles, axis=1), side=3 * _SIDE)
 

@@ -5,7 +5,7 @@ whole round (duplicates, the judge) are made in the process that drew it.
 """
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from math import ceil
 
@@ -14,15 +14,15 @@ from prefect import task
 from perturb.flows.engine.production_line import ProductionLine, StaysHere, Verifier
 from perturb.flows.engine.retry import when_not_ours
 from perturb.flows.engine.runner import Submit, worker_count, workers
-from perturb.models.classifier import load_classifier
 from perturb.models.judge.judge import NoJudge
 from perturb.schemas.challenge import Challenge
 from perturb.schemas.errors import PerturbError, StoreError
 from perturb.schemas.response import Response
 from perturb.schemas.settings import load_settings
-from perturb.schemas.verdict import Verdict
+from perturb.schemas.verdict import EarlierAnswer, Verdict
 from perturb.sinks.corpus.staging import Slice, read_staged, stage
 from perturb.sinks.stores.open import open_store
+from perturb.tasks.lineup.find import classifier_of_digest
 from perturb.tasks.verify.merge_slices import merge_slices
 from perturb.tasks.verify.round import verify
 
@@ -40,12 +40,13 @@ def _verify_slice(key: str, sha256: str, store: str) -> list[Verdict]:
     # The worker decides where the weights lie and on which device they run; all other settings are the round's.
     own = settings.classifier
     decisive = part.classifier.model_copy(update={"weights": own.weights, "device": own.device})
+    decided = settings.model_copy(update={"classifier": decisive})
     return verify(
         part.challenge,
         part.responses,
-        classifier=load_classifier(decisive),
+        classifier=classifier_of_digest(decided, part.challenge.task.classifier_sha256),
         judge=NoJudge(),
-        settings=settings.model_copy(update={"classifier": decisive}),
+        settings=decided,
     )
 
 
@@ -57,11 +58,13 @@ class DistributedVerifier(StaysHere):
         self._line = line
         self._submit = submit
 
-    def __call__(self, challenge: Challenge, responses: Sequence[Response]) -> list[Verdict]:
+    def __call__(
+        self, challenge: Challenge, responses: Sequence[Response], earlier: Mapping[str, EarlierAnswer]
+    ) -> list[Verdict]:
         """Return one verdict for each response, the same ones as `ProductionLine.verify` does."""
         answered = [response for response in responses if response.failure is None]
         if len(answered) < _MIN_ROUND:
-            return self._line.verify(challenge, responses)
+            return self._line.verify(challenge, responses, earlier)
         try:
             verdicts = self._distribute(self._slices(challenge, answered))
         except PerturbError:
@@ -70,10 +73,16 @@ class DistributedVerifier(StaysHere):
             # The end of a cluster can raise anything. The answers are here, and so are the models.
             runner = self._line.settings.runner
             logger.exception("round %s could not be verified on the %s workers", challenge.round_id, runner)
-            return self._line.verify(challenge, responses)
+            return self._line.verify(challenge, responses, earlier)
         line = self._line
         return merge_slices(
-            challenge, responses, verdicts, classifier=line.classifier, judge=line.judge, settings=line.settings
+            challenge,
+            responses,
+            verdicts,
+            classifier=line.classifier_of(challenge),
+            judge=line.judge,
+            settings=line.settings,
+            earlier=earlier,
         )
 
     def _slices(self, challenge: Challenge, answered: Sequence[Response]) -> list[Slice]:

@@ -15,11 +15,20 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import BinaryIO
 from urllib.error import URLError
+from urllib.parse import urlsplit
 from urllib.request import urlopen
 
 from perturb.flows.engine.prefect_settings import load_prefect, place_of_url, short
+from perturb.flows.engine.server_access import (
+    PASSWORD_FILE,
+    check_listener,
+    draw_password,
+    found_password,
+    server_environment,
+)
 from perturb.flows.engine.tied_process import tied
 from perturb.schemas.errors import SettingsError
+from perturb.schemas.private_files import make_private_folder
 
 _HOST = "127.0.0.1"
 _POLL_SECONDS = 0.1
@@ -43,10 +52,10 @@ _SERVICES_OFF = (
 class ServerStart:
     """A Prefect server that is being started, or that already runs."""
 
-    def __init__(self, url: str, answers: "Future[None]", *, temporary: bool):
+    def __init__(self, url: str, answers: "Future[None]", *, password: str | None):
         self._url = url
         self._answers = answers
-        self._temporary = temporary
+        self._password = password
 
     @contextmanager
     def used(self) -> Iterator[None]:
@@ -54,19 +63,12 @@ class ServerStart:
 
         Raises SettingsError where it did not start.
         """
-        from prefect.settings import (
-            PREFECT_API_AUTH_STRING,
-            PREFECT_API_URL,
-            PREFECT_SERVER_API_AUTH_STRING,
-            temporary_settings,
-        )
+        from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
 
         self._answers.result()
         changed = {PREFECT_API_URL: self._url}
-        # A temporary server asks for the password that was set for this machine's servers.
-        password = PREFECT_SERVER_API_AUTH_STRING.value()
-        if self._temporary and password is not None:
-            changed[PREFECT_API_AUTH_STRING] = password
+        if self._password is not None:
+            changed[PREFECT_API_AUTH_STRING] = self._password
         with temporary_settings(changed):
             yield
 
@@ -84,24 +86,26 @@ def start_server() -> ServerStart:
     thread, before anything else of Prefect is imported.
     """
     load_prefect()
-    from prefect.settings import PREFECT_API_URL
+    from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL
 
     _check_proxies()
     answers: Future[None] = Future()
     url = PREFECT_API_URL.value()
     if url:
-        _check_answers(url)
+        password = PREFECT_API_AUTH_STRING.value() or found_password(url)
+        _check_answers(url, password)
         answers.set_result(None)
-        return ServerStart(url, answers, temporary=False)
+        return ServerStart(url, answers, password=password)
     _check_home()
     port = _free_port()
     output = tempfile.TemporaryFile()  # noqa: SIM115  (the server writes to it until it ends)
-    process = _start_process(port, output)
+    password = draw_password()
+    process = _start_process(port, output, password)
     atexit.register(_stop, process)
     url = f"http://{_HOST}:{port}/api"
     # A daemon: a command that fails while the server starts does not wait for it.
     threading.Thread(target=_await, args=(process, url, output, answers), name="prefect-server", daemon=True).start()
-    return ServerStart(url, answers, temporary=True)
+    return ServerStart(url, answers, password=password)
 
 
 def check_server() -> None:
@@ -125,15 +129,21 @@ def _check_proxies() -> None:
         ) from error
 
 
-def _check_answers(url: str) -> None:
+def _check_answers(url: str, password: str | None) -> None:
     import httpx
     from prefect.client.orchestration import get_client
     from prefect.exceptions import PrefectException
-    from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
+    from prefect.settings import (
+        PREFECT_API_AUTH_STRING,
+        PREFECT_API_URL,
+        PREFECT_CLIENT_MAX_RETRIES,
+        temporary_settings,
+    )
 
+    changed = {PREFECT_CLIENT_MAX_RETRIES: 0, PREFECT_API_URL: url, PREFECT_API_AUTH_STRING: password}
     try:
         with (
-            temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0, PREFECT_API_URL: url}),
+            temporary_settings(changed),
             get_client(httpx_settings={"timeout": _ANSWER_SECONDS}, sync_client=True) as client,
         ):
             if failed := client.api_healthcheck():
@@ -143,7 +153,10 @@ def _check_answers(url: str) -> None:
         cause = error.__cause__ or error
         found = "another program answers, not Prefect's API" if isinstance(cause, ValueError) else short(cause)
         if isinstance(cause, httpx.HTTPStatusError) and cause.response.status_code in (401, 403):
-            advice = "PREFECT_API_AUTH_STRING or PREFECT_API_KEY must hold its password"
+            advice = (
+                "PREFECT_API_AUTH_STRING or PREFECT_API_KEY must hold its password; `perturb serve` keeps its own in "
+                f"{PASSWORD_FILE} of its folder (.prefect), which is found there and in PREFECT_HOME"
+            )
         else:
             advice = "start one with `prefect server start` (its address ends with /api)"
         raise SettingsError(
@@ -157,7 +170,7 @@ def _check_home() -> None:
 
     home: Path = PREFECT_HOME.value()
     try:
-        home.mkdir(parents=True, exist_ok=True)
+        make_private_folder(home)
         with tempfile.TemporaryFile(dir=home):
             return
     except OSError as error:
@@ -179,17 +192,23 @@ def _free_port() -> int:
         return port
 
 
-def _start_process(port: int, output: BinaryIO) -> "subprocess.Popen[bytes]":
+def _start_process(port: int, output: BinaryIO, password: str) -> "subprocess.Popen[bytes]":
     arguments = ["server", "start", "--host", _HOST, "--port", str(port)]
     switched_off = {f"PREFECT_SERVER_SERVICES_{name}_ENABLED": "false" for name in _SERVICES_OFF}
     return subprocess.Popen(
         tied([sys.executable, "-m", "prefect", *arguments], signal.SIGTERM),
-        env={**os.environ, "PREFECT_SERVER_UI_ENABLED": "false", **switched_off},
+        env={
+            **server_environment(dict(os.environ), password=password, port=port, host=_HOST),
+            "PREFECT_SERVER_UI_ENABLED": "false",
+            **switched_off,
+        },
         stdin=subprocess.DEVNULL,
         stdout=output,
         stderr=subprocess.STDOUT,
         # A session of its own, so that a Ctrl-C at the terminal does not reach it.
         start_new_session=True,
+        # Its database holds parameters, artifacts and logs of the runs.
+        umask=0o077,
     )
 
 
@@ -204,7 +223,12 @@ def _await(process: "subprocess.Popen[bytes]", url: str, output: BinaryIO, answe
         except (URLError, OSError):
             time.sleep(_POLL_SECONDS)
         else:
-            answers.set_result(None)
+            try:
+                check_listener(urlsplit(url).port or 0, process.pid)
+            except SettingsError as error:
+                answers.set_exception(error)
+            else:
+                answers.set_result(None)
             return
     if process.poll() is None:
         cause = (

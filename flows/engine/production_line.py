@@ -19,13 +19,13 @@ from pydantic import BaseModel
 from perturb.flows.engine.progress import Loading
 from perturb.miner.local import LocalMiners, StartingMiners, starting_local_miners
 from perturb.models.classifier import Classifier, load_classifier
-from perturb.models.judge.judge import Judge, load_judge
-from perturb.schemas.challenge import Challenge, Photo
+from perturb.models.judge.judge import Judge, LanguageJudge, load_judge
+from perturb.schemas.challenge import Challenge, Photo, new_round_id
 from perturb.schemas.outcome import Outcome
 from perturb.schemas.pair import Pair
 from perturb.schemas.response import Response
 from perturb.schemas.settings import Settings
-from perturb.schemas.verdict import Verdict
+from perturb.schemas.verdict import EarlierAnswer, Verdict
 from perturb.sinks.corpus.corpus import Corpus
 from perturb.sources import open_source
 from perturb.subnet.keys import Keypair, load_keypair
@@ -34,6 +34,8 @@ from perturb.tasks.challenge.collect import collect_responses
 from perturb.tasks.challenge.draw import draw_challenge
 from perturb.tasks.challenge.package import make_challenge
 from perturb.tasks.corpus.commit import RoundSummary, commit_round
+from perturb.tasks.corpus.remember import remember_committed, verify_once
+from perturb.tasks.lineup.draw import TargetDraw
 from perturb.tasks.verify.round import verify
 from perturb.tasks.verify.score import score
 
@@ -44,8 +46,10 @@ _ABANDON_SECONDS = 0.1
 class Verifier(Protocol):
     """Verifies a round's answers, in this process or elsewhere."""
 
-    def __call__(self, challenge: Challenge, responses: Sequence[Response]) -> list[Verdict]:
-        """Return one verdict for each response, in their order."""
+    def __call__(
+        self, challenge: Challenge, responses: Sequence[Response], earlier: Mapping[str, EarlierAnswer]
+    ) -> list[Verdict]:
+        """Return one verdict for each response, in their order; `earlier` is that of `tasks.verify.round.verify`."""
         ...
 
 
@@ -112,31 +116,36 @@ class ProductionLine(StaysHere):
         settings: Settings,
         *,
         photos: Iterator[Photo],
-        classifier: Classifier,
         judge: Judge,
         keypair: Keypair,
         corpus: Corpus,
     ):
         self.settings = settings
-        self.classifier = classifier
         self.judge = judge
         self.corpus = corpus
+        self.targets = TargetDraw(corpus.store, settings)
         self._photos = photos
         self._keypair = keypair
         self._in_flight: dict[str, _RoundInFlight] = {}
         self._abandoned = threading.Event()
 
     def draw(self) -> str:
-        """Draw a challenge and return its round id. Raises SourceError, or SubnetError where no neuron can be asked."""
+        """Draw target and challenge, and return the round's id.
+
+        Raises SourceError, SubnetError where no neuron can be asked, and ModelError for a target that does not load.
+        """
         neurons = find_neurons(self.settings.subnet, own_hotkey=self._keypair.ss58_address)
+        now = datetime.now(UTC)
+        target = self.targets.draw(new_round_id(now))
         drawn = draw_challenge(
             self._photos,
             partial(
                 make_challenge,
-                classifier=self.classifier,
+                classifier=self.targets.classifier(target.sha256),
                 judge=self.judge,
                 settings=self.settings,
-                now=datetime.now(UTC),
+                now=now,
+                drawn=target,
             ),
             max_draws=self.settings.challenge.max_draws,
         )
@@ -171,17 +180,36 @@ class ProductionLine(StaysHere):
         """End the wait for answers, now and from now on, from any thread. A round that is not committed is dropped."""
         self._abandoned.set()
 
-    def verify(self, challenge: Challenge, responses: Sequence[Response]) -> list[Verdict]:
+    def classifier_of(self, challenge: Challenge) -> Classifier:
+        """Return the network that a challenge attacks."""
+        return self.targets.classifier(challenge.task.classifier_sha256)
+
+    def verify(
+        self, challenge: Challenge, responses: Sequence[Response], earlier: Mapping[str, EarlierAnswer]
+    ) -> list[Verdict]:
         """Return one verdict for each response; the `Verifier` that works in this process."""
-        return verify(challenge, responses, classifier=self.classifier, judge=self.judge, settings=self.settings)
+        return verify(
+            challenge,
+            responses,
+            classifier=self.classifier_of(challenge),
+            judge=self.judge,
+            settings=self.settings,
+            earlier=earlier,
+        )
 
     def finish(self, round_id: str, verify: Verifier | None = None) -> FinishedRound:
-        """Verify (with `verify`, by default in this process), score and commit the round.
+        """Verify (with `verify`, by default in this process), claim the accepted answers, score and commit the round.
 
         A second call after a failure writes the same bytes.
         """
         work = self._in_flight[round_id]
-        verdicts = (verify or self.verify)(work.challenge, work.responses)
+        verdicts = verify_once(
+            self.corpus,
+            work.challenge,
+            work.responses,
+            partial(verify or self.verify, work.challenge, work.responses),
+            days=self.settings.challenge.replay_days,
+        )
         scores = [
             score(verdict, work.challenge.task, response.response_ms, policy=self.settings.policy)
             for verdict, response in zip(verdicts, work.responses, strict=True)
@@ -234,17 +262,22 @@ def opened_line(settings: Settings, *, local_miners: int = 0, loading: Loading) 
         else:
             # Before the models: the neurons are what is most often not ready.
             find_neurons(settings.subnet, own_hotkey=keypair.ss58_address)
+        remember_committed(corpus, days=settings.challenge.replay_days)
         with loading.part(f"classifier {settings.classifier.name}"):
-            classifier = load_classifier(settings.classifier)
+            load_classifier(settings.classifier)
         with loading.part(f"judge {settings.judge.name}") as tell:
             judge = load_judge(settings.judge, cache=settings.cache, tell=tell)
+            if isinstance(judge, LanguageJudge):
+                judge.prepare(settings.cache, tell=tell)
         if local_miners:
             settings = settings.model_copy(update={"subnet": started.result().subnet})
-        yield ProductionLine(
+        line = ProductionLine(
             settings,
             photos=iter(source.photos(seed=settings.seed)),
-            classifier=classifier,
             judge=judge,
             keypair=keypair,
             corpus=corpus,
         )
+        # Before the first round, so that none waits for a network.
+        line.targets.load_all()
+        yield line

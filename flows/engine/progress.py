@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
+from perturb.schemas.clean_text import in_line
+
 logger = logging.getLogger(__name__)
 
 Tell = Callable[[str], None]
@@ -18,20 +20,20 @@ Tell = Callable[[str], None]
 def progress_bar(title: str, *, total: int | None) -> Iterator[Tell]:
     """Yield a function to call with a short status after each of `total` steps; None for an unknown number."""
     columns = (
-        TextColumn(title),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
-        TextColumn("{task.fields[status]}"),
+        TextColumn("{task.fields[status]}", markup=False),
     )
     with Progress(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty()) as bar:
-        step = bar.add_task(title, total=total, status="starting")
+        step = bar.add_task(in_line(title), total=total, status="starting")
         done = 0
 
         def advance(message: str) -> None:
             nonlocal done
             done += 1
-            bar.update(step, advance=1, status=message)
+            bar.update(step, advance=1, status=in_line(message))
             logger.info("%s %d/%s: %s", title, done, total or "…", message)
 
         yield advance
@@ -42,12 +44,12 @@ class LoadingPart:
 
     def __init__(self, name: str, rows: Progress):
         self._name, self._rows = name, rows
-        self._row = rows.add_task(name, total=1, state="loading")
+        self._row = rows.add_task(in_line(name), total=1, state="loading")
         logger.info("%s: loading", name)
 
     def tell(self, state: str) -> None:
         """Show `state`."""
-        self._rows.update(self._row, state=state)
+        self._rows.update(self._row, state=in_line(state))
         logger.info("%s: %s", self._name, state)
 
     def ready(self) -> None:
@@ -77,6 +79,9 @@ class Loading:
 @contextmanager
 def loading_progress() -> Iterator[Loading]:
     """Yield what shows the parts that are loaded while the block lasts."""
-    columns = (SpinnerColumn(finished_text="✓"), TextColumn("{task.description}"), TextColumn("{task.fields[state]}"))
+    columns = (
+        SpinnerColumn(finished_text="✓"),
+        *(TextColumn(text, markup=False) for text in ("{task.description}", "{task.fields[state]}")),
+    )
     with Progress(*columns, TimeElapsedColumn(), console=Console(stderr=True), disable=not sys.stderr.isatty()) as rows:
         yield Loading(rows)

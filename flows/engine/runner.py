@@ -67,6 +67,7 @@ def task_runner(settings: Settings) -> TaskRunner[Any]:
 
 def _dask(settings: Settings, workers: int) -> TaskRunner[Any]:
     import dask
+    from distributed.security import Security
     from prefect_dask.task_runners import DaskTaskRunner
 
     # By default Dask's workers return memory so early that verification takes twice as long: glibc then maps each image
@@ -74,9 +75,15 @@ def _dask(settings: Settings, workers: int) -> TaskRunner[Any]:
     dask.config.set({"distributed.nanny.pre-spawn-environ.MALLOC_TRIM_THRESHOLD_": None})
     # One thread per process: torch and Arrow have threads of their own, and a process has one copy of the models.
     kwargs = {"n_workers": workers, "threads_per_worker": 1, "processes": True, "dashboard_address": None}
-    chosen: dict[str, Any] = (
-        {"address": settings.runner_address} if settings.runner_address else {"cluster_kwargs": kwargs}
-    )
+    if settings.runner_address:
+        # Certificates for a scheduler that asks for them come from Dask's own configuration.
+        chosen: dict[str, Any] = {"address": settings.runner_address}
+    else:
+        # Whoever can connect to a scheduler runs code in its workers. A key pair that is drawn for this run and stays
+        # in memory keeps all others out.
+        security = Security.temporary()  # type: ignore[no-untyped-call]
+        cluster = kwargs | {"security": security, "protocol": "tls://"}
+        chosen = {"cluster_kwargs": cluster, "client_kwargs": {"security": security}}
     runner: TaskRunner[Any] = DaskTaskRunner(**chosen)
     return runner
 

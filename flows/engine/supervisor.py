@@ -12,8 +12,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.error import URLError
@@ -21,11 +21,13 @@ from urllib.request import urlopen
 
 import psutil
 
+from perturb.flows.engine.server_access import check_listener, client_environment, password_of, server_environment
 from perturb.flows.engine.signals import Stop, stopped_by_signals
 from perturb.flows.engine.tied_process import END_SECONDS, tied
 from perturb.miner.local import start_local_miners
 from perturb.schemas.errors import SettingsError
 from perturb.schemas.import_root import import_root
+from perturb.schemas.private_files import is_private, make_private_folder, open_private
 from perturb.schemas.settings import Settings
 from perturb.subnet.keys import LOCAL_NETWORK
 
@@ -58,14 +60,19 @@ def serve(
     and worker are ended by the system, and flow runs end as on SIGTERM.
 
     `tell` is called once the parts run. On the local network without a roster, `local_miners` reference miners are
-    started for the flows to ask. A part that dies is started again. Raises SettingsError where the port is taken, where
-    there are no deployments here, and when a part dies too often.
+    started for the flows to ask. A part that dies is started again. Raises SettingsError where the port is taken, also
+    by another program in the moment of a restart, where there are no deployments here, and when a part dies too often.
+
+    The server asks for a password, which is drawn once for each `home`. Only the worker inherits this process' secrets.
     """
     _check_ready(port)
     home = home.absolute()
-    home.mkdir(parents=True, exist_ok=True)
+    make_private_folder(home)
+    if not is_private(home):
+        logger.warning("%s can be read by other users; `chmod 700 %s` closes it", home, home)
+    password = password_of(home)
     with ExitStack() as stack:
-        environment = _environment(settings, port, home)
+        environment = client_environment(_environment(settings, port, home), password=password)
         if settings.subnet.network == LOCAL_NETWORK and settings.subnet.roster is None and local_miners:
             miners = stack.enter_context(start_local_miners(local_miners, settings=settings, folder=home / "miners"))
             environment |= {"PERTURB_SUBNET__NETWORK": LOCAL_NETWORK, "PERTURB_SUBNET__ROSTER": str(miners.roster)}
@@ -76,22 +83,25 @@ def serve(
             stopped_by_signals(lambda: None, message="stopping the flow runs first", again=hurry.set)
         )
 
-        def start(name: str, *arguments: str) -> _Part:
+        def start(name: str, environment: dict[str, str], *arguments: str) -> _Part:
             part = _Part(name, list(arguments), environment, home, hurry)
             stack.callback(part.stop)
             return part
 
-        server = start("server", "server", "start", "--host", HOST, "--port", str(port))
+        servers_own = server_environment(environment, password=password, port=port, host=HOST)
+        server = start("server", servers_own, "server", "start", "--host", HOST, "--port", str(port))
         _await_server(server, port, stop, home, first=True)
         _register(environment, home, stop)
         if stop.requested:
             return
-        worker = start("worker", "worker", "start", "--pool", POOL, "--name", "here")
+        worker = start("worker", environment, "worker", "start", "--pool", POOL, "--name", "here")
         tell(Serving(f"http://{HOST}:{port}", home, local_miners))
         while not stop.requested:
             if server.watch():
+                # Until the port is the new server's, whatever listens there could give the worker its orders.
+                with worker.suspended():
+                    _await_server(server, port, stop, home)
                 # Its database may be lost too. A deployment that is registered already stays as it is.
-                _await_server(server, port, stop, home)
                 _register(environment, home, stop)
             worker.watch()
             time.sleep(_PAUSE_SECONDS)
@@ -109,7 +119,7 @@ def _register(environment: dict[str, str], home: Path, stop: Stop) -> None:
 
 def _await_server(server: "_Part", port: int, stop: Stop, home: Path, *, first: bool = False) -> None:
     deadline = time.monotonic() + _START_SECONDS
-    while not stop.requested and not _healthy(port):
+    while not stop.requested and not (check_listener(port, server.pid) and _healthy(port)):
         if first and server.ended():
             raise SettingsError(f"Prefect's server did not start: {_last_line(home / 'server.log')}")
         server.watch()
@@ -155,7 +165,7 @@ def _command(arguments: list[str]) -> list[str]:
 
 def _run(arguments: list[str], environment: dict[str, str], home: Path, stop: Stop) -> None:
     path = home / "setup.log"
-    with path.open("ab") as log:
+    with open(path, "ab", opener=open_private) as log:
         process = subprocess.Popen(
             tied(_command(arguments), signal.SIGKILL),
             env=environment,
@@ -198,7 +208,7 @@ class _Part:
             raise SettingsError(
                 f"the {self._name} ended {_STARTS_PER_MINUTE} times within a minute; {self._log} says why"
             )
-        with self._log.open("ab") as log:
+        with open(self._log, "ab", opener=open_private) as log:
             self._process = subprocess.Popen(
                 # At once, not with patience: a worker that is asked to end waits for its flow runs. Those see that it
                 # is gone and commit their last round (see `perturb.flows`).
@@ -207,6 +217,9 @@ class _Part:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
+                # The server's database holds parameters, artifacts and logs. Flows, which the worker starts, write the
+                # corpus, whose rights are the operator's to choose.
+                umask=0o077 if self._name == "server" else -1,
                 # A session of its own: this process passes a Ctrl-C on, in the right order.
                 start_new_session=True,
             )
@@ -214,6 +227,22 @@ class _Part:
     def ended(self) -> bool:
         """Return whether the part's process has ended."""
         return self._process.poll() is not None
+
+    @property
+    def pid(self) -> int:
+        """The process id of the part."""
+        return self._process.pid
+
+    @contextmanager
+    def suspended(self) -> Iterator[None]:
+        """Stop the part, not its children, for as long as the block lasts; an error in the block ends the part."""
+        self._process.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        except BaseException:
+            self._process.kill()
+            raise
+        self._process.send_signal(signal.SIGCONT)
 
     def watch(self) -> bool:
         """Return whether the part had died and was started again. Raises SettingsError when it dies too often."""

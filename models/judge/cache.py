@@ -7,6 +7,7 @@ from contextlib import closing
 from pathlib import Path
 
 from perturb.schemas.errors import ModelError
+from perturb.schemas.private_files import make_private_folder
 
 _TABLE = """
 CREATE TABLE IF NOT EXISTS judgements (
@@ -37,7 +38,7 @@ class JudgementCache:
         self.hits = 0
         self.misses = 0
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            make_private_folder(path.parent)
             with closing(self._open()) as connection, connection:
                 # With a write-ahead log readers never wait for the writer, and a killed writer leaves the file intact.
                 connection.execute("PRAGMA journal_mode=WAL")
@@ -91,6 +92,14 @@ class JudgementCache:
         with closing(self._open()) as connection:
             (count,) = connection.execute(
                 "SELECT count(*) FROM judgements WHERE model=? AND template=?", (self.model, self.template)
+            ).fetchone()
+        return int(count)
+
+    def of_others(self) -> int:
+        """Return the number of judgements of other models or prompts, which are not used."""
+        with closing(self._open()) as connection:
+            (count,) = connection.execute(
+                "SELECT count(*) FROM judgements WHERE model<>? OR template<>?", (self.model, self.template)
             ).fetchone()
         return int(count)
 

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from perturb.schemas.errors import ModelError
+from perturb.schemas.private_files import make_private_folder
 
 NAME = "gemma-3-270m"
 # Part of the folder's name: raise it when what is written below changes.
@@ -47,7 +48,7 @@ def gemma_folder(cache: Path, *, tell: Callable[[str], None] = lambda _: None) -
     if target.is_dir():
         return target
     try:
-        cache.mkdir(parents=True, exist_ok=True)
+        make_private_folder(cache)
         with FileLock(str(target) + ".lock"):
             if not target.is_dir():
                 _convert_into(target, tell)

@@ -1,28 +1,25 @@
 """A causal language model that gives probabilities of given words; it generates no text.
 
-Any model works that transformers loads as a causal language model, from a local folder or the Hub.
+Any transformer works that the library transformers loads as a causal language model, from a local folder or the Hub.
 """
 
-import hashlib
-import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import copy
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
-
-from perturb.schemas.errors import ModelError
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import torch
 
 Tokens = tuple[int, ...]
-# A place in a text, whose hidden state predicts the next token, and the token whose probability is wanted there.
-_Spot = tuple[int, int]
-_Row: TypeAlias = "tuple[Tokens, int, torch.Tensor]"
 
-# Rows multiplied by the output matrix at once: enough to read its 0.7 GB seldom, few enough for 0.3 GB of logits.
-_HEAD_ROWS = 256
-logger = logging.getLogger(__name__)
+# Part of the vocabulary that is multiplied at once: the logits of a thousand states then take 8 MB, not 1 GB, and those
+# of a few states stay in the processor's cache.
+_VOCABULARY_BLOCK = 2048
+# Continuations in one forward pass: they are short, so more of them fit than whole texts.
+_CONTINUATIONS = 64
+# A packed text is read when it has this many tokens. More would not be faster, and attention grows with the square.
+_PACKED_TOKENS = 256
 
 
 @dataclass(frozen=True)
@@ -43,172 +40,254 @@ class LanguageModel:
     batch_size: int
 
     def log_likelihoods(self, requests: Sequence[tuple[str, str]]) -> list[float]:
-        """Return `log p(continuation | prompt)` in nats, summed over the continuation's tokens, for each request.
+        """Return `log p(continuation | prompt)` in nats, summed over the continuation's tokens, for each request."""
+        return [sum(tokens) for tokens in self.token_log_likelihoods(requests)]
 
-        A continuation includes the space that separates it from its prompt. A text that begins another one adds no
-        cost, so one prompt serves many continuations, and only the continuations' positions are multiplied by the
-        output matrix. A result does not depend on the other requests of the call, up to float32 rounding.
+    def token_log_likelihoods(self, requests: Sequence[tuple[str, str]]) -> list[tuple[float, ...]]:
+        """Return the log-probability in nats of each token of the continuation, for each (prompt, continuation).
+
+        A continuation includes the space that separates it from its prompt. Each prompt is read once, whatever the
+        number of its continuations. A result does not depend on the other requests of the call, up to float32 rounding.
         """
-        coded = [(self.start + self.encode(prompt), self.encode(target)) for prompt, target in requests]
-        texts = [prompt + target[:-1] for prompt, target in coded]
-        covers = _covering(texts)
-        wanted: dict[Tokens, set[_Spot]] = {}
-        for (prompt, target), text in zip(coded, texts, strict=True):
-            wanted.setdefault(covers[text], set()).update(_spots(prompt, target))
-        found = self._log_probabilities(wanted)
-        return [
-            sum(found[covers[text]][spot] for spot in _spots(prompt, target))
-            for (prompt, target), text in zip(coded, texts, strict=True)
-        ]
+        wanted = dict[str, dict[str, None]]()
+        for prompt, target in requests:
+            wanted.setdefault(prompt, {})[target] = None
+        # An order that depends on the texts alone.
+        ordered = sorted(wanted, key=lambda prompt: (len(self.encode(prompt)), prompt))
+        found: dict[tuple[str, str], tuple[float, ...]] = {}
+        packed = _Packed(self)
+        for prompt in ordered:
+            for first in range(0, len(targets := sorted(wanted[prompt])), _CONTINUATIONS):
+                packed.add(prompt, targets[first : first + _CONTINUATIONS])
+                if packed.length >= _PACKED_TOKENS:
+                    found |= packed.read()
+                    packed = _Packed(self)
+        if packed.length:
+            found |= packed.read()
+        return [found[request] for request in requests]
 
-    def overlaps(self, pairs: Sequence[tuple[str, str]]) -> list[float]:
-        """Return the Bhattacharyya coefficient (0..1) of the next-token distributions after the two prompts."""
+    def last_states(self, prompts: Sequence[str]) -> "torch.Tensor":
+        """Return the hidden states, float32 (N, width), from which the first token after each prompt is predicted."""
         import torch
 
-        found: list[float] = []
+        order = sorted(range(len(prompts)), key=lambda number: len(self.encode(prompts[number])))
+        states = torch.empty(len(prompts), self.head.shape[1], device=self.head.device)
         with torch.inference_mode():
-            for first in range(0, len(pairs), self.batch_size):
-                batch = pairs[first : first + self.batch_size]
-                texts = sorted({self.start + self.encode(prompt) for pair in batch for prompt in pair})
-                spots = {text: {(len(text) - 1, 0)} for text in texts}
-                rows = {text: state for text, _, state in self._hidden(spots)}
-                roots = (
-                    torch.log_softmax(self._logits(torch.stack([rows[text] for text in texts])), dim=-1).div(2).exp()
-                )
-                line = {text: number for number, text in enumerate(texts)}
-                for one, other in batch:
-                    here, there = (line[self.start + self.encode(prompt)] for prompt in (one, other))
-                    found.append(float(roots[here] @ roots[there]))
-        return found
+            for first in range(0, len(order), self.batch_size):
+                block = order[first : first + self.batch_size]
+                ids, lengths = _padded([self.start + self.encode(prompts[number]) for number in block])
+                # Padding is on the right, which causal attention does not see from a real token: no mask is needed.
+                read = self.body(input_ids=ids.to(self.head.device), use_cache=False).last_hidden_state
+                states[block] = read[range(len(block)), lengths - 1]
+        return states
 
-    def _log_probabilities(self, wanted: Mapping[Tokens, set[_Spot]]) -> dict[Tokens, dict[_Spot, float]]:
+    def log_normalisers(self, states: "torch.Tensor") -> "torch.Tensor":
+        """Return for each hidden state of (N, width) the log of the sum over the vocabulary of `exp(logit)`."""
         import torch
 
-        found: dict[Tokens, dict[_Spot, float]] = {text: {} for text in wanted}
         with torch.inference_mode():
-            for block in _blocks(self._hidden(wanted), _HEAD_ROWS):
-                logits = self._logits(torch.stack([state for _, _, state in block]))
-                normalisers = logits.logsumexp(dim=-1)
-                for row, (text, place, _) in enumerate(block):
-                    tokens = sorted(token for spot, token in wanted[text] if spot == place)
-                    values = (logits[row, tokens] - normalisers[row]).tolist()
-                    found[text].update({(place, token): value for token, value in zip(tokens, values, strict=True)})
-        return found
+            total = torch.full((len(states),), -torch.inf, device=states.device)
+            for first in range(0, len(self.head), _VOCABULARY_BLOCK):
+                logits = self._capped(states @ self.head[first : first + _VOCABULARY_BLOCK].T)
+                total = torch.logaddexp(total, logits.logsumexp(dim=-1))
+            return total
 
-    def _hidden(self, wanted: Mapping[Tokens, set[_Spot]]) -> Iterator["_Row"]:
-        """The last hidden state at each wanted place, as (text, place, state)."""
+    def token_logits(self, states: "torch.Tensor", tokens: Sequence[int]) -> "torch.Tensor":
+        """Return the logits (N, T) of some tokens for hidden states of (N, width)."""
         import torch
 
-        # Similar lengths together: little padding, and an order that depends on the texts alone.
-        ordered = sorted(wanted, key=lambda text: (len(text), text))
-        for first in range(0, len(ordered), self.batch_size):
-            batch = ordered[first : first + self.batch_size]
-            # Padding is on the right, which causal attention does not see from a real token: no mask is needed.
-            ids = torch.zeros(len(batch), len(batch[-1]), dtype=torch.long)
-            for row, text in enumerate(batch):
-                ids[row, : len(text)] = torch.tensor(text)
-            states = self.body(input_ids=ids.to(self.head.device), use_cache=False).last_hidden_state
-            for row, text in enumerate(batch):
-                for place in sorted({place for place, _ in wanted[text]}):
-                    yield text, place, states[row, place]
+        with torch.inference_mode():
+            return self._capped(states @ self.head[list(tokens)].T)
 
-    def _logits(self, states: "torch.Tensor") -> "torch.Tensor":
-        logits = states @ self.head.T
+    def paired_logits(self, states: "torch.Tensor", tokens: "torch.Tensor") -> "torch.Tensor":
+        """Return the logit (N) of one token, of int64 (N), for each hidden state of (N, width)."""
+        import torch
+
+        with torch.inference_mode():
+            return self._capped((states * self.head[tokens]).sum(-1))
+
+    def overlaps(self, states: "torch.Tensor", normalisers: "torch.Tensor") -> "torch.Tensor":
+        """Return the Bhattacharyya coefficients (N, N), 0..1, of the next-token distributions of N hidden states."""
+        import torch
+
+        with torch.inference_mode():
+            found = torch.zeros(len(states), len(states), device=states.device)
+            for first in range(0, len(self.head), _VOCABULARY_BLOCK):
+                logits = self._capped(states @ self.head[first : first + _VOCABULARY_BLOCK].T)
+                roots = logits.sub_(normalisers[:, None]).div_(2).exp_()
+                found += roots @ roots.T
+            return found
+
+    def _capped(self, logits: "torch.Tensor") -> "torch.Tensor":
         return logits if self.soft_cap is None else self.soft_cap * (logits / self.soft_cap).tanh()
 
 
-def load_language_model(folder_or_id: str, *, name: str, sha256: str | None, batch_size: int) -> LanguageModel:
-    """Load a causal language model in float32 from a local folder or the Hub, onto the GPU where there is one.
+class _Packed:
+    """Prompts with their continuations one after the other in a single text, which one forward pass reads.
 
-    `sha256` None computes the digest of the weight files. Raises ModelError that says what is accepted.
+    Nothing is padded, and the weights are read once. A mask lets each token see its own prompt and continuation only,
+    at the positions that they would have alone.
     """
+
+    def __init__(self, model: LanguageModel) -> None:
+        self._model = model
+        self._ids: list[int] = []
+        self._positions: list[int] = []
+        # The first token of each part, and of the prompt that it continues; a prompt continues itself.
+        self._parts: list[tuple[int, int, int]] = []
+        self._asked: list[tuple[tuple[str, str], Tokens, int, int]] = []
+
+    @property
+    def length(self) -> int:
+        """The number of tokens."""
+        return len(self._ids)
+
+    def add(self, prompt: str, targets: Sequence[str]) -> None:
+        """Add a prompt with some continuations of it."""
+        start = self.length
+        self._append(self._model.start + self._model.encode(prompt), start, 0)
+        end = self.length
+        for target in targets:
+            tokens = self._model.encode(target)
+            # What the last token predicts is not asked.
+            self._asked.append(((prompt, target), tokens, end - 1, self.length))
+            self._append(tokens[:-1], start, end - start)
+
+    def _append(self, tokens: Tokens, prompt: int, position: int) -> None:
+        if tokens:
+            self._parts.append((self.length, len(tokens), prompt))
+            self._ids += tokens
+            self._positions += range(position, position + len(tokens))
+
+    def read(self) -> dict[tuple[str, str], tuple[float, ...]]:
+        """Return the log-probability of each token of each continuation, by (prompt, continuation)."""
+        import torch
+
+        device = self._model.head.device
+        with torch.inference_mode():
+            read = self._model.body(
+                input_ids=torch.tensor([self._ids], device=device),
+                attention_mask=self._mask().to(device),
+                position_ids=torch.tensor([self._positions], device=device),
+                use_cache=False,
+            ).last_hidden_state[0]
+            places = [
+                place
+                for _, tokens, end, begin in self._asked
+                if tokens
+                for place in (end, *range(begin, begin + len(tokens) - 1))
+            ]
+            tokens = torch.tensor([token for asked in self._asked for token in asked[1]], dtype=torch.long)
+            used = sorted(set(places))
+            row = {place: number for number, place in enumerate(used)}
+            normalisers = self._model.log_normalisers(read[used])[[row[place] for place in places]]
+            values = iter((self._model.paired_logits(read[places], tokens.to(device)) - normalisers).tolist())
+        return {request: tuple(next(values) for _ in tokens) for request, tokens, _, _ in self._asked}
+
+    def _mask(self) -> "torch.Tensor":
+        """Return what each token sees, float32 (1, 1, T, T): 0, or the lowest number for what it does not see."""
+        import torch
+
+        seen = torch.zeros(self.length, self.length, dtype=torch.bool)
+        lengths = {start: length for start, length, prompt in self._parts if start == prompt}
+        for start, length, prompt in self._parts:
+            own = slice(start, start + length)
+            seen[own, own] = torch.ones(length, length, dtype=torch.bool).tril()
+            if start != prompt:
+                seen[own, prompt : prompt + lengths[prompt]] = True
+        mask = torch.zeros(seen.shape).masked_fill_(~seen, torch.finfo(torch.float32).min)
+        return mask[None, None]
+
+
+class Prefixes:
+    """Prompts that were read once, with their keys and values, so that a continuation costs its own tokens only.
+
+    `states` are the hidden states, float32 (N, width), from which the first token after each prompt is predicted.
+    """
+
+    def __init__(self, model: LanguageModel, prompts: Sequence[str]) -> None:
+        import torch
+
+        self._model = model
+        ids, self._lengths = _padded([model.start + model.encode(prompt) for prompt in prompts])
+        with torch.inference_mode():
+            read = model.body(input_ids=ids.to(model.head.device), use_cache=True)
+            self.states: torch.Tensor = read.last_hidden_state[range(len(ids)), self._lengths - 1]
+            self._kept = read.past_key_values
+        self._normalisers: torch.Tensor | None = None
+
+    @property
+    def normalisers(self) -> "torch.Tensor":
+        """The log-normalisers (N) of `states`."""
+        if self._normalisers is None:
+            self._normalisers = self._model.log_normalisers(self.states)
+        return self._normalisers
+
+    def log_likelihoods(self, requests: Sequence[tuple[int, str]]) -> list[tuple[float, ...]]:
+        """Return the log-probability of each token of the continuation, for each (number of a prompt, continuation)."""
+        import torch
+
+        coded = [(prompt, self._model.encode(target)) for prompt, target in requests]
+        # Similar lengths together; a stable sort keeps an order that depends on the requests alone.
+        longer = sorted((n for n, (_, tokens) in enumerate(coded) if len(tokens) > 1), key=lambda n: len(coded[n][1]))
+        further = torch.cat(
+            [
+                self._further_states([coded[n] for n in longer[begin : begin + _CONTINUATIONS]])
+                for begin in range(0, len(longer), _CONTINUATIONS)
+            ]
+            or [self.states[:0]]
+        )
+        states = torch.cat([self.states[[prompt for prompt, tokens in coded if tokens]], further])
+        tokens = [tokens[0] for _, tokens in coded if tokens] + [token for n in longer for token in coded[n][1][1:]]
+        logits = self._model.paired_logits(states, torch.tensor(tokens, dtype=torch.long, device=states.device))
+        firsts = [prompt for prompt, tokens in coded if tokens]
+        values = iter((logits - self._normalisers_with(firsts, further)).tolist())
+        found = [[next(values)] if tokens else [] for _, tokens in coded]
+        for n in longer:
+            found[n] += [next(values) for _ in coded[n][1][1:]]
+        return [tuple(logs) for logs in found]
+
+    def _normalisers_with(self, prompts: list[int], further: "torch.Tensor") -> "torch.Tensor":
+        """The log-normalisers of some prompts' states and of further states; reads the output matrix once."""
+        import torch
+
+        if self._normalisers is None:
+            both = self._model.log_normalisers(torch.cat([self.states, further]))
+            self._normalisers = both[: len(self.states)]
+            return torch.cat([self._normalisers[prompts], both[len(self.states) :]])
+        if not len(further):
+            return self._normalisers[prompts]
+        return torch.cat([self._normalisers[prompts], self._model.log_normalisers(further)])
+
+    def _further_states(self, coded: Sequence[tuple[int, Tokens]]) -> "torch.Tensor":
+        """The hidden states, (all of them, width), that predict each continuation's tokens from the second on."""
+        import torch
+
+        device = self._model.head.device
+        rows = torch.tensor([prompt for prompt, _ in coded])
+        ids, lengths = _padded([tokens[:-1] for _, tokens in coded])
+        before, width = self._lengths[rows], int(self._lengths.max())
+        # Between the end of a shorter prompt and its continuation are padded places, which must not be seen.
+        seen = torch.cat([torch.arange(width) < before[:, None], torch.ones(ids.shape, dtype=torch.bool)], dim=1)
+        kept = copy.deepcopy(self._kept)
+        kept.batch_select_indices(rows.to(device))
+        with torch.inference_mode():
+            states: torch.Tensor = self._model.body(
+                input_ids=ids.to(device),
+                attention_mask=seen.long().to(device),
+                position_ids=(before[:, None] + torch.arange(ids.shape[1])).to(device),
+                past_key_values=kept,
+                use_cache=True,
+            ).last_hidden_state
+        return states[(torch.arange(ids.shape[1]) < lengths[:, None]).to(device)]
+
+
+def _padded(texts: Sequence[Tokens]) -> tuple["torch.Tensor", "torch.Tensor"]:
+    """The texts as rows of token ids, padded on the right, and their lengths; both int64."""
     import torch
-    from transformers import AutoModelForCausalLM
-    from transformers.utils.logging import disable_progress_bar
 
-    import perturb.models._torchvision  # noqa: F401  # transformers imports torchvision where it finds one
-
-    disable_progress_bar()  # type: ignore[no-untyped-call]  # Its bar for two hundred small tensors would vanish at once.
-    try:
-        encode, start = _tokenizer(folder_or_id)
-        model: Any = AutoModelForCausalLM.from_pretrained(folder_or_id, dtype=torch.float32)
-        digest = sha256 or _digest_of_weights(folder_or_id)
-        model.eval().to("cuda" if torch.cuda.is_available() else "cpu")
-        body, head = model.get_decoder(), model.get_output_embeddings().weight
-    # Damaged tokenizers and safetensors raise errors whose only base is Exception.
-    except Exception as error:
-        reason = next(iter(str(error).splitlines()), "") or type(error).__name__
-        raise ModelError(
-            f"judge {name!r} cannot be loaded ({reason}); accepted: 'gemma-3-270m', the Hugging Face id or the folder "
-            "of a causal language model, or judge.name = 'none' (PERTURB_JUDGE__NAME=none) for no judge"
-        ) from error
-    return LanguageModel(
-        name=name,
-        sha256=digest,
-        encode=encode,
-        start=start,
-        body=body,
-        head=head,
-        soft_cap=getattr(model.config, "final_logit_softcapping", None),
-        batch_size=batch_size,
-    )
-
-
-def _spots(prompt: Tokens, target: Tokens) -> list[_Spot]:
-    return [(len(prompt) - 1 + step, token) for step, token in enumerate(target)]
-
-
-def _covering(texts: Sequence[Tokens]) -> dict[Tokens, Tokens]:
-    """For each text, one of `texts` that begins with it: a longer one where there is one, or itself."""
-    covers: dict[Tokens, Tokens] = {}
-    longer: Tokens = ()
-    # A text's extensions follow it directly in lexical order.
-    for text in sorted(set(texts), reverse=True):
-        if longer[: len(text)] != text:
-            longer = text
-        covers[text] = longer
-    return covers
-
-
-def _blocks(items: Iterator["_Row"], size: int) -> Iterator[list["_Row"]]:
-    block: list[_Row] = []
-    for item in items:
-        block.append(item)
-        if len(block) == size:
-            yield block
-            block = []
-    if block:
-        yield block
-
-
-def _tokenizer(folder_or_id: str) -> tuple[Callable[[str], Tokens], Tokens]:
-    file = Path(folder_or_id) / "tokenizer.json"
-    if file.is_file():
-        # Half the time of AutoTokenizer, which parses the same file and then builds a second vocabulary.
-        from tokenizers import Tokenizer
-
-        fast = Tokenizer.from_file(str(file))
-        start = tuple(fast.encode("").ids[:1])  # What the tokenizer itself puts first: Gemma's <bos>, Qwen's nothing.
-        return lambda text: tuple(fast.encode(text, add_special_tokens=False).ids), start
-    from transformers import AutoTokenizer
-
-    slow = AutoTokenizer.from_pretrained(folder_or_id)
-    return lambda text: tuple(slow.encode(text, add_special_tokens=False)), tuple(slow.encode("")[:1])
-
-
-def _digest_of_weights(folder_or_id: str) -> str:
-    """sha256 over the weight files' bytes, in the order of their names."""
-    folder = Path(folder_or_id)
-    if not folder.is_dir():
-        from huggingface_hub import snapshot_download
-
-        folder = Path(snapshot_download(folder_or_id, local_files_only=True, allow_patterns=["*.safetensors"]))
-    files = sorted(folder.glob("*.safetensors"))
-    if not files:
-        raise OSError(f"no .safetensors file in {folder}")
-    digest = hashlib.sha256()
-    for path in files:
-        with path.open("rb") as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
-    return digest.hexdigest()
+    lengths = torch.tensor([len(text) for text in texts])
+    ids = torch.zeros(len(texts), int(lengths.max()), dtype=torch.long)
+    for row, text in zip(ids, texts, strict=True):
+        row[: len(text)] = torch.tensor(text)
+    return ids, lengths

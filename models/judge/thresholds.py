@@ -5,7 +5,7 @@ import logging
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import TypedDict
+from typing import NotRequired, TypedDict
 
 from perturb.models.judge.language_model import LanguageModel
 
@@ -50,8 +50,33 @@ def thresholds_of(model: LanguageModel, *, template: str) -> Thresholds:
     return Thresholds()
 
 
+def calibration_counts(sha256: str) -> dict[str, object] | None:
+    """Return the measured errors of `same_kind` of the model with these weights, as (right, asked); None if unknown.
+
+    `sameKindRecognised` counts near-identical labels, `neighboursKeptApart` siblings and cousins. `threshold` is a
+    decimal string.
+    """
+    for entry in _calibrations():
+        found = entry["same_kind"]
+        if entry["sha256"] != sha256 or "near_identical_pairs" not in found:
+            continue
+        near, neighbours = found["near_identical_pairs"], found["neighbour_pairs"]
+        refused = round(neighbours * (1 - found["held_out_neighbours_refused"]))
+        return {
+            "template": entry["template"],
+            "threshold": str(found["threshold"]),
+            "sameKindRecognised": [round(near * found["near_identical_recognised"]), near],
+            "neighboursKeptApart": [refused, neighbours],
+        }
+    return None
+
+
 class _Score(TypedDict):
     threshold: float
+    near_identical_recognised: NotRequired[float]
+    near_identical_pairs: NotRequired[int]
+    held_out_neighbours_refused: NotRequired[float]
+    neighbour_pairs: NotRequired[int]
 
 
 class _Calibration(TypedDict):

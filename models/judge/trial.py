@@ -40,7 +40,8 @@ class JudgedPair:
 class Trial:
     """The outcome over a pairs file.
 
-    `accuracy` is at the judge's own threshold, `best_accuracy` at the one that fits these pairs best. `auc` is the
+    `accuracy` is that of the scores at the judge's own threshold, `best_accuracy` at the one that fits these pairs
+    best. `decided_accuracy` is that of the judge's decisions, for which WordNet may say yes as well. `auc` is the
     probability that a member scores above a non-member. `pairs_per_second` is measured without cached judgements, after
     the priors of the subjects, which are computed once. `worst` holds at most ten pairs, those on the wrong side first;
     `scores` are in the file's order.
@@ -53,6 +54,7 @@ class Trial:
     threshold: float
     calibrated: bool
     accuracy: float
+    decided_accuracy: float
     auc: float
     best_threshold: float
     best_accuracy: float
@@ -94,12 +96,11 @@ def try_judge(pairs: Sequence[LabelledPair], judge: Judge) -> Trial:
     fresh = judge.uncached()
     fresh.prepare_subjects([pair.target for pair in pairs])
     started = time.perf_counter()
-    scores = [
-        judgement.score if judgement.score is not None else float("-inf")
-        for judgement in fresh.belongs([(pair.class_index, pair.target) for pair in pairs])
-    ]
+    judged = fresh.belongs([(pair.class_index, pair.target) for pair in pairs])
     elapsed = time.perf_counter() - started
+    scores = [judgement.score if judgement.score is not None else float("-inf") for judgement in judged]
     members = [pair.is_member for pair in pairs]
+    right = [judgement.holds == member for judgement, member in zip(judged, members, strict=True)]
     threshold = judge.thresholds.belongs
     best = best_threshold(scores, members)
     return Trial(
@@ -110,6 +111,7 @@ def try_judge(pairs: Sequence[LabelledPair], judge: Judge) -> Trial:
         threshold=threshold,
         calibrated=judge.thresholds.calibrated,
         accuracy=accuracy(scores, members, threshold),
+        decided_accuracy=sum(right) / len(right),
         auc=area_under_curve(scores, members),
         best_threshold=best,
         best_accuracy=accuracy(scores, members, best),

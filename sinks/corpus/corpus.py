@@ -5,15 +5,20 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
+from itertools import islice, takewhile
 from typing import TYPE_CHECKING, Self
 
 from perturb.schemas.errors import CorpusError
 from perturb.schemas.pair import Pair
-from perturb.schemas.record import Row, record_schema
+from perturb.schemas.record import Row, record_day, record_schema
 from perturb.schemas.settings import Settings
 from perturb.sinks.corpus import keys
+from perturb.sinks.corpus.day_tables import read_day_table
 from perturb.sinks.corpus.manifest import Manifest, parse_manifest
 from perturb.sinks.corpus.rounds import RoundDraft, StoredRound, read_round, write_round
+from perturb.sinks.corpus.sealed_days import entry_day
+from perturb.sinks.log.entry import Totals
+from perturb.sinks.log.log import Log
 from perturb.sinks.stores.base import ObjectMissing, Store
 from perturb.sinks.stores.open import open_store
 from perturb.sinks.stores.probe import require_conditional_writes
@@ -24,6 +29,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 _THREADS = 16
+# What a corpus of format 1 begins with.
+_OLDER_LOG = "sealed/log/00000000.json"
+#: The newest sealed days that may claim a round. A round in an older partition is too late for any day.
+HORIZON = 32
 
 
 @dataclass(frozen=True, order=True)
@@ -43,11 +52,15 @@ class Corpus:
     """Reads and writes one corpus. Sealed days never change, so each manifest is read once per `Corpus`.
 
     A round is live until a sealed day claims it. Readers get sealed days and live rounds, and each record once.
+
+    What runs on a schedule asks `newest` and `newest_days`, whose cost does not depend on the age of the corpus;
+    `manifests` and what is built on it read every day.
     """
 
     def __init__(self, store: Store):
         self.store = store
         self._manifests: dict[date, Manifest] = {}
+        self._claims: dict[str, frozenset[str]] = {}
 
     @classmethod
     def open(cls, settings: Settings) -> Self:
@@ -97,18 +110,82 @@ class Corpus:
             self._manifests[day] = parse_manifest(data, key)
         return self._manifests[day]
 
-    def seal_log(self) -> list[Manifest]:
-        """Return the manifests in the order in which the days were sealed.
+    def newest(self) -> Manifest | None:
+        """Return the manifest of the day that was sealed last, or None. Raises CorpusError when it is invalid.
 
-        A day is in this log before its manifest is published. Raises CorpusError when an entry is missing or invalid.
+        A day that is in the log and whose manifest is not published yet is passed over.
         """
-        entries = sorted(self.store.entries(keys.LOG), key=lambda entry: entry.key)
-        if any(entry.key != keys.log_key(place) for place, entry in enumerate(entries)):
+        entries = Log(self.store)
+        record = entries.newest_of("sealed-day")
+        if record is None:
+            self.refuse_older_format()
+        while record is not None:
+            if (manifest := self.manifest(entry_day(record.entry))) is not None:
+                return manifest
+            earlier = entries.record(record.entry.sequence - 1) if record.entry.sequence else None
+            record = entries.newest_before(earlier, "sealed-day")
+        return None
+
+    def refuse_older_format(self) -> None:
+        """Raise CorpusError where days were sealed by a program of an older format, which this one would not see."""
+        if self.store.head(_OLDER_LOG) is not None:
             raise CorpusError(
-                f"the entries of {keys.LOG} are not numbered from 0 without gaps; restore the missing one"
+                f"{self.store.url} holds a corpus of format 1 ({_OLDER_LOG}), which this program no longer reads; "
+                "name an empty store for a new corpus, or read the old one with the version of perturb that wrote it"
             )
-        with ThreadPoolExecutor(_THREADS) as pool:
-            return list(pool.map(lambda entry: parse_manifest(self.store.get(entry.key), entry.key), entries))
+
+    def totals(self) -> Totals:
+        """Return what the log says that the corpus holds: sealed days, and their records, images and bytes."""
+        newest = Log(self.store).newest()
+        return Totals() if newest is None else newest.entry.totals
+
+    def day_before(self, manifest: Manifest) -> Manifest | None:
+        """Return the manifest of the day that was sealed before, or None. Raises CorpusError when it is missing."""
+        if manifest.previous_day is None:
+            return None
+        before = self.manifest(manifest.previous_day)
+        if before is None:
+            raise CorpusError(
+                f"{keys.manifest_key(manifest.previous_day)} is missing, though {manifest.day} was sealed after it; "
+                "run `perturb audit` and restore it"
+            )
+        return before
+
+    def days_back(self, *, start: Manifest | None = None) -> Iterator[Manifest]:
+        """Yield sealed days from `start` (default: the newest) back, each read when it is asked for."""
+        manifest = start or self.newest()
+        while manifest is not None:
+            yield manifest
+            manifest = self.day_before(manifest)
+
+    def newest_days(self, since: date, *, most: int = HORIZON) -> list[Manifest]:
+        """Return the manifests of the sealed days from `since` on, ascending, at most the `most` newest."""
+        found = takewhile(lambda manifest: manifest.day >= since, self.days_back())
+        return list(islice(found, most))[::-1]
+
+    def claims(self, manifest: Manifest) -> frozenset[str]:
+        """Return the IDs of the rounds that a sealed day took in. Raises as `read_day_table`."""
+        if manifest.attempt not in self._claims:
+            table = read_day_table(self.store, manifest, "claims")
+            self._claims[manifest.attempt] = frozenset(table["round_id"].to_pylist())
+        return self._claims[manifest.attempt]
+
+    def days_of(self, record_id: str) -> list[Manifest]:
+        """Return the sealed days that may have a record: that of its challenge, and those that took it in late.
+
+        This is one read of a manifest and one listing, and a manifest for each day that took in records of that day
+        late. Raises CorpusError for what is no record ID.
+        """
+        day = record_day(record_id)
+        if day is None:
+            raise CorpusError(
+                f"{record_id!r} is not a record ID; accepted: 8 digits of a day and 24 hex digits, as in the record_id "
+                "column"
+            )
+        folder = keys.day_folder(keys.LATE, day)
+        late = (entry.key.removeprefix(folder) for entry in self.store.entries(folder))
+        days = [day, *sorted(keys.parse_day(name) for name in late)]
+        return [manifest for manifest in map(self.manifest, days) if manifest is not None]
 
     # Rounds
 
@@ -147,22 +224,38 @@ class Corpus:
 
     def _claimed(self, day: date, round_id: str) -> bool:
         manifest = self.manifest(day)
-        return manifest is not None and any(claim.round_id == round_id for claim in manifest.rounds)
+        return manifest is not None and round_id in self.claims(manifest)
 
     def live_rounds(self, *, until: date | None = None, manifests: Sequence[Manifest] | None = None) -> list[RoundRef]:
         """Return the committed rounds that no sealed day claims, ascending; with `until`, of partitions up to that day.
 
-        The objects of days without a manifest are listed; in a sealed day only unclaimed folders are. A caller that has
-        all manifests passes them as `manifests`.
+        A day claims rounds of its own partition and of earlier ones, so that only the days sealed since the oldest
+        partition are asked, at most `HORIZON`: partitions from before these are closed, and their rounds are never
+        sealed. The objects of days without a manifest are listed; in a sealed day only unclaimed folders are. A caller
+        that has all manifests passes them as `manifests`.
         """
-        known = self.manifests() if manifests is None else manifests
+        partitions = self.round_days()
+        if not partitions:
+            return []
+        known = self.newest_days(partitions[0]) if manifests is None else manifests
         sealed = {manifest.day for manifest in known}
-        claimed = {claim.round_id for manifest in known for claim in manifest.rounds}
+        claimed = {round_id for manifest in known for round_id in self.claims(manifest)}
+        closed = self._closed_before(known) if manifests is None else date.min
         rounds: list[RoundRef] = []
-        for day in self.round_days():
-            if until is None or day <= until:
+        for day in partitions:
+            if day >= closed and (until is None or day <= until):
                 rounds.extend(self._unclaimed(day, claimed) if day in sealed else self._committed(day, claimed))
         return sorted(rounds)
+
+    def closed_partitions(self) -> list[date]:
+        """Return the partitions that hold objects of rounds and are too old for any to be sealed, ascending."""
+        partitions = self.round_days()
+        closed = self._closed_before(self.newest_days(partitions[0])) if partitions else date.min
+        return [day for day in partitions if day < closed]
+
+    def _closed_before(self, newest: Sequence[Manifest]) -> date:
+        """Return the first day whose partition may have live rounds, by the newest sealed days."""
+        return newest[0].day if len(newest) >= HORIZON else date.min
 
     def round_days(self) -> list[date]:
         """Return the partitions that hold objects of rounds, ascending."""
@@ -198,7 +291,8 @@ class Corpus:
         from perturb.sinks.stores.arrow import open_filesystem
 
         wanted = None if days is None else set(days)
-        sealed = [manifest for manifest in self.manifests() if wanted is None or manifest.day in wanted]
+        some = self.manifests() if wanted is None else [self.manifest(day) for day in sorted(wanted)]
+        sealed = [manifest for manifest in some if manifest is not None]
         paths = [entry.key for manifest in sealed for entry in manifest.file("metadata")]
         paths += [ref.commit_key for ref in self.live_rounds() if wanted is None or ref.day in wanted]
         checked = ds.ParquetFragmentScanOptions(page_checksum_verification=True, pre_buffer=True)

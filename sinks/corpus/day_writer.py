@@ -1,24 +1,28 @@
 """Merges many rounds into the few large files of a sealed day, in one pass and in bounded memory.
 
-Only the ID, the leaf and the pixel identity of each record stay in memory.
+Only the ID, the leaf and the pixel identity of each record stay in memory, and a row group. Images are stored in the
+order of the rounds, rows in the order of their IDs.
 """
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from datetime import date
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from perturb.schemas.errors import CorpusError
 from perturb.schemas.outcome import Outcome
-from perturb.schemas.record import POINTERS, Row, record_schema
+from perturb.schemas.record import POINTERS, Row, record_day
 from perturb.sinks.corpus.keys import original_name, perturbed_name
-from perturb.sinks.corpus.manifest import FileEntry, Kind, ModelEntry, Numbers
+from perturb.sinks.corpus.manifest import FileEntry, Kind
+from perturb.sinks.corpus.miner_state import AskedRounds
 from perturb.sinks.corpus.rounds import StoredRound
+from perturb.sinks.corpus.sorted_rows import SortedRows
 from perturb.sinks.formats.merkle import leaf_hash, record_root
-from perturb.sinks.formats.parquet import ROW_GROUP, TableWriter, rows_table, table_writer
+from perturb.sinks.formats.parquet import rows_table, table_writer, with_record_columns
 from perturb.sinks.formats.tar import Member, TarWriter
 from perturb.sinks.stores.base import ObjectWriter, Store
 
@@ -31,7 +35,8 @@ _Place = tuple[str, Member]
 class DayTotals:
     """What a manifest says about a day's contents, counted while the day is written or read.
 
-    `leaves` maps record IDs to Merkle leaves, `sums` a metric to its count, minimum, sum and maximum.
+    `leaves` maps record IDs to Merkle leaves, `sums` a metric to its count, minimum, sum and maximum. `asked` is what
+    the state of miners follows from, `made_on` are the days that record IDs name, `rounds` the IDs of the rounds.
     """
 
     files: list[FileEntry] = field(default_factory=list)
@@ -45,18 +50,28 @@ class DayTotals:
     policies: set[str] = field(default_factory=set)
     validators: set[str] = field(default_factory=set)
     sums: dict[str, tuple[float, float, float, float]] = field(default_factory=dict)
+    asked: AskedRounds = field(default_factory=AskedRounds)
+    made_on: set[date] = field(default_factory=set)
+    rounds: set[str] = field(default_factory=set)
 
     @property
     def merkle_root(self) -> str:
         """Merkle root over all records, 64 hex digits."""
         return record_root(self.leaves)
 
-    def statistics(self) -> dict[str, Numbers]:
-        """Return count, minimum, mean and maximum of the metrics in `SUMMARISED`, without nulls."""
-        return {
-            name: Numbers(count=int(count), min=low, mean=total / count, max=high)
+    def statistics(self) -> list[Row]:
+        """Return count, minimum, mean and maximum of the metrics in `SUMMARISED` without nulls, by their names."""
+        return [
+            {"column": name, "count": int(count), "min": low, "mean": total / count, "max": high}
             for name, (count, low, total, high) in sorted(self.sums.items())
-        }
+        ]
+
+    def models(self) -> list[Row]:
+        """Return the classifiers, judges and scoring policies of the rows, sorted."""
+        named = [("classifier", *model) for model in self.classifiers] + [("judge", *model) for model in self.judges]
+        named += [("policy", policy, None) for policy in self.policies]
+        ordered = sorted(named, key=lambda model: (model[0], model[1], model[2] or ""))
+        return [{"role": role, "name": name, "sha256": digest} for role, name, digest in ordered]
 
     def count(self, rows: Sequence[Row]) -> None:
         """Count rows as they are in the sealed day."""
@@ -65,6 +80,9 @@ class DayTotals:
         self.judges.update((row["judge"], row["judge_sha256"]) for row in rows)
         self.policies.update(row["policy"] for row in rows)
         self.validators.update(row["validator_hotkey"] for row in rows)
+        self.made_on.update(day for row in rows if (day := record_day(row["record_id"])) is not None)
+        self.asked.add(rows)
+        self.rounds.update(row["round_id"] for row in rows)
 
     def summarise(self, table: pa.Table) -> None:
         """Add the metrics of a table to `sums`."""
@@ -75,13 +93,6 @@ class DayTotals:
                 low, total, high = float(bounds["min"]), float(pc.sum(column).as_py()), float(bounds["max"])
                 counted, lowest, summed, highest = self.sums.get(name, (0, low, 0.0, high))
                 self.sums[name] = (counted + count, min(lowest, low), summed + total, max(highest, high))
-
-
-def model_entries(models: set[tuple[str, str | None]]) -> tuple[ModelEntry, ...]:
-    """Return sorted manifest entries of `(name, sha256)` pairs."""
-    return tuple(
-        ModelEntry(name=name, sha256=digest) for name, digest in sorted(models, key=lambda m: (m[0], m[1] or ""))
-    )
 
 
 def _published(key: str, kind: Kind, writer: ObjectWriter, rows: int) -> FileEntry:
@@ -138,12 +149,12 @@ class _Shards:
 class DayWriter:
     """Merges rounds in the order in which they are added. `totals` is complete when the block of `day_writer` ended."""
 
-    def __init__(self, original: _Shards, perturbed: _Shards, table: TableWriter):
+    def __init__(self, original: _Shards, perturbed: _Shards, rows: SortedRows):
         self.totals = DayTotals()
-        self._original, self._perturbed, self._table = original, perturbed, table
+        self.rows = rows
+        self._original, self._perturbed = original, perturbed
         self._originals: dict[bytes, _Place] = {}
-        self._pixels: dict[bytes, str] = {}
-        self._pending: list[pa.Table] = []
+        self._pixels: dict[bytes, tuple[str, str]] = {}
 
     def add(self, stored: StoredRound, original: memoryview, perturbed: memoryview | None) -> None:
         """Append a round; `original` and `perturbed` are its tars. Rows are changed as `docs/corpus.md` says.
@@ -159,34 +170,28 @@ class DayWriter:
             if row["outcome"] == Outcome.ACCEPTED and perturbed is not None:
                 changed |= self._place_perturbed(row, perturbed)
             rows.append(row)
-        same_columns = stored.table.schema.names == record_schema().names
-        if same_columns and not changed:
-            table, leaves = _with_pointers(stored.table, rows), stored.leaves
+        if changed:
+            table = rows_table(rows, with_record_columns([stored.table.schema]))
+            leaves = {row["record_id"]: leaf_hash(row) for row in rows}
         else:
-            table = rows_table(rows)
-            leaves = {row["record_id"]: leaf_hash(row) for row in table.to_pylist()}
+            table, leaves = _with_pointers(stored.table, rows), stored.leaves
         if double := leaves.keys() & self.totals.leaves.keys():
             raise CorpusError(f"record {min(double)} is in two rounds and cannot be sealed; run `perturb audit`")
         self.totals.leaves.update(leaves)
         self.totals.count(rows)
-        self._pending.append(table)
-        if sum(waiting.num_rows for waiting in self._pending) >= ROW_GROUP:
-            self._flush()
+        self._summarise(self.rows.add(table))
 
     def finish(self) -> None:
-        """Publish the open shards and write the rows that wait. `day_writer` calls it."""
+        """Publish the open shards. `day_writer` calls it, and writes the rows."""
         self._original.close()
         self._perturbed.close()
-        self._flush()
+        self._summarise(self.rows.finish())
         self.totals.files += self._original.files + self._perturbed.files
         self.totals.originals = len(self._originals)
 
-    def _flush(self) -> None:
-        if self._pending:
-            table = pa.concat_tables(self._pending).combine_chunks()
+    def _summarise(self, table: pa.Table | None) -> None:
+        if table is not None:
             self.totals.summarise(table)
-            self._table.add(table)
-        self._pending = []
 
     def _place_original(self, row: Row, tar: memoryview) -> _Place:
         identity = bytes.fromhex(row["original_sha256"])
@@ -201,12 +206,13 @@ class DayWriter:
         Returns whether the row became a duplicate.
         """
         identity = bytes.fromhex(row["perturbed_sha256"])
-        first = self._pixels.setdefault(identity, row["record_id"])
+        first, its_round = self._pixels.setdefault(identity, (row["record_id"], row["round_id"]))
         if first != row["record_id"]:
             row |= {"perturbed_shard": None, "perturbed_offset": None, "perturbed_length": None}
             row |= {
                 "outcome": str(Outcome.DUPLICATE),
                 "duplicate_of": first,
+                "duplicate_round": its_round,
                 "detail": f"accepted in round {row['round_id']}; the day already holds the same pixels",
             }
             self.totals.duplicates += 1
@@ -227,13 +233,16 @@ def day_writer(store: Store, folder: str, *, day: str, shard_bytes: int) -> Iter
     """
     key = f"{folder}metadata-00000.parquet"
     with ExitStack() as stack:
+        rows = stack.enter_context(SortedRows())
         file = stack.enter_context(store.create(key))
-        table = stack.enter_context(table_writer(file, statement={"kind": "sealed-day", "day": day}))
         original = _Shards(store, folder, "original", target=shard_bytes, stack=stack)
         perturbed = _Shards(store, folder, "perturbed", target=shard_bytes, stack=stack)
-        writer = DayWriter(original, perturbed, table)
+        writer = DayWriter(original, perturbed, rows)
         yield writer
         writer.finish()
+        with table_writer(file, statement={"kind": "sealed-day", "day": day}, columns=rows.columns) as table:
+            for group in rows.groups():
+                table.add(group)
     writer.totals.files.append(_published(key, "metadata", file, table.rows))
     writer.totals.files.sort(key=lambda entry: entry.key)
 

@@ -6,8 +6,10 @@ from perturb.schemas.errors import SettingsError
 
 ROUNDS = "rounds/"
 SEALED = "sealed/"
-LOG = "sealed/log/"
+LATE = "sealed/late/"
 PENDING = "pending/"
+ANSWERS = "answers/"
+ANSWERS_NOTE = "answers/complete.json"
 COMMIT = "metadata.parquet"
 MANIFEST = "manifest.json"
 _DAY = "date="
@@ -33,6 +35,16 @@ def pending_key(round_id: str, slice_number: int) -> str:
     return f"{PENDING}{round_id}/{slice_number:04d}.arrow"
 
 
+def answers_folder(original_sha256: str) -> str:
+    """Return the folder of what was accepted for one photograph (`perturb.sinks.corpus.answers`)."""
+    return f"{ANSWERS}{original_sha256[:2]}/{original_sha256}/"
+
+
+def answers_key(original_sha256: str, number: int) -> str:
+    """Return the key of object `number` in that folder. There is one, or a few for a moment."""
+    return f"{answers_folder(original_sha256)}{number:08d}.arrow"
+
+
 def manifest_key(day: date) -> str:
     """Return the key of the object that makes a sealed day exist."""
     return day_folder(SEALED, day) + MANIFEST
@@ -43,9 +55,14 @@ def attempt_folder(day: date, attempt: str) -> str:
     return f"{day_folder(SEALED, day)}{attempt}/"
 
 
-def log_key(sequence: int) -> str:
-    """Return the key of the seal log's entry number `sequence`, counted from 0 in the order of sealing."""
-    return f"{LOG}{sequence:08d}.json"
+def day_table_key(folder: str, kind: str) -> str:
+    """Return the key of a table beside the metadata of a sealed day, in the folder of its files."""
+    return f"{folder}{kind}-00000.parquet"
+
+
+def late_key(day: date, sealed: date) -> str:
+    """Return the key of the empty object that says that sealed day `sealed` has records of the earlier `day`."""
+    return f"{day_folder(LATE, day)}{sealed.isoformat()}"
 
 
 def parse_day(text: str) -> date:

@@ -2,29 +2,18 @@
 
 import hashlib
 from datetime import date, datetime
-from typing import Literal, Protocol, Self
+from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from perturb.sinks.formats.canonical_json import canonical_json
-from perturb.sinks.formats.version import parse_document
+from perturb.schemas.canonical_json import canonical_json
+from perturb.schemas.signature import Signer, is_signature_of
+from perturb.schemas.trust import Trust
+from perturb.sinks.formats.fields import Hex64, StoreKey
+from perturb.sinks.formats.version import Document, parse_document
 
-Kind = Literal["original", "perturbed", "metadata"]
+Kind = Literal["original", "perturbed", "metadata", "claims", "models", "statistics", "miners"]
 _SIGNING_TAG = b"perturb-corpus-1\n"
-Hex64 = Field(pattern=r"^[0-9a-f]{64}$")
-
-
-class Signer(Protocol):
-    """A hotkey that can sign, such as bittensor's Keypair."""
-
-    @property
-    def ss58_address(self) -> str:
-        """The public ss58 address."""
-        ...
-
-    def sign(self, data: bytes, /) -> bytes:
-        """Return the sr25519 signature over `data`, 64 bytes."""
-        ...
 
 
 class _Part(BaseModel):
@@ -38,37 +27,18 @@ class FileEntry(_Part):
     root, and hashing each image twice would be half of a commit's work.
     """
 
-    key: str
+    key: StoreKey
     kind: Kind
     size: int = Field(ge=0)
     sha256: str | None = Hex64
     rows: int = Field(ge=0)
 
 
-class ModelEntry(_Part):
-    """A classifier or judge that records of the day refer to."""
-
-    name: str
-    sha256: str | None
-
-
-class Claim(_Part):
-    """A round that a sealed day took in: its partition, its ID, and the digest of its commit object."""
+class RoundName(_Part):
+    """A round that a sealed day took in: its partition and its ID."""
 
     date: date
-    round_id: str
-    commit_sha256: str = Hex64
-    merkle_root: str = Hex64
-    records: int = Field(ge=0)
-
-
-class Numbers(_Part):
-    """Summary of one numeric column over the rows in which it is not null."""
-
-    count: int
-    min: float
-    mean: float
-    max: float
+    round_id: StoreKey
 
 
 class Reverified(_Part):
@@ -78,10 +48,9 @@ class Reverified(_Part):
     records: int
 
 
-class _Statement(_Part):
+class _Statement(Document):
     """The fields that rounds and sealed days share. `signature` covers all other fields."""
 
-    format: int
     records: int = Field(ge=0)
     images: int = Field(ge=0, description="perturbed images")
     merkle_root: str = Hex64
@@ -106,12 +75,12 @@ class _Statement(_Part):
             return None
         if self.signer is None or self.signature is None:
             return "it has a signer without a signature, or a signature without a signer"
-        valid = _verifies(self.signer, self.payload(), self.signature)
+        valid = is_signature_of(self.signature, self.payload(), self.signer)
         return None if valid else f"the signature is not {self.signer}'s"
 
-    def to_json(self) -> bytes:
-        """Return the canonical JSON of the whole statement."""
-        return canonical_json(self.model_dump(mode="json"))
+    def refusal(self, trust: Trust) -> str | None:
+        """Return why the statement does not count under `trust`: its signature is invalid, missing or a stranger's."""
+        return self.signature_fault() or trust.signer_fault(self.signer)
 
     def file(self, kind: Kind) -> list[FileEntry]:
         """Return the files of one kind."""
@@ -125,32 +94,35 @@ class RoundStatement(_Statement):
     """
 
     kind: Literal["round"] = "round"
-    round_id: str
+    round_id: StoreKey
 
 
 class Manifest(_Statement):
-    """The statement of a sealed day. File keys are relative to the root of the corpus.
+    """The statement of a sealed day, which an entry of the log names. File keys are relative to the corpus' root.
 
-    `sequence` and `previous` (sha256 of the manifest that was sealed before) chain the days, so that a removed day is
-    noticed.
+    Its size does not depend on the number of rounds: what it took in, the models that its rows name, statistics and
+    the state of miners are in tables among its files (`perturb.sinks.corpus.day_tables`). The `validators` of its rows
+    stand here, because trust is decided before any file is read. `previous_day` is the day that was sealed before.
     """
 
     kind: Literal["sealed-day"] = "sealed-day"
     day: date
-    sequence: int = Field(ge=0)
-    previous: str | None
     sealed_at: datetime
-    attempt: str = Field(description="folder of the files; each try to seal has its own")
+    attempt: StoreKey = Field(description="folder of the files; each try to seal has its own")
     originals: int = Field(ge=0, description="clean images")
     duplicates: int = Field(ge=0, description="accepted rows that became `duplicate`, as the day had their pixels")
     outcomes: dict[str, int]
-    statistics: dict[str, Numbers]
-    classifiers: tuple[ModelEntry, ...]
-    judges: tuple[ModelEntry, ...]
-    policies: tuple[str, ...]
     validators: tuple[str, ...]
-    rounds: tuple[Claim, ...]
+    rounds: int = Field(ge=0)
+    first_round: RoundName | None
+    last_round: RoundName | None
+    previous_day: date | None
     reverified: Reverified
+
+    @property
+    def size(self) -> int:
+        """Bytes of the day's files together."""
+        return sum(entry.size for entry in self.files)
 
     @model_validator(mode="after")
     def _state_digests(self) -> Self:
@@ -158,20 +130,18 @@ class Manifest(_Statement):
             raise ValueError("a file has no sha256")
         return self
 
+    def refusal(self, trust: Trust) -> str | None:
+        """Return why the day does not count under `trust`; all validators of its records must be trusted too.
+
+        What nobody signed is accepted as a whole where `trust` allows that.
+        """
+        fault = super().refusal(trust)
+        return fault if fault or self.signer is None else trust.validators_fault(self.validators)
+
     @property
     def sha256(self) -> str:
         """sha256 of the manifest's own bytes."""
         return hashlib.sha256(self.to_json()).hexdigest()
-
-
-def _verifies(address: str, payload: bytes, signature: str) -> bool:
-    from bittensor.keyfiles import Keypair
-
-    try:
-        return bool(Keypair(ss58_address=address).verify(payload, bytes.fromhex(signature)))
-    except (ValueError, TypeError):
-        # An address or signature that cannot be parsed is not valid.
-        return False
 
 
 def parse_round(data: bytes, where: str) -> RoundStatement:

@@ -10,12 +10,13 @@ from functools import cached_property
 
 import pyarrow as pa
 
+from perturb.schemas.canonical_json import canonical_json
 from perturb.schemas.errors import CorpusError
 from perturb.schemas.outcome import Outcome
-from perturb.schemas.record import Record, Row
+from perturb.schemas.record import POINTERS, Record, Row
+from perturb.schemas.signature import Signer
 from perturb.sinks.corpus import keys
-from perturb.sinks.corpus.manifest import FileEntry, Kind, RoundStatement, Signer, parse_round
-from perturb.sinks.formats.canonical_json import canonical_json
+from perturb.sinks.corpus.manifest import FileEntry, Kind, RoundStatement, parse_round
 from perturb.sinks.formats.merkle import leaf_hash, record_root
 from perturb.sinks.formats.parquet import open_table, read_statement, read_table, rows_table, table_writer
 from perturb.sinks.formats.tar import Member, TarWriter
@@ -23,6 +24,8 @@ from perturb.sinks.formats.version import FORMAT
 from perturb.sinks.stores.base import Pieces, Store
 
 log = logging.getLogger(__name__)
+# Columns that every version wrote, and by which a round is told from another.
+_ALWAYS = ("record_id", "round_id", "validator_hotkey", "body_sha256", "original_sha256", *POINTERS)
 
 
 @dataclass(frozen=True)
@@ -90,7 +93,12 @@ class StoredRound:
         return {row["record_id"]: leaf_hash(row) for row in self.rows}
 
     def faults(self) -> list[str]:
-        """Return where the rows contradict the round's own signed statement."""
+        """Return where the rows contradict the round's own signed statement, and what is wrong with its signature."""
+        fault = self.statement.signature_fault()
+        return self.row_faults() + ([fault] if fault else [])
+
+    def row_faults(self) -> list[str]:
+        """Return where the rows contradict the round's own statement."""
         found = []
         if len(self.rows) != self.statement.records:
             found.append(f"it has {len(self.rows)} rows, its statement says {self.statement.records}")
@@ -98,9 +106,17 @@ class StoredRound:
             found.append("a record ID occurs twice")
         if record_root(self.leaves) != self.statement.merkle_root:
             found.append("the rows differ from those that were committed: their Merkle root is not the stated one")
-        if fault := self.statement.signature_fault():
-            found.append(fault)
         return found
+
+    def speaker_fault(self) -> str | None:
+        """Return which other validators the rows of a signed round name; None when they name its signer only.
+
+        A signed round must name its signer in each row, so that no validator speaks for another.
+        """
+        others = {str(row["validator_hotkey"]) for row in self.rows} - {self.statement.signer}
+        if self.statement.signer is None or not others:
+            return None
+        return f"it is signed by {self.statement.signer}, but its records are from {', '.join(sorted(others))}"
 
 
 def draft_round(
@@ -203,9 +219,11 @@ def read_round(store: Store, day: date, round_id: str) -> StoredRound:
     data = store.get(key)
     file = open_table(pa.BufferReader(data), key)
     table = read_table(file, key)
+    if missing := [name for name in _ALWAYS if name not in table.schema.names]:
+        raise CorpusError(f"{key} has no column {missing[0]}; it was not written by this pipeline")
     return StoredRound(
         day=day,
-        statement=parse_round(canonical_json(read_statement(file.schema_arrow, key)), key),
+        statement=parse_round(read_statement(file.schema_arrow, key), key),
         commit_sha256=hashlib.sha256(data).hexdigest(),
         table=table,
         rows=table.to_pylist(),

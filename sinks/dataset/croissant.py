@@ -1,4 +1,4 @@
-"""Croissant metadata of the `parquet/` format of an export, made and checked offline.
+"""Croissant metadata of the Parquet formats of an export, made and checked offline.
 
 Its paths are relative to the file, which is therefore beside `data/`.
 
@@ -6,7 +6,7 @@ The format: Croissant 1.0, https://docs.mlcommons.org/croissant/docs/croissant-s
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -16,14 +16,25 @@ from perturb.schemas.errors import CorpusError
 from perturb.schemas.tier import SPLITS, Tier
 from perturb.sinks.dataset.card import Contents
 from perturb.sinks.dataset.day_index import ExportFile
-from perturb.sinks.dataset.features import IMAGES, describe, metadata_schema
+from perturb.sinks.dataset.features import (
+    IMAGES,
+    PHOTO_IMAGES,
+    describe,
+    describe_photos,
+    metadata_schema,
+    photo_schema,
+)
+from perturb.sinks.dataset.writers import Format
 
 if TYPE_CHECKING:
     import mlcroissant as mlc
 
+WITH_CROISSANT: tuple[Format, ...] = ("parquet", "by_photo")
+_IMAGES = (*IMAGES, *PHOTO_IMAGES)
 
-def make_croissant(contents: Contents) -> bytes:
-    """Return the JSON-LD of the `parquet/` format. Raises CorpusError if `mlcroissant` finds it invalid."""
+
+def make_croissant(contents: Contents, format: Format) -> bytes:
+    """Return the JSON-LD of one of `WITH_CROISSANT`. Raises CorpusError if `mlcroissant` finds it invalid."""
     import mlcroissant as mlc
 
     context = mlc.Context()
@@ -36,9 +47,9 @@ def make_croissant(contents: Contents) -> bytes:
             license=[contents.tier.license],
             version=contents.version,
             cite_as=f"Perturb, tier {contents.tier.name}, version {contents.version}",
-            distribution=[_file(context, file) for split in splits for file in contents.of("parquet", split)]
-            + [_file_set(context, contents, split) for split in splits],
-            record_sets=[_records(context, contents, split) for split in splits],
+            distribution=[_file(context, file) for split in splits for file in contents.of(format, split)]
+            + [_file_set(context, contents.of(format, split), split) for split in splits],
+            record_sets=[_records(context, contents.tier, format, split) for split in splits],
         )
         found = metadata.to_json()
     except mlc.ValidationError as error:
@@ -60,7 +71,7 @@ def _file(context: "mlc.Context", file: ExportFile) -> "mlc.FileObject":
     )
 
 
-def _file_set(context: "mlc.Context", contents: Contents, split: str) -> "mlc.FileSet":
+def _file_set(context: "mlc.Context", files: Sequence[ExportFile], split: str) -> "mlc.FileSet":
     import mlcroissant as mlc
 
     return mlc.FileSet(
@@ -69,15 +80,15 @@ def _file_set(context: "mlc.Context", contents: Contents, split: str) -> "mlc.Fi
         name=f"{split}-files",
         encoding_formats=["application/x-parquet"],
         # By name, as in the card: files of a day that is being added do not belong to this version.
-        includes=[_path(file) for file in contents.of("parquet", split)],
+        includes=[_path(file) for file in files],
     )
 
 
 def _path(file: ExportFile) -> str:
-    return file.key.removeprefix("parquet/")
+    return file.key.removeprefix(f"{file.root}/")
 
 
-def _records(context: "mlc.Context", contents: Contents, split: str) -> "mlc.RecordSet":
+def _records(context: "mlc.Context", tier: Tier, format: Format, split: str) -> "mlc.RecordSet":
     import mlcroissant as mlc
 
     fields = [
@@ -95,9 +106,10 @@ def _records(context: "mlc.Context", contents: Contents, split: str) -> "mlc.Rec
                 transforms=[mlc.Transform(ctx=context, json_path=leaf.member)] if leaf.member else [],
             ),
         )
-        for leaf in _leaves(contents.tier)
+        for leaf in (_photo_leaves(tier) if format == "by_photo" else _leaves(tier))
     ]
-    return mlc.RecordSet(ctx=context, id=split, name=split, key=[f"{split}/sample_id"], fields=fields)
+    key = f"{split}/{'image_id' if format == 'by_photo' else 'sample_id'}"
+    return mlc.RecordSet(ctx=context, id=split, name=split, key=[key], fields=fields)
 
 
 @dataclass(frozen=True)
@@ -112,7 +124,7 @@ class _Leaf:
 
     @property
     def name(self) -> str:
-        return f"{self.column}.{self.member}" if self.member and self.column not in IMAGES else self.column
+        return f"{self.column}.{self.member}" if self.member and self.column not in _IMAGES else self.column
 
 
 def _leaves(tier: Tier) -> Iterator[_Leaf]:
@@ -132,10 +144,26 @@ def _leaves(tier: Tier) -> Iterator[_Leaf]:
             yield _Leaf(column, None, text, inner, repeated)
 
 
+def _photo_leaves(tier: Tier) -> Iterator[_Leaf]:
+    """As `_leaves`. Structs and lists within a pair are left out: Croissant has no lists of lists."""
+    schema = photo_schema(tier)
+    for column, text in describe_photos(tier).items():
+        kind = schema.field(column).type
+        if column in PHOTO_IMAGES:
+            yield _Leaf(column, "bytes", text, pa.binary(), repeated=pa.types.is_list(kind))
+        elif pa.types.is_list(kind):
+            known = describe(tier)
+            for member in kind.value_type:
+                if not pa.types.is_nested(member.type):
+                    yield _Leaf(column, member.name, known[member.name], member.type, repeated=True)
+        else:
+            yield _Leaf(column, None, text, kind)
+
+
 def _data_type(leaf: _Leaf) -> "mlc.DataType":
     import mlcroissant as mlc
 
-    if leaf.column in IMAGES:
+    if leaf.column in _IMAGES:
         return mlc.DataType.IMAGE_OBJECT
     if pa.types.is_boolean(leaf.kind):
         return mlc.DataType.BOOL

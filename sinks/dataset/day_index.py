@@ -5,16 +5,18 @@ An index is made from the exported rows alone. It is written once, after the fil
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import date
+from datetime import date, timedelta
+from functools import reduce
 from math import fsum
+from operator import add
 from typing import Any
 
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from perturb.schemas.canonical_json import canonical_json
 from perturb.schemas.errors import CorpusError
 from perturb.sinks.dataset.keys import exported_days, index_key
-from perturb.sinks.formats.canonical_json import canonical_json
 from perturb.sinks.stores.base import Store
 
 FORMAT = 1
@@ -30,6 +32,7 @@ HISTOGRAMS: dict[str, tuple[float, float, int]] = {
     "adversarial_confidence": (0.0, 0.05, 20),
     "clean_confidence": (0.0, 0.05, 20),
     "response_ms": (0.0, 500.0, 40),
+    "hypernym_height": (0.5, 1.0, 18),
 }
 _COUNTED = ("true_label_name", "adversarial_label_name", "source", "license", "classifier")
 
@@ -66,8 +69,8 @@ class Statistics(_Part):
 class ExportFile(_Part):
     """One file of an export.
 
-    `key` is relative to the tier's folder (`parquet/data/train/…`), `root` the format (`parquet` or `wds`), `size` in
-    bytes.
+    `key` is relative to the tier's folder (`parquet/data/train/…`), `root` the format (`parquet`, `wds` or `by_photo`),
+    `rows` the number of its rows (records, or photographs in `by_photo`), `size` in bytes.
     """
 
     key: str
@@ -94,9 +97,13 @@ class DayIndex(_Part):
         return canonical_json(self.model_dump(mode="json")) + b"\n"
 
 
-def read_day_indexes(store: Store, tier: str) -> list[DayIndex]:
-    """Return the indexes of all exported days of a tier, in the order of days. Raises CorpusError for a damaged one."""
-    places = [index_key(tier, day) for day in exported_days(store, tier)]
+def read_day_indexes(store: Store, tier: str, *, after: date | None = None) -> list[DayIndex]:
+    """Return the indexes of the exported days of a tier, or of those after a day, in the order of days.
+
+    Raises CorpusError for a damaged one.
+    """
+    since = None if after is None else after + timedelta(days=1)
+    places = [index_key(tier, day) for day in exported_days(store, tier, since=since)]
     return [_parse(store.get(place), place) for place in places]
 
 
@@ -181,6 +188,7 @@ def _merge(parts: Sequence[Histogram]) -> Histogram:
         count=sum(part.count for part in parts),
         min=min(part.min for part in parts),
         max=max(part.max for part in parts),
-        total=fsum(part.total for part in parts),
+        # One after the other, so that adding days one by one gives what adding all at once does.
+        total=reduce(add, (part.total for part in parts)),
         bins=tuple(sum(bins) for bins in zip(*(part.bins for part in parts), strict=True)),
     )

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
+from perturb.schemas.imagenet import class_names
 from perturb.schemas.record import Record, record_schema
 from perturb.schemas.tier import Tier
 
@@ -17,13 +18,35 @@ if TYPE_CHECKING:
     from datasets.features.features import FeatureType
 
 IMAGES = ("original", "perturbed")
+# The images of the layout by photograph, in the names of the public Perturb dataset.
+PHOTO_IMAGES = ("image", "adversarial")
+# Class indices, which `datasets` shows with their names.
+CLASS_LABELS = ("true_label", "adversarial_label")
 _ADDED = {
-    "sample_id": "first half of sha256(original_sha256 + '|' + perturbed_sha256): the same pair has the same ID in "
-    "every tier; also the key in tar shards",
     "miner_pseudonym": "pseudonym of the miner that answered, valid within this tier only",
     "original": "the clean image, PNG, 8-bit RGB, as it was sent to the miners",
-    "perturbed": "the perturbed image, PNG, 8-bit RGB, byte for byte as the miner sent it",
 }
+# Where hotkeys are shown, and where they are not.
+_SAMPLE_ID = {
+    True: "first half of sha256(original_sha256 + '|' + perturbed_sha256); also the key in tar shards",
+    False: "ID of the pair, valid within this tier only; also the key in tar shards",
+}
+_PERTURBED = {
+    True: "the perturbed image, PNG, 8-bit RGB, byte for byte as the miner sent it",
+    False: "the perturbed image, PNG, 8-bit RGB; the pixels are as the miner sent them, the file is encoded anew",
+}
+
+
+_PHOTO = {
+    "image_id": "ID of the photograph; a photograph that is drawn on two days, or has two true labels, has two rows",
+    "created_at": "UTC time of the photograph's first challenge",
+    "image": "the clean image, PNG, 8-bit RGB, as it was sent to the miners",
+    "adversarial": "its perturbed images, PNG, 8-bit RGB",
+    "label_name": "English name of the true label",
+    "pairs": "what is known of each pair, in the order of `adversarial`: the other columns of `parquet/`",
+}
+# Columns that are the same for all pairs of a row by photograph, and their names there.
+TRUTH = {"true_label_name": "label_name", "true_label": "true_label"}
 
 
 def metadata_schema(tier: Tier) -> pa.Schema:
@@ -45,15 +68,16 @@ def describe(tier: Tier) -> dict[str, str]:
         "perturbation; null also if that answer is not part of this tier"
     )
     views = {view: f"whether {sql}" for view, sql in tier.views.items()}
-    known = {**record, **_ADDED, **views}
+    by_tier = {"sample_id": _SAMPLE_ID[tier.shows_hotkeys], "perturbed": _PERTURBED[tier.shows_hotkeys]}
+    known = {**record, **_ADDED, **by_tier, **views}
     return {name: known[name] for name in parquet_features(tier)}
 
 
 def parquet_features(tier: Tier) -> "datasets.Features":
     """Return the features of the `parquet/` format: `sample_id`, `original`, `perturbed`, then the metadata.
 
-    The files hold times as Arrow timestamps; `datasets` converts them to strings in UTC, because torch has no type for
-    them.
+    Labels are `ClassLabel`s of `class_names()`, stored as the class index. The files hold times as Arrow timestamps;
+    `datasets` converts them to strings in UTC, because torch has no type for them.
     """
     return _parquet_features(tier, times_as_text=True)
 
@@ -63,7 +87,10 @@ def parquet_schema(tier: Tier) -> pa.Schema:
 
     The metadata names lists as `datasets` did before version 4, which every later version reads as well.
     """
-    schema = _parquet_features(tier, times_as_text=False).arrow_schema
+    return _named_plainly(_parquet_features(tier, times_as_text=False).arrow_schema)
+
+
+def _named_plainly(schema: pa.Schema) -> pa.Schema:
     metadata = {key: _plain_lists(json.loads(value)) for key, value in schema.metadata.items()}
     return schema.with_metadata({key: json.dumps(value) for key, value in metadata.items()})
 
@@ -80,9 +107,49 @@ def _plain_lists(described: object) -> object:
 def _parquet_features(tier: Tier, *, times_as_text: bool) -> "datasets.Features":
     import datasets
 
-    columns = {field.name: _feature(field.type, times_as_text=times_as_text) for field in metadata_schema(tier)}
+    columns = _metadata_features(tier, times_as_text=times_as_text)
     images = {name: datasets.Image() for name in IMAGES}
     return datasets.Features({"sample_id": columns.pop("sample_id"), **images, **columns})
+
+
+def _metadata_features(tier: Tier, *, times_as_text: bool) -> "dict[str, FeatureType]":
+    import datasets
+
+    columns = {field.name: _feature(field.type, times_as_text=times_as_text) for field in metadata_schema(tier)}
+    return columns | {name: datasets.ClassLabel(names=list(class_names())) for name in CLASS_LABELS if name in columns}
+
+
+def photo_features(tier: Tier) -> "datasets.Features":
+    """Return the features of the `by_photo/` format, one row a photograph.
+
+    `image_id`, `created_at`, `image`, `adversarial` and `label_name` have the names of the public Perturb dataset, so
+    that its readers read this one. `pairs` has the metadata of each pair, without what the row says of all of them
+    (`TRUTH`). A tier that withholds `created_at`, `true_label_name` or `true_label` lacks what they would show.
+    """
+    return _photo_features(tier, times_as_text=True)
+
+
+def photo_schema(tier: Tier) -> pa.Schema:
+    """Return the Arrow schema of the `by_photo/` files, as `parquet_schema` does for pairs."""
+    return _named_plainly(_photo_features(tier, times_as_text=False).arrow_schema)
+
+
+def describe_photos(tier: Tier) -> dict[str, str]:
+    """Return a description of each column of the `by_photo/` format, in the order of its columns."""
+    known = describe(tier) | _PHOTO
+    return {name: known[name] for name in photo_features(tier)}
+
+
+def _photo_features(tier: Tier, *, times_as_text: bool) -> "datasets.Features":
+    import datasets
+
+    pair = _metadata_features(tier, times_as_text=times_as_text)
+    found: dict[str, FeatureType] = {"image_id": datasets.Value("string")}
+    if "created_at" in pair:
+        found["created_at"] = pair["created_at"]
+    found |= {"image": datasets.Image(), "adversarial": datasets.List(datasets.Image())}
+    found |= {name: pair.pop(source) for source, name in TRUTH.items() if source in pair}
+    return datasets.Features({**found, "pairs": datasets.List(pair)})
 
 
 def wds_features(tier: Tier) -> "datasets.Features":

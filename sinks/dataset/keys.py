@@ -4,7 +4,7 @@ Listings go by these names. Other objects beside ours (a file manager's, a synch
 """
 
 import re
-from datetime import date
+from datetime import date, timedelta
 
 from perturb.schemas.errors import TierError
 from perturb.sinks.stores.base import Store
@@ -22,7 +22,7 @@ def tier_folder(tier: str) -> str:
 
 
 def format_folder(tier: str, format: str) -> str:
-    """`exports/{tier}/{format}/`: a dataset of its own, with a card; `format` is `parquet` or `wds`."""
+    """`exports/{tier}/{format}/`: a dataset of its own, with a card; `format` is `parquet`, `wds` or `by_photo`."""
     return f"{tier_folder(tier)}{format}/"
 
 
@@ -42,11 +42,17 @@ def index_key(tier: str, day: date) -> str:
     return f"{_index_folder(tier)}{day.isoformat()}.json"
 
 
-def exported_days(store: Store, tier: str) -> list[date]:
-    """Return the days whose index is in the store, ascending."""
+def exported_days(store: Store, tier: str, *, since: date | None = None) -> list[date]:
+    """Return the days whose index is in the store, ascending; with `since`, from that day on."""
     folder = _index_folder(tier)
-    named = (_index_day(entry.key.removeprefix(folder)) for entry in store.entries(folder))
+    after = "" if since is None else index_key(tier, since - timedelta(days=1))
+    named = (_index_day(entry.key.removeprefix(folder)) for entry in store.entries(folder, after=after))
     return sorted(day for day in named if day is not None)
+
+
+def contents_key(tier: str) -> str:
+    """Return the key of the object that adds up the indexes of the exported days."""
+    return f"{_index_folder(tier)}contents.json"
 
 
 def release_key(tier: str, release: str) -> str:

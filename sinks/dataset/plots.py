@@ -18,8 +18,9 @@ _LABELS = {
     "quality": "quality",
     "margin": "adversarial margin, logits",
     "response_ms": "response time, ms",
+    "hypernym_height": "severity: height of the shared hypernym",
 }
-_SHOWN = ("linf_levels", "ssim", "psnr", "margin", "score", "response_ms")
+_SHOWN = ("linf_levels", "ssim", "psnr", "margin", "hypernym_height", "score", "response_ms")
 _BARS = 15
 _COLOUR = "#3b6ea5"
 

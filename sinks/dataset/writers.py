@@ -1,35 +1,60 @@
-"""The data files of an export: Parquet with images in it and WebDataset tars, the same bytes for the same rows."""
+"""The data files of an export: Parquet with images in it and WebDataset tars, the same bytes for the same rows.
+
+Parquet is written in two layouts: one row a pair (`parquet`), and one row a photograph (`by_photo`).
+"""
 
 import json
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Literal, Protocol
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from perturb.schemas.canonical_json import json_default
 from perturb.schemas.record import Row
-from perturb.schemas.tier import Tier
-from perturb.sinks.dataset.features import IMAGES, metadata_schema, parquet_schema
-from perturb.sinks.formats.canonical_json import json_default
+from perturb.schemas.tier import Layout, Tier
+from perturb.sinks.dataset.features import IMAGES, PHOTO_IMAGES, metadata_schema, parquet_schema, photo_schema
+from perturb.sinks.dataset.photo_rows import image_array, photo_table
 from perturb.sinks.formats.parquet import Valve
 from perturb.sinks.formats.tar import BLOCK, END, header
 from perturb.sinks.stores.base import ObjectWriter
 
-Format = Literal["parquet", "wds"]
-FORMATS: tuple[Format, ...] = ("parquet", "wds")
-SUFFIXES: dict[Format, str] = {"parquet": "parquet", "wds": "tar"}
+Format = Literal["parquet", "wds", "by_photo"]
+# Every format, in the order in which files are written and listed.
+FORMATS: tuple[Format, ...] = ("parquet", "wds", "by_photo")
+SUFFIXES: dict[Format, str] = {"parquet": "parquet", "wds": "tar", "by_photo": "parquet"}
+_FORMAT_OF: dict[Layout, Format] = {"pairs": "parquet", "wds": "wds", "by_photo": "by_photo"}
 
 # Bytes of images in one row group before compression: far below the limit of the Hub's viewer, and a short download
 # for a reader that streams.
 GROUP_BYTES = 32 * 2**20
 _FLUSH_BYTES = 4 * 2**20
+_PHOTO_LEAVES = (PHOTO_IMAGES[0], f"{PHOTO_IMAGES[1]}.list.element")
+_OF_PAIRS = ("originals", "perturbed", "photographs")
+
+
+def formats_of(tier: Tier) -> tuple[Format, ...]:
+    """Return the formats of a tier's export."""
+    chosen = {_FORMAT_OF[layout] for layout in tier.layouts}
+    return tuple(format for format in FORMATS if format in chosen)
+
+
+@dataclass(frozen=True)
+class PairBatch:
+    """Some rows with the columns of `metadata_schema`, and for each its two PNGs and the id of its photograph."""
+
+    rows: pa.Table
+    originals: Sequence[bytes]
+    perturbed: Sequence[bytes]
+    photographs: Sequence[str]
 
 
 class PairWriter(Protocol):
     """Appends batches of rows with their images. The file is valid after `finish` only."""
 
-    def add(self, rows: pa.Table, originals: Sequence[bytes], perturbed: Sequence[bytes]) -> None:
-        """Append rows with the columns of `metadata_schema`, and for each row its two PNGs."""
+    def add(self, batch: PairBatch) -> None:
+        """Append the pairs of a batch."""
         ...
 
     def finish(self) -> None:
@@ -49,9 +74,9 @@ class WdsPairWriter:
         self._pending: list[bytes] = []
         self._bytes = 0
 
-    def add(self, rows: pa.Table, originals: Sequence[bytes], perturbed: Sequence[bytes]) -> None:
-        """Append rows with the columns of `metadata_schema`, and for each row its two PNGs."""
-        for row, original, changed in zip(rows.to_pylist(), originals, perturbed, strict=True):
+    def add(self, batch: PairBatch) -> None:
+        """Append the pairs of a batch."""
+        for row, original, changed in zip(batch.rows.to_pylist(), batch.originals, batch.perturbed, strict=True):
             key = row["sample_id"]
             self._member(f"{key}.original.png", original)
             self._member(f"{key}.perturbed.png", changed)
@@ -100,12 +125,13 @@ class ParquetPairWriter:
             write_page_index=True,
         )
 
-    def add(self, rows: pa.Table, originals: Sequence[bytes], perturbed: Sequence[bytes]) -> None:
-        """Append rows with the columns of `metadata_schema`, and for each row its two PNGs, as one row group."""
-        columns = {name: rows[name] for name in rows.column_names}
-        columns |= {name: _images(data) for name, data in zip(IMAGES, (originals, perturbed), strict=True)}
+    def add(self, batch: PairBatch) -> None:
+        """Append the pairs of a batch as one row group."""
+        columns = {name: batch.rows[name] for name in batch.rows.column_names}
+        images = (batch.originals, batch.perturbed)
+        columns |= {name: image_array(data) for name, data in zip(IMAGES, images, strict=True)}
         table = pa.table([columns[name] for name in self._schema.names], schema=self._schema)
-        self._writer.write_table(table, row_group_size=max(1, rows.num_rows))
+        self._writer.write_table(table, row_group_size=max(1, batch.rows.num_rows))
 
     def finish(self) -> None:
         """Write the footer."""
@@ -117,7 +143,66 @@ class ParquetPairWriter:
         self._writer.close()
 
 
-WRITERS: dict[Format, Callable[[ObjectWriter, Tier], PairWriter]] = {"parquet": ParquetPairWriter, "wds": WdsPairWriter}
+class PhotoWriter:
+    """Parquet with one row a photograph, in row groups of whole photographs that are cut by bytes.
+
+    A photograph's pairs are in one file and come one after the other, but may come in several batches.
+    """
+
+    def __init__(self, sink: ObjectWriter, tier: Tier):
+        self._tier = tier
+        self._valve = Valve(sink)
+        schema = photo_schema(tier)
+        images = {f"{name}.{part}" for name in _PHOTO_LEAVES for part in ("bytes", "path")}
+        metadata = [leaf for leaf in _leaves(schema) if leaf not in images]
+        self._writer = pq.ParquetWriter(
+            pa.PythonFile(self._valve, mode="w"),
+            schema,
+            compression=dict.fromkeys(metadata, "zstd") | dict.fromkeys(images, "none"),
+            use_dictionary=metadata,
+            data_page_size=2**20,
+            write_statistics=metadata,
+            write_page_index=True,
+        )
+        self._waiting: list[PairBatch] = []
+        self._bytes = 0
+
+    def add(self, batch: PairBatch) -> None:
+        """Append the pairs of a batch. Those of its last photograph wait for the next one."""
+        self._waiting.append(batch)
+        self._bytes += sum(map(len, batch.perturbed))
+        if self._bytes >= GROUP_BYTES:
+            whole = _joined(self._waiting)
+            last = whole.photographs.index(whole.photographs[-1])
+            self._write(whole, slice(0, last))
+            rest = _part(whole, slice(last, len(whole.photographs)))
+            self._waiting, self._bytes = [rest], sum(map(len, rest.perturbed))
+
+    def _write(self, batch: PairBatch, rows: slice) -> None:
+        some = _part(batch, rows)
+        if some.photographs:
+            table = photo_table(some.rows, some.photographs, some.originals, some.perturbed, self._tier)
+            self._writer.write_table(table, row_group_size=table.num_rows)
+
+    def finish(self) -> None:
+        """Write what waits, and the footer."""
+        if self._waiting:
+            self._write(_joined(self._waiting), slice(None))
+        self._waiting = []
+        self._writer.close()
+
+    def abandon(self) -> None:
+        """Close Arrow's writer without its footer."""
+        self._waiting = []
+        self._valve.shut = True
+        self._writer.close()
+
+
+WRITERS: dict[Format, Callable[[ObjectWriter, Tier], PairWriter]] = {
+    "parquet": ParquetPairWriter,
+    "wds": WdsPairWriter,
+    "by_photo": PhotoWriter,
+}
 
 
 def row_json(row: Row) -> bytes:
@@ -138,10 +223,16 @@ def row_groups(image_bytes: Iterable[int]) -> list[slice]:
     return groups
 
 
-def _images(data: Sequence[bytes]) -> pa.StructArray:
-    return pa.StructArray.from_arrays(
-        [pa.array(data, pa.binary()), pa.nulls(len(data), pa.string())], names=["bytes", "path"]
+def _joined(batches: Sequence[PairBatch]) -> PairBatch:
+    return PairBatch(
+        pa.concat_tables([batch.rows for batch in batches]),
+        *([one for batch in batches for one in getattr(batch, name)] for name in _OF_PAIRS),
     )
+
+
+def _part(batch: PairBatch, rows: slice) -> PairBatch:
+    start, stop, _ = rows.indices(batch.rows.num_rows)
+    return PairBatch(batch.rows.slice(start, stop - start), *(getattr(batch, name)[rows] for name in _OF_PAIRS))
 
 
 def _image_leaves() -> list[str]:

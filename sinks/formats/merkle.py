@@ -7,22 +7,29 @@ largest power of two below n. Leaves are sorted by record ID.
 import hashlib
 from collections.abc import Mapping, Sequence
 
+from perturb.schemas.canonical_json import canonical_json
 from perturb.schemas.errors import CorpusError
 from perturb.schemas.record import POINTERS, Row
-from perturb.sinks.formats.canonical_json import canonical_json
 
 
 def canonical_record(row: Mapping[str, object]) -> Row:
-    """Return a metadata row as it enters the tree: all columns except the six pointers."""
-    return {name: value for name, value in row.items() if name not in POINTERS}
+    """Return a metadata row as it enters the tree: the columns that are not null, without the six pointers.
+
+    So a leaf names the columns that it covers. A column that it does not name is null, or did not exist when the row
+    was written: a column that is added later changes no leaf, and a leaf covers columns that only newer programs know.
+    """
+    return {name: value for name, value in row.items() if value is not None and name not in POINTERS}
 
 
 def leaf_hash(row: Mapping[str, object]) -> bytes:
-    """Return the leaf of one metadata row with all its columns, 32 bytes. Raises CorpusError for NaN and infinities."""
+    """Return the leaf of one metadata row, 32 bytes, from all columns that its file has.
+
+    Raises CorpusError for NaN and infinities.
+    """
     try:
         return hashlib.sha256(b"\x00" + canonical_json(canonical_record(row))).digest()
     except ValueError as error:
-        raise CorpusError(f"record {row.get('record_id')} contains NaN or infinity and cannot be committed") from error
+        raise CorpusError(f"record {row.get('record_id')} has a value that JSON cannot hold: {error}") from error
 
 
 def _node(left: bytes, right: bytes) -> bytes:

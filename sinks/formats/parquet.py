@@ -4,15 +4,15 @@ import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from perturb.schemas.canonical_json import canonical_json
 from perturb.schemas.errors import CorpusError
 from perturb.schemas.record import Row, record_schema
-from perturb.sinks.formats.canonical_json import canonical_json
 from perturb.sinks.formats.version import FORMAT, check_format
 from perturb.sinks.stores.base import Buffer, ByteSink
 
@@ -61,13 +61,16 @@ class TableWriter:
 
 
 @contextmanager
-def table_writer(sink: ByteSink, *, statement: Mapping[str, object], brief: bool = False) -> Iterator[TableWriter]:
+def table_writer(
+    sink: ByteSink, *, statement: Mapping[str, object], brief: bool = False, columns: pa.Schema | None = None
+) -> Iterator[TableWriter]:
     """Yield a writer of records into `sink`. The footer is written when the block ends, and never when it raises.
 
+    `columns` are those of the table (default: those of a record), whose rows come in ascending order of their IDs.
     `statement` becomes the `perturb` entry of the schema metadata. `brief` suits tables of a few hundred rows: it
     leaves out dictionaries and the page index, which would take more bytes than the data.
     """
-    schema = record_schema().with_metadata({KEY: canonical_json({"format": FORMAT, **statement})})
+    schema = (columns or record_schema()).with_metadata({KEY: canonical_json({"format": FORMAT, **statement})})
     valve = Valve(sink)
     writer = pq.ParquetWriter(
         pa.PythonFile(valve, mode="w"),
@@ -77,6 +80,7 @@ def table_writer(sink: ByteSink, *, statement: Mapping[str, object], brief: bool
         use_dictionary=not brief,
         write_page_index=not brief,
         write_page_checksum=True,
+        sorting_columns=pq.SortingColumn.from_ordering(schema, [("record_id", "ascending")]),
     )
     try:
         yield TableWriter(writer)
@@ -86,46 +90,88 @@ def table_writer(sink: ByteSink, *, statement: Mapping[str, object], brief: bool
         raise
 
 
-def rows_table(rows: Sequence[Mapping[str, object]]) -> pa.Table:
-    """Return rows with all record columns as an Arrow table of the record schema."""
-    return pa.Table.from_pylist(list(rows), schema=record_schema())
+def rows_table(rows: Sequence[Mapping[str, object]], columns: pa.Schema | None = None) -> pa.Table:
+    """Return rows as an Arrow table with `columns` (default: those of a record); what a row lacks is null."""
+    return pa.Table.from_pylist(list(rows), schema=columns or record_schema())
 
 
-def read_statement(schema: pa.Schema, where: str) -> dict[str, Any]:
-    """Return the `perturb` entry of a table's schema metadata.
+def with_record_columns(schemas: Sequence[pa.Schema]) -> pa.Schema:
+    """Return the record schema and, behind it, the columns of `schemas` that only newer programs know, by name.
+
+    Raises CorpusError for such a column that has two types.
+    """
+    known, more = record_schema(), dict[str, pa.Field]()
+    for field in (field for schema in schemas for field in schema if field.name not in known.names):
+        if more.setdefault(field.name, field).type != field.type:
+            raise CorpusError(
+                f"column {field.name} is of type {field.type} in one round and {more[field.name].type} in another; "
+                "rounds of these two cannot be sealed as one day"
+            )
+    return pa.schema([*known, *(more[name].remove_metadata() for name in sorted(more))])
+
+
+def read_statement(schema: pa.Schema, where: str) -> bytes:
+    """Return the `perturb` entry of a table's schema metadata, JSON as it was written.
 
     Raises CorpusError when it is missing, is not JSON, or has a format version that this program does not read.
     """
-    text = (schema.metadata or {}).get(KEY)
+    text: bytes | None = (schema.metadata or {}).get(KEY)
     if text is None:
         raise CorpusError(f"{where} has no perturb entry in its schema; it was not written by this pipeline")
     try:
         statement = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise CorpusError(f"{where} has a perturb entry that is not JSON; restore it from a copy") from error
     check_format(statement.get("format") if isinstance(statement, dict) else None, where)
-    return dict(statement)
+    return text
 
 
 def open_table(source: "Path | str | pa.NativeFile", where: str) -> pq.ParquetFile:
-    """Open a Parquet file of records. Raises CorpusError when it is not one, or has columns that a record does not."""
+    """Open a Parquet file of records.
+
+    A column that this program does not know is one that a newer one added, and is accepted where it may be null and
+    has a type that leaves can hold. Raises CorpusError for another one, for a record's column of another type, and when
+    the file is not Parquet.
+    """
     try:
         file = pq.ParquetFile(source, page_checksum_verification=True)
-    except (pa.ArrowInvalid, OSError) as error:
+    except (pa.ArrowException, OSError) as error:
         raise CorpusError(f"{where} is not readable as Parquet ({error}); restore it from a copy") from error
-    read_statement(file.schema_arrow, where)
-    known = record_schema()
-    for field in file.schema_arrow:
-        if field.name not in known.names or known.field(field.name).type != field.type:
-            raise CorpusError(f"{where} has column {field.name} of type {field.type}, which records do not have")
+    # `schema_arrow` parses the footer each time.
+    schema, known = file.schema_arrow, _record_types()
+    read_statement(schema, where)
+    for field in schema:
+        if (type := known.get(field.name)) is not None:
+            accepted = type == field.type
+        else:
+            accepted = field.nullable and _in_leaves(field.type)
+        if not accepted:
+            raise CorpusError(
+                f"{where} has column {field.name} of type {field.type}{'' if field.nullable else ' not null'}, which "
+                "records do not have and no program may add"
+            )
     return file
+
+
+@cache
+def _record_types() -> dict[str, pa.DataType]:
+    return {field.name: field.type for field in record_schema()}
+
+
+def _in_leaves(type: pa.DataType) -> bool:
+    """Return whether canonical JSON has one form for each value of a type."""
+    if pa.types.is_list(type):
+        return _in_leaves(type.value_type)
+    if pa.types.is_struct(type):
+        return all(_in_leaves(type.field(place).type) for place in range(type.num_fields))
+    return type in (pa.string(), pa.int64(), pa.float64(), pa.bool_(), pa.timestamp("us", tz="UTC"))
 
 
 def read_table(file: pq.ParquetFile, where: str) -> pa.Table:
     """Return a small table as a whole, with the columns that the file has. Raises CorpusError when it is damaged."""
     try:
         return file.read(use_threads=False)
-    except (pa.ArrowInvalid, OSError) as error:
+    except (pa.ArrowException, OSError) as error:
         raise CorpusError(f"{where} is damaged ({error}); restore it from a copy") from error
 
 
@@ -134,5 +180,5 @@ def read_rows(file: pq.ParquetFile, where: str) -> Iterator[list[Row]]:
     try:
         for piece in file.iter_batches(batch_size=_BATCH):
             yield piece.to_pylist()
-    except (pa.ArrowInvalid, OSError) as error:
+    except (pa.ArrowException, OSError) as error:
         raise CorpusError(f"{where} is damaged ({error}); restore it from a copy") from error

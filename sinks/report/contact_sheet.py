@@ -6,10 +6,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from perturb.sandbox.stored import pair_pixels
 from perturb.schemas.errors import SettingsError
 from perturb.schemas.image import Pixels
 from perturb.schemas.pair import Pair
 from perturb.schemas.record import Row
+from perturb.sinks.report.replace_file import drafts_beside
 
 AMPLIFICATION = 16
 _TILE = 224
@@ -32,6 +34,15 @@ def check_picture(path: Path) -> None:
         raise SettingsError(f"picture {path} cannot be written ({error.strerror}); name another folder") from error
 
 
+def write_contact_sheet(path: Path, pairs: Sequence[Pair]) -> None:
+    """Write the contact sheet of `pairs` to `path`, in one step. Raises ValueError without a pair, StoreError."""
+    sheet = contact_sheet(pairs)
+    with drafts_beside(path) as folder:
+        draft = folder / path.name
+        sheet.save(draft)
+        draft.replace(path)
+
+
 def contact_sheet(pairs: Sequence[Pair]) -> Image.Image:
     """Draw one row per pair: original, perturbed image, difference x16 around mid grey, and their captions.
 
@@ -51,7 +62,7 @@ def contact_sheet(pairs: Sequence[Pair]) -> Image.Image:
 
 
 def _draw_pair(sheet: Image.Image, draw: ImageDraw.ImageDraw, pair: Pair, *, top: int) -> None:
-    original, perturbed = pair.pixels()
+    original, perturbed = pair_pixels(pair)
     tiles = (original, perturbed, amplified_difference(original, perturbed))
     for column, (tile, caption) in enumerate(zip(tiles, _captions(pair.row), strict=True)):
         left = _GAP + column * (_TILE + _GAP)

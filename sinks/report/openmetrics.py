@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from perturb.schemas.status import Status
-from perturb.sinks.report.replace_file import drafts_beside
+from perturb.sinks.report.replace_file import replace_file
 
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
@@ -16,12 +16,11 @@ if TYPE_CHECKING:
 def write_metrics(path: Path, status: Status) -> None:
     """Replace `path` by the gauges of `status`, in one step. The collector reads names that end in `.prom`.
 
-    Raises StoreError where the file cannot be written.
+    Every user may read the file: the collector runs as another one. Raises StoreError where it cannot be written.
     """
-    from prometheus_client import write_to_textfile
+    from prometheus_client import generate_latest
 
-    with drafts_beside(path) as folder:
-        write_to_textfile(str(path), gauges(status), tmpdir=str(folder))
+    replace_file(path, generate_latest(gauges(status)), mode=0o644)
 
 
 def gauges(status: Status) -> "CollectorRegistry":

@@ -24,9 +24,15 @@ def drafts_beside(path: Path) -> Iterator[Path]:
         raise StoreError(f"{path} cannot be written ({error.strerror}); name a file in a writable folder") from error
 
 
-def replace_file(path: Path, data: bytes) -> None:
-    """Write `data` to `path` in one step: a reader finds the old content or the new one. Raises StoreError."""
+def replace_file(path: Path, data: bytes, *, mode: int | None = None) -> None:
+    """Write `data` to `path` in one step: a reader finds the old content or the new one.
+
+    A link at `path` is replaced, not followed. `mode` are the rights of the file, by default those of every new file.
+    Raises StoreError.
+    """
     with drafts_beside(path) as folder:
         draft = folder / path.name
         draft.write_bytes(data)
+        if mode is not None:
+            draft.chmod(mode)
         draft.replace(path)

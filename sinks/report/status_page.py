@@ -8,6 +8,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from perturb.sandbox.stored import pair_pixels
 from perturb.schemas.image import Pixels
 from perturb.schemas.pair import Pair
 from perturb.schemas.record import Row
@@ -46,7 +47,7 @@ def render_page(status: Status, pairs: Sequence[Pair]) -> str:
 
 def _picture(pair: Pair) -> dict[str, str]:
     """The parts of a pair's figure: previews as `data:` URIs, and what the record says of them."""
-    original, perturbed = pair.pixels()
+    original, perturbed = pair_pixels(pair)
     difference = amplified_difference(original, perturbed)
     tiles = {"original": original, "perturbed": perturbed, "difference": difference}
     return {name: data_uri(tile) for name, tile in tiles.items()} | {

@@ -62,6 +62,10 @@ class KeyTaken(StoreError):
     """A create-only write found an object under its key."""
 
 
+class KeyRefused(StoreError):
+    """No store takes this key."""
+
+
 class ObjectCorrupt(StoreError):
     """An object's bytes differ from those that were written."""
 
@@ -294,10 +298,10 @@ class Store(ABC):
 
 
 def check_key(key: str) -> str:
-    """Return the key unchanged. Raises StoreError for an empty or absolute key, `.` and `..`, and other characters."""
+    """Return the key unchanged. Raises KeyRefused for an empty or absolute key, `.` and `..`, and other characters."""
     segments = key.split("/")
     if not all(SEGMENT.fullmatch(segment) and set(segment) != {"."} for segment in segments):
-        raise StoreError(
+        raise KeyRefused(
             f"key {key!r} cannot be stored; accepted: segments of A-Z a-z 0-9 . _ = + - joined by single slashes"
         )
     return key

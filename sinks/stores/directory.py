@@ -1,4 +1,9 @@
-"""A directory as object store. A write goes to a temporary file, then fsync, then a link or rename into place."""
+"""A directory as object store. A write goes to a temporary file, then fsync, then a link or rename into place.
+
+A root that this store creates can be entered by its owner only. What is private (`own_keys.is_private`) is readable by
+the owner, and where the root is a folder that its group may write to, by that group: a shared folder's writers need it.
+Everything else has the usual rights of new files.
+"""
 
 import contextlib
 import errno
@@ -8,6 +13,7 @@ import os
 import re
 import secrets
 import shutil
+import stat
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
@@ -27,7 +33,7 @@ from perturb.sinks.stores.base import (
     closing_writer,
 )
 from perturb.sinks.stores.fsync import flushing, make_folders, sync_folder, sync_folders_of, write_durably
-from perturb.sinks.stores.own_keys import is_own_key, is_own_segment
+from perturb.sinks.stores.own_keys import is_own_key, is_own_segment, is_private
 
 # Temporary files live beside the objects, so that publishing is a link within one file system.
 UNFINISHED = ".unfinished"
@@ -45,14 +51,25 @@ class DirectoryStore(Store):
     def _path(self, key: str) -> Path:
         return self.root / check_key(key)
 
-    @contextmanager
-    def _temporary(self) -> Iterator[tuple[Path, io.FileIO]]:
-        """Yield a new file among the unfinished writes. Publishing links it; the end of the block removes this name."""
+    def _mode(self, key: str, rights: int) -> int:
+        """Return those of `rights` that the object or folder `key` may give, before the umask."""
+        if not is_private(key):
+            return rights
+        group = 0o770 if self.root.stat().st_mode & stat.S_IWGRP else 0o700
+        return rights & group
+
+    def _unfinished_folder(self) -> Path:
         folder = self.root / UNFINISHED
-        path = folder / f"{os.getpid()}-{secrets.token_hex(8)}"
+        make_folders(folder, self.root)
+        return folder
+
+    @contextmanager
+    def _temporary(self, key: str) -> Iterator[tuple[Path, io.FileIO]]:
+        """Yield a new file among the unfinished writes. Publishing links it; the end of the block removes this name."""
+        path = self.root / UNFINISHED / f"{os.getpid()}-{secrets.token_hex(8)}"
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            with path.open("xb", buffering=0) as file:
+            self._unfinished_folder()
+            with _open_new(path, self._mode(key, 0o666)) as file:
                 yield path, file
         except OSError as error:
             raise _sentence(error, self.root) from error
@@ -64,17 +81,18 @@ class DirectoryStore(Store):
     @contextmanager
     def create(self, key: str) -> Iterator[ObjectWriter]:
         target = self._path(key)
-        with self._temporary() as (path, file), flushing(file) as sink, closing_writer(sink) as writer:
+        with self._temporary(key) as (path, file), flushing(file) as sink, closing_writer(sink) as writer:
             yield writer
             writer.drain()
             os.fsync(file.fileno())
-            writer.won = self._publish(path, target) or _digest(target) == writer.sha256
+            writer.won = self._publish(path, key) or _digest(target) == writer.sha256
             sync_folder(target.parent)
 
-    def _publish(self, path: Path, target: Path) -> bool:
+    def _publish(self, path: Path, key: str) -> bool:
         """Link a durable file to its name; return False when the name is taken. The caller makes the folder durable."""
+        target = self._path(key)
         while True:
-            make_folders(target.parent, self.root)
+            make_folders(target.parent, self.root, mode=self._mode(key, 0o777))
             try:
                 os.link(path, target)
             except FileExistsError:
@@ -115,10 +133,11 @@ class DirectoryStore(Store):
         """
         draft = self.root / UNFINISHED / f"{os.getpid()}-{secrets.token_hex(8)}"
         try:
-            draft.mkdir(parents=True)
+            self._unfinished_folder()
+            draft.mkdir()
             with ExitStack() as stack:
                 names = [self._path(part).name for part, _ in parts]
-                files = [stack.enter_context((draft / one).open("xb", buffering=0)) for one in (*names, name)]
+                files = [stack.enter_context(_open_new(draft / one)) for one in (*names, name)]
                 # Entered last, so that on an error its threads end before the files that they write are closed.
                 pool = stack.enter_context(ThreadPoolExecutor(len(parts) + 1))
                 pending = [
@@ -163,7 +182,7 @@ class DirectoryStore(Store):
         """
         everything = [*parts, (key, last)]
         with ExitStack() as stack:
-            unfinished = [stack.enter_context(self._temporary()) for _ in everything]
+            unfinished = [stack.enter_context(self._temporary(name)) for name, _ in everything]
             for (_, file), (_, content) in zip(unfinished, everything, strict=True):
                 write_durably(file, content)
             targets = [self._path(name) for name, _ in everything]
@@ -171,16 +190,16 @@ class DirectoryStore(Store):
                 if name == key and parts and started is not None:
                     sync_folders_of(targets[:-1])
                     self._look_again(parts, since=started)
-                if not self._publish(path, target) and target.read_bytes() != content.join():
+                if not self._publish(path, name) and target.read_bytes() != content.join():
                     return name
             sync_folder(targets[-1].parent)
         return None
 
     def put(self, key: str, data: Buffer) -> None:
         target = self._path(key)
-        with self._temporary() as (path, file):
+        with self._temporary(key) as (path, file):
             write_durably(file, [data])
-            make_folders(target.parent, self.root)
+            make_folders(target.parent, self.root, mode=self._mode(key, 0o777))
             path.replace(target)
             sync_folder(target.parent)
 
@@ -302,6 +321,11 @@ class DirectoryStore(Store):
                 path.unlink(missing_ok=True)
         except OSError as error:
             raise _sentence(error, self.root) from error
+
+
+def _open_new(path: Path, rights: int = 0o666) -> io.FileIO:
+    """Create a file with these rights, before the umask. Raises FileExistsError for a name that is taken."""
+    return io.FileIO(path, "xb", opener=lambda name, flags: os.open(name, flags, rights))
 
 
 def _is_folder(entry: "os.DirEntry[str]") -> bool:

@@ -80,8 +80,11 @@ def sync_folders_of(files: Sequence[Path]) -> None:
         sync_folder(folder)
 
 
-def make_folders(folder: Path, root: Path) -> None:
-    """Create the missing folders from `root` to `folder`. Each name is durable before anything is created in it."""
+def make_folders(folder: Path, root: Path, *, mode: int = 0o777) -> None:
+    """Create the missing folders from `root` to `folder`. Each name is durable before anything is created in it.
+
+    `mode` are the rights of the folders below `root`. The root itself is private: its owner may open it to others.
+    """
     missing = []
     while not folder.is_dir():
         missing.append(folder)
@@ -90,5 +93,5 @@ def make_folders(folder: Path, root: Path) -> None:
             break
         folder = folder.parent
     for path in reversed(missing):
-        path.mkdir(exist_ok=True)
+        path.mkdir(mode=0o700 if path == root else mode, exist_ok=True)
         sync_folder(path.parent)

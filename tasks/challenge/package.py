@@ -7,11 +7,15 @@ from datetime import datetime
 import numpy as np
 
 from perturb.models.classifier import Classifier
+from perturb.models.hypernyms import covered_labels
 from perturb.models.judge.judge import Judge, judge_for
 from perturb.models.prediction import predict
-from perturb.schemas.challenge import Challenge, Origin, Photo, Task
+from perturb.schemas.challenge import Challenge, Origin, Photo, Terms, new_round_id
 from perturb.schemas.image import encode_png, pixel_identity
+from perturb.schemas.imagenet import NUM_CLASSES
+from perturb.schemas.line_up import DrawnTarget
 from perturb.schemas.settings import Settings
+from perturb.schemas.target import target_name
 
 
 @dataclass(frozen=True)
@@ -23,9 +27,17 @@ class Unfit:
 
 
 def make_challenge(
-    photo: Photo, *, classifier: Classifier, judge: Judge, settings: Settings, now: datetime
+    photo: Photo,
+    *,
+    classifier: Classifier,
+    judge: Judge,
+    settings: Settings,
+    now: datetime,
+    drawn: DrawnTarget | None = None,
 ) -> Challenge | Unfit:
     """Return `photo` as a challenge under the pixel contract, or why it is unfit.
+
+    `drawn` is the draw that chose `classifier`; without it, the classifier is the only target, in a round of a new id.
 
     The classifier's prediction becomes the true label only where the source's class agrees with it or, for a
     source that knows no class, where the judge finds that the label belongs to the photograph's subject; and only
@@ -55,10 +67,10 @@ def make_challenge(
         if photo.true_class is None and not judgement.holds:
             return Unfit("off_subject", f"the judge finds no {name!r} in the subject {photo.subject!r}")
     return Challenge(
-        round_id=f"{now:%Y%m%dT%H%M%S%f}Z-{secrets.token_hex(4)}",
+        round_id=new_round_id(now) if drawn is None else drawn.round_id,
         created_at=now,
-        task=Task(
-            task_id=secrets.token_hex(16),
+        task=Terms(
+            task_salt=secrets.token_hex(16),
             true_label=clean.label,
             true_label_name=name,
             classifier=classifier.name,
@@ -68,8 +80,8 @@ def make_challenge(
             height=pixels.shape[0],
             width=pixels.shape[1],
             original_sha256=pixel_identity(pixels),
-            excluded_labels=_same_kind(logits, clean.label, judge, settings.challenge.judged_neighbours),
-        ),
+            excluded_labels=_excluded(logits, clean.label, photo.subject, judge, settings.challenge.judged_neighbours),
+        ).as_task(),
         origin=Origin(
             source=photo.source,
             source_id=photo.source_id,
@@ -84,13 +96,23 @@ def make_challenge(
             subject_score=subject_score,
             judge=judge.name,
             judge_sha256=judge.sha256,
+            target=target_name(classifier.name, classifier.sha256) if drawn is None else drawn.target,
+            log_size=None if drawn is None else drawn.log_size,
         ),
         png=encode_png(pixels),
     )
 
 
-def _same_kind(logits: np.ndarray, label: int, judge: Judge, number: int) -> tuple[int, ...]:
-    """Of the `number` labels nearest to the true one, those that a miner must not flip to: they mean the same."""
-    nearest = [int(other) for other in np.argsort(-logits) if other != label][:number]
+def _excluded(
+    logits: np.ndarray, label: int, subject: str | None, judge: Judge, judged_neighbours: int
+) -> tuple[int, ...]:
+    """The labels that a miner must not flip to.
+
+    They are those that the photograph's subject covers by WordNet, and those of the labels nearest to the true one that
+    mean the same to the judge.
+    """
+    nearest = [int(other) for other in np.argsort(-logits) if other != label][:judged_neighbours]
     judged = judge.same_kind([(label, other) for other in nearest]) if nearest else []
-    return tuple(sorted(other for other, judgement in zip(nearest, judged, strict=True) if judgement.holds))
+    same_kind = {other for other, judgement in zip(nearest, judged, strict=True) if judgement.holds}
+    covered = covered_labels(subject, label) if len(logits) == NUM_CLASSES else ()
+    return tuple(sorted(same_kind.union(covered)))

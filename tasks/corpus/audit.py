@@ -1,34 +1,49 @@
 """The audit: checks from the bytes of a corpus alone that it is what was committed."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
 
 from perturb.schemas.errors import AuditError, CorpusError
 from perturb.schemas.pair import Reverify
+from perturb.schemas.record import Row
 from perturb.schemas.settings import Settings
+from perturb.schemas.trust import ANYONE, Trust
 from perturb.sinks.corpus import keys
 from perturb.sinks.corpus.corpus import Corpus, RoundRef
+from perturb.sinks.corpus.day_tables import read_day_table
 from perturb.sinks.corpus.manifest import Manifest
+from perturb.sinks.corpus.sealed_days import day_entry, entry_day, first_sealed_since, logged_manifest
+from perturb.sinks.log.entry import LogRecord, Totals, entry_place, log_key
+from perturb.sinks.log.log import LOG, Log
 from perturb.sinks.stores.base import ObjectCorrupt, ObjectMissing
+from perturb.subnet.trust import load_trust
+from perturb.tasks.corpus.audit_duplicates import DuplicateAuditor
 from perturb.tasks.corpus.audit_images import ImageAuditor
 from perturb.tasks.corpus.audit_rows import AuditFindings, Fault, audit_day, audit_round
 from perturb.tasks.corpus.local_reverifier import local_reverifier
+from perturb.tasks.lineup.check_draw import DrawChecker
 
 log = logging.getLogger(__name__)
 
 
 @dataclass
 class AuditReport:
-    """What was audited, and its faults. `unsigned` counts rounds and days without a signature."""
+    """What was audited, and its faults.
 
+    `entries` counts those of the log, `unsigned` rounds and days without a signature, and `signers` those of each
+    hotkey that they name.
+    """
+
+    entries: int = 0
     days: int = 0
     rounds: int = 0
     records: int = 0
     images: int = 0
     reverified: int = 0
     unsigned: int = 0
+    signers: dict[str, int] = field(default_factory=dict)
     faults: list[Fault] = field(default_factory=list)
 
     @property
@@ -41,7 +56,10 @@ class AuditReport:
         self.records += found.records
         self.images += found.images
         self.reverified += found.reverified
-        self.unsigned += not found.signed
+        if found.signer is None:
+            self.unsigned += 1
+        else:
+            self.signers[found.signer] = self.signers.get(found.signer, 0) + 1
         self.faults += found.faults
 
 
@@ -65,36 +83,52 @@ def audit(
     corpus: Corpus,
     *,
     day: date | None = None,
+    since: date | None = None,
+    since_entry: int | None = None,
     sample: float = 1.0,
     reverify: Reverify | None = None,
-    hotkey: str | None = None,
+    trust: Trust = ANYONE,
 ) -> AuditReport:
     """Audit sealed days and live rounds, or those of one `day`.
 
+    With `since` only the days from that one on are read, and the log from their first entry on; with `since_entry`, the
+    log from that entry on and its days. The state of miners is compared with that of the day before, so that an audit
+    that goes on where the last one ended leaves nothing out.
+
     Digests of metadata, counts, pointers, Merkle roots and signatures are always checked in full. `sample` is the share
     of images whose bytes are read; with 1 the digests of the shards are checked too. With `reverify` the audit is deep:
-    metrics and flip of the images that were read are computed again. With `hotkey`, each round and day must be signed
-    by that validator.
+    metrics and flip of the images that were read are computed again. The draw of each round's target is repeated. Each
+    round and day must be signed by a validator that `trust` names, and hold records of such validators only.
 
     Faults of the corpus are returned and not raised. Raises StoreError when the store cannot be read, and CorpusError
     when there is nothing to audit for `day`.
     """
     report = AuditReport()
     auditor = ImageAuditor(fraction=sample, reverify=reverify)
-    manifests = _manifests(corpus, report)
-    _check_chain(corpus, manifests, report)
+    corpus.refuse_older_format()
+    entries = Log(corpus.store, trust=trust)
+    draws = DrawChecker(entries)
+    first, since = _beginning(entries, since, since_entry)
+    manifests = _manifests(corpus, report, since)
+    _check_log(corpus, entries, manifests, report, first)
+    live = corpus.live_rounds(manifests=manifests if since is None else None)
+    duplicates = DuplicateAuditor(corpus, live)
     seen: dict[str, str] = {}
     for manifest in manifests:
         if day is None or manifest.day == day:
             where = keys.manifest_key(manifest.day)
-            found = audit_day(corpus, manifest, where, auditor=auditor, hotkey=hotkey)
+            found = audit_day(corpus, manifest, where, auditor=auditor, draws=draws, trust=trust)
             report.days += 1
             report.add(found)
             _check_tasks(found, where, seen, report)
-    for ref in corpus.live_rounds(manifests=manifests):
+            _check_duplicates(duplicates, {where: found.duplicates}, report)
+    claims: dict[str, list[Row]] = {}
+    for ref in live:
         if day is None or ref.day == day:
             report.rounds += 1
-            _audit_live(corpus, ref, report, seen, auditor=auditor, hotkey=hotkey)
+            claims[ref.commit_key] = _audit_live(corpus, ref, report, seen, auditor=auditor, draws=draws, trust=trust)
+    # Together, so that each day that they name is read once.
+    _check_duplicates(duplicates, claims, report)
     if day is not None and not report.days and not report.rounds:
         raise CorpusError(f"there is nothing to audit for {day}; `perturb status` lists the days of a corpus")
     return report
@@ -107,16 +141,26 @@ def _audit_live(
     seen: dict[str, str],
     *,
     auditor: ImageAuditor,
-    hotkey: str | None,
-) -> None:
+    draws: DrawChecker,
+    trust: Trust,
+) -> list[Row]:
+    """Audit a live round; return its duplicates."""
     try:
         stored = corpus.read_round(ref)
     except (CorpusError, ObjectMissing, ObjectCorrupt) as error:
         report.faults.append(Fault(ref.commit_key, str(error)))
-        return
-    found = audit_round(corpus.store, ref, stored, auditor=auditor, hotkey=hotkey)
+        return []
+    found = audit_round(corpus.store, ref, stored, auditor=auditor, draws=draws, trust=trust)
     report.add(found)
     _check_tasks(found, ref.commit_key, seen, report)
+    return found.duplicates
+
+
+def _check_duplicates(auditor: DuplicateAuditor, claims: Mapping[str, Sequence[Row]], report: AuditReport) -> None:
+    """Compare the duplicates of rounds and days, by their keys, with the records that they name."""
+    places = {row["record_id"]: where for where, rows in claims.items() for row in rows}
+    for row, what in auditor.faults([row for rows in claims.values() for row in rows]):
+        report.faults.append(Fault(f"{places[row['record_id']]} record {row['record_id']}", what))
 
 
 def _check_tasks(found: AuditFindings, where: str, seen: dict[str, str], report: AuditReport) -> None:
@@ -126,11 +170,36 @@ def _check_tasks(found: AuditFindings, where: str, seen: dict[str, str], report:
             report.faults.append(Fault(where, f"task {task_id} is in {first} too: its records are in the corpus twice"))
 
 
-def _manifests(corpus: Corpus, report: AuditReport) -> list[Manifest]:
-    """Return the manifests that can be read. The others are reported as faults."""
+def _beginning(entries: Log, since: date | None, since_entry: int | None) -> tuple[int, date | None]:
+    """Return the number of the first entry of the log to audit, and the first day; 0 and None for everything.
+
+    Raises CorpusError for an entry that the log does not have.
+    """
+    if since is None and since_entry is None:
+        return 0, None
+    newest = entries.newest()
+    if since_entry is not None:
+        if newest is None or not 0 <= since_entry < newest.head.size:
+            there = 0 if newest is None else newest.head.size
+            raise CorpusError(f"the log has no entry {since_entry}; it has {there}, numbered from 0: see `perturb log`")
+        days = (entry_day(record.entry) for record in entries.records(since_entry) if record.entry.kind == "sealed-day")
+        # Without a day behind the entry only live rounds are left.
+        found = next(days, None)
+        return since_entry, max(found or date.max, since or date.min)
+    assert since is not None
+    last = entries.newest_before(newest, "sealed-day")
+    record = None if last is None else first_sealed_since(entries, last, since)
+    size = 0 if newest is None else newest.head.size
+    return size if record is None else record.entry.sequence, since
+
+
+def _manifests(corpus: Corpus, report: AuditReport, since: date | None) -> list[Manifest]:
+    """Return the manifests, from a day on, that can be read. The others are reported as faults."""
     found = []
-    for name in corpus.store.folders(keys.SEALED):
-        day = keys.folder_day(name)
+    after = "" if since is None else keys.day_folder(keys.SEALED, since)[:-1]
+    names = [entry.key.split("/") for entry in corpus.store.entries(keys.SEALED + "date=", after=after)]
+    for folder in sorted({segments[1] for segments in names}):
+        day = keys.folder_day(folder)
         if day is None:
             continue
         try:
@@ -143,46 +212,139 @@ def _manifests(corpus: Corpus, report: AuditReport) -> list[Manifest]:
     return found
 
 
-def _check_chain(corpus: Corpus, manifests: Sequence[Manifest], report: AuditReport) -> None:
-    """Check that the seal log and the manifests agree, and that each entry names the one before it."""
+def _check_log(corpus: Corpus, entries: Log, manifests: Sequence[Manifest], report: AuditReport, first: int) -> None:
+    """Check that the log is one tree without gaps from entry `first` on, and that it and the manifests agree."""
+    records: list[LogRecord] = []
+    before, previous = Totals(), None
     try:
-        sealed = corpus.seal_log()
+        if first:
+            earlier = entries.record(first - 1)
+            before, sealed = earlier.entry.totals, entries.newest_before(earlier, "sealed-day")
+            previous = None if sealed is None else entry_day(sealed.entry)
+        records.extend(entries.records(first))
+        if records and not first:
+            entries.leaves(records[-1])
     except (CorpusError, ObjectCorrupt) as error:
-        report.faults.append(Fault(keys.LOG, str(error)))
-        return
+        report.faults.append(Fault(LOG, str(error)))
+    for entry in corpus.store.entries(LOG, after=log_key(first - 1) if first else ""):
+        place = entry_place(entry.key)
+        if (
+            place is not None
+            and place >= first + len(records)
+            and not any(fault.where == LOG for fault in report.faults)
+        ):
+            report.faults.append(Fault(entry.key, "entries before it are missing from the log; restore them"))
+    report.entries = len(records)
     there = {manifest.day: manifest for manifest in manifests}
     broken = {fault.where for fault in report.faults}
     claims: dict[str, date] = {}
-    previous = None
-    for place, entry in enumerate(sealed):
-        where, key = keys.log_key(place), keys.manifest_key(entry.day)
-        if entry.sequence != place or entry.previous != previous:
-            report.faults.append(Fault(where, "it does not name the day that was sealed before it"))
-        previous = entry.sha256
-        manifest = there.pop(entry.day, None)
-        if manifest is None and key not in broken and (place < len(sealed) - 1 or not _still_live(corpus, entry)):
-            report.faults.append(Fault(key, f"{entry.day} was sealed, but its manifest is missing"))
-        if manifest is not None and manifest.to_json() != entry.to_json():
-            report.faults.append(Fault(key, f"it differs from {where}"))
-        for claim in entry.rounds:
-            if (first := claims.setdefault(claim.round_id, entry.day)) != entry.day:
-                report.faults.append(Fault(key, f"round {claim.round_id} was sealed in {first} too"))
+    for record in records:
+        if record.entry.kind == "sealed-day":
+            previous = _check_previous(record, there, previous, report)
+            last = record.entry.sequence == records[-1].entry.newest["sealed-day"]
+            _check_sealed(corpus, record, before, there, claims, report, broken, last=last)
+        elif record.entry.totals != before:
+            report.faults.append(Fault(record.where, "its totals differ from those before it, but it seals no day"))
+        before = record.entry.totals
     for day in there:
-        report.faults.append(Fault(keys.manifest_key(day), "the seal log has no entry of this day"))
+        report.faults.append(Fault(keys.manifest_key(day), "the log has no entry of this day"))
 
 
-def _still_live(corpus: Corpus, manifest: Manifest) -> bool:
-    """Return whether all rounds of a logged day exist. If its sealer died before the manifest, the next writes it."""
-    commits = (keys.commit_key(claim.date, claim.round_id) for claim in manifest.rounds)
-    return all(corpus.store.head(key) is not None for key in commits)
+def _check_previous(
+    record: LogRecord, there: Mapping[date, Manifest], previous: date | None, report: AuditReport
+) -> date | None:
+    """Check that a sealed day names the one before it in the log; return the day."""
+    try:
+        day = entry_day(record.entry)
+    except CorpusError:
+        return previous
+    if day in there and there[day].previous_day != previous:
+        stated = there[day].previous_day
+        report.faults.append(Fault(keys.manifest_key(day), f"it follows on {stated}, in the log on {previous}"))
+    return day
+
+
+def _check_sealed(
+    corpus: Corpus,
+    record: LogRecord,
+    before: Totals,
+    there: dict[date, Manifest],
+    claims: dict[str, date],
+    report: AuditReport,
+    broken: set[str],
+    *,
+    last: bool,
+) -> None:
+    """Check the entry of one sealed day against its manifest, which is taken out of `there`."""
+    try:
+        day = entry_day(record.entry)
+    except CorpusError as error:
+        report.faults.append(Fault(record.where, str(error)))
+        return
+    key = keys.manifest_key(day)
+    manifest = there.pop(day, None)
+    if manifest is None:
+        # The next sealer publishes what the last one entered before it died.
+        if key not in broken and not (last and _is_finished_later(corpus, record)):
+            report.faults.append(Fault(key, f"{day} was sealed, but its manifest is missing"))
+        return
+    if manifest.sha256 != record.entry.sha256:
+        report.faults.append(Fault(key, f"it differs from {record.where}"))
+        return
+    stated = day_entry(manifest)
+    if record.entry.detail != stated.detail or record.entry.totals != before.plus(stated.adds):
+        report.faults.append(Fault(record.where, f"its detail or totals do not follow from the manifest of {day}"))
+    _check_claims(corpus, manifest, claims, report)
+
+
+def _is_finished_later(corpus: Corpus, record: LogRecord) -> bool:
+    """Return whether the manifest waits beside the day's files, and the day's rounds still exist."""
+    try:
+        table = read_day_table(corpus.store, logged_manifest(corpus.store, record), "claims")
+    except (CorpusError, ObjectMissing, ObjectCorrupt):
+        return False
+    places = zip(table["date"].to_pylist(), table["round_id"].to_pylist(), strict=True)
+    return all(corpus.store.head(keys.commit_key(day, round_id)) is not None for day, round_id in places)
+
+
+def _check_claims(corpus: Corpus, manifest: Manifest, claims: dict[str, date], report: AuditReport) -> None:
+    """Report rounds that two days took in. A day whose claims cannot be read is reported by its own audit."""
+    try:
+        rounds = corpus.claims(manifest)
+    except (CorpusError, ObjectMissing, ObjectCorrupt):
+        return
+    for round_id in sorted(rounds):
+        if (first := claims.setdefault(round_id, manifest.day)) != manifest.day:
+            where = keys.manifest_key(manifest.day)
+            report.faults.append(Fault(where, f"round {round_id} was sealed in {first} too"))
 
 
 def audit_store(
-    settings: Settings, *, day: date | None = None, sample: float = 1.0, deep: bool = True, hotkey: str | None = None
+    settings: Settings,
+    *,
+    day: date | None = None,
+    since: date | None = None,
+    since_entry: int | None = None,
+    sample: float = 1.0,
+    deep: bool = True,
+    hotkeys: Sequence[str] = (),
+    allow_unsigned: bool = False,
 ) -> AuditReport:
     """Audit the configured corpus, as `audit`. `deep` verifies the images that are read again in this process.
+
+    Everything must be signed by one of `hotkeys` or, without any, by the own hotkey or a trusted validator of the
+    settings. `allow_unsigned` also accepts what is not signed, which anybody may have written.
 
     Raises StoreError when the store cannot be read, ModelError where `deep` needs a classifier that cannot be loaded.
     """
     reverify = local_reverifier(settings) if deep else None
-    return audit(Corpus.open(settings), day=day, sample=sample, reverify=reverify, hotkey=hotkey)
+    trust = load_trust(settings.subnet, hotkeys=hotkeys, allow_unsigned=allow_unsigned)
+    return audit(
+        Corpus.open(settings),
+        day=day,
+        since=since,
+        since_entry=since_entry,
+        sample=sample,
+        reverify=reverify,
+        trust=trust,
+    )

@@ -5,14 +5,16 @@ import random
 from collections import OrderedDict
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 
-from perturb.schemas.image import pixel_identity
+from perturb.sandbox.stored import decode_stored
+from perturb.schemas.image import Pixels, pixel_identity
 from perturb.schemas.pair import Pair, Reverify
-from perturb.schemas.png import PngRefused, read_png
+from perturb.schemas.png import PngRefused
 from perturb.schemas.record import Row
 from perturb.sinks.corpus.manifest import FileEntry
 from perturb.sinks.formats.tar import BLOCK, Member, header
-from perturb.sinks.stores.base import ObjectCorrupt, ObjectMissing, Store
+from perturb.sinks.stores.base import KeyRefused, ObjectCorrupt, ObjectMissing, Store
 from perturb.subnet.signing import verify_response_signature
 
 _BATCH = 64
@@ -54,22 +56,23 @@ class ImageAuditor:
         """
         found, batch = ShardFindings(), list[Pair]()
         try:
-            for member, row, head, data in self._read(store, entry, pairs, found):
-                found.images += 1
-                where = f"{entry.key} {member.name}"
-                if head != header(member.name, member.length):
-                    found.faults.append((where, "the tar has another member at this offset"))
-                fault = _check_original(data, row) if entry.kind == "original" else _check_perturbed(data, row)
-                if fault:
-                    found.faults.append((where, fault))
-                elif self.deep and entry.kind == "perturbed":
-                    batch.append(Pair(self._original(store, row), data, row))
-                    if len(batch) >= _BATCH:
-                        self._verify(batch, entry, found)
-            self._verify(batch, entry, found)
+            images = self._read(store, entry, pairs, found)
+            while together := list(islice(images, _BATCH)):
+                decoded = decode_stored([(data, row["height"], row["width"]) for _, row, _, data in together])
+                for (member, row, head, data), pixels in zip(together, decoded, strict=True):
+                    found.images += 1
+                    where = f"{entry.key} {member.name}"
+                    if head != header(member.name, member.length):
+                        found.faults.append((where, "the tar has another member at this offset"))
+                    fault = _check_image(data, pixels, row, entry.kind)
+                    if fault:
+                        found.faults.append((where, fault))
+                    elif self.deep and entry.kind == "perturbed":
+                        batch.append(Pair(self._original(store, row), data, row))
+                self._verify(batch, entry, found)
         except ObjectMissing:
             found.faults.append((entry.key, "it is missing"))
-        except ObjectCorrupt as error:
+        except (KeyRefused, ObjectCorrupt) as error:
             found.faults.append((entry.key, str(error)))
         return found
 
@@ -155,21 +158,12 @@ def file_faults(store: Store, entry: FileEntry) -> str | None:
     return None if digest == entry.sha256 else f"its sha256 is {digest}, stated is {entry.sha256}"
 
 
-def _check_original(data: bytes, row: Row) -> str | None:
-    return _check_pixels(data, row, row["original_sha256"])
-
-
-def _check_perturbed(data: bytes, row: Row) -> str | None:
-    if hashlib.sha256(data).hexdigest() != row["body_sha256"]:
+def _check_image(data: bytes, pixels: Pixels | PngRefused, row: Row, kind: str) -> str | None:
+    if kind != "original" and hashlib.sha256(data).hexdigest() != row["body_sha256"]:
         return "the image differs from what the miner sent: its sha256 is not the stated one"
-    return _check_pixels(data, row, row["perturbed_sha256"])
-
-
-def _check_pixels(data: bytes, row: Row, identity: str) -> str | None:
-    try:
-        pixels = read_png(data, height=row["height"], width=row["width"])
-    except PngRefused as refusal:
-        return f"the image is no longer a valid PNG: {refusal.detail}"
+    if isinstance(pixels, PngRefused):
+        return f"the image is no longer a valid PNG: {pixels.detail}"
+    identity = row["original_sha256" if kind == "original" else "perturbed_sha256"]
     return None if pixel_identity(pixels) == identity else "the image has other pixels than its record states"
 
 

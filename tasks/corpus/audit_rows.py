@@ -1,6 +1,5 @@
 """Audits one round or one sealed day: its rows, its files, and the images that the rows point to."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -8,18 +7,22 @@ from pydantic import ValidationError
 
 from perturb.schemas.errors import CorpusError
 from perturb.schemas.outcome import Outcome
-from perturb.schemas.record import POINTERS, Record, Row, record_id
+from perturb.schemas.record import POINTERS, Record, Row, record_id, task_fault
+from perturb.schemas.trust import Trust
 from perturb.sinks.corpus import keys
 from perturb.sinks.corpus.corpus import Corpus, RoundRef
-from perturb.sinks.corpus.day_writer import DayTotals, model_entries
-from perturb.sinks.corpus.manifest import FileEntry, Manifest, RoundStatement
+from perturb.sinks.corpus.day_writer import DayTotals
+from perturb.sinks.corpus.manifest import FileEntry, Manifest
 from perturb.sinks.corpus.pointers import check_members, member_name, pointed_members
 from perturb.sinks.corpus.rounds import StoredRound
 from perturb.sinks.formats.merkle import leaf_hash
 from perturb.sinks.formats.parquet import rows_table
 from perturb.sinks.formats.tar import Member
 from perturb.sinks.stores.base import ObjectCorrupt, ObjectMissing, Store
+from perturb.tasks.corpus.audit_duplicates import COLUMNS
 from perturb.tasks.corpus.audit_images import ImageAuditor, check_signature, file_faults
+from perturb.tasks.corpus.audit_tables import table_faults
+from perturb.tasks.lineup.check_draw import DrawChecker
 from perturb.tasks.verify.reverify import refusal_faults
 
 # The columns that the images of a shard are compared with. The deep audit reads all columns.
@@ -39,14 +42,18 @@ class Fault:
 
 @dataclass
 class AuditFindings:
-    """The findings of the audit of one round or day. `tasks` are the task IDs of its records."""
+    """The findings of the audit of one round or day. `signer` is the hotkey that it names as its signer, if any.
+
+    `tasks` are the task IDs of its records, `duplicates` its duplicates, with the columns that their audit compares.
+    """
 
     where: str
     records: int = 0
     images: int = 0
     reverified: int = 0
-    signed: bool = False
+    signer: str | None = None
     tasks: set[str] = field(default_factory=set)
+    duplicates: list[Row] = field(default_factory=list)
     faults: list[Fault] = field(default_factory=list)
 
     def fault(self, what: str, *, where: str | None = None) -> None:
@@ -55,10 +62,10 @@ class AuditFindings:
 
 
 def audit_round(
-    store: Store, ref: RoundRef, stored: StoredRound, *, auditor: ImageAuditor, hotkey: str | None
+    store: Store, ref: RoundRef, stored: StoredRound, *, auditor: ImageAuditor, draws: DrawChecker, trust: Trust
 ) -> AuditFindings:
-    """Audit one committed round. `hotkey` is the validator that must have signed it; None accepts any."""
-    found = AuditFindings(ref.commit_key, records=len(stored.rows), signed=stored.statement.signer is not None)
+    """Audit one committed round, which a validator that `trust` names must have signed."""
+    found = AuditFindings(ref.commit_key, records=len(stored.rows), signer=stored.statement.signer)
     try:
         for what in stored.faults():
             found.fault(what)
@@ -68,9 +75,12 @@ def audit_round(
         return found
     if stored.statement.round_id != ref.round_id:
         found.fault(f"it states that it is round {stored.statement.round_id}")
-    _check_signer(stored.statement, {row["validator_hotkey"] for row in stored.rows}, hotkey, found)
+    # An invalid signature is among the round's own faults.
+    for fault in (trust.signer_fault(stored.statement.signer), stored.speaker_fault()):
+        if fault:
+            found.fault(fault)
     for row in stored.rows:
-        _check_row(row, found, deep=auditor.deep)
+        _check_row(row, found, draws, deep=auditor.deep)
         if row["round_id"] != ref.round_id:
             found.fault(f"the record belongs to round {row['round_id']}", where=_at(found, row))
     folder = keys.round_folder(ref.day, ref.round_id)
@@ -85,13 +95,12 @@ def audit_round(
 
 
 def audit_day(
-    corpus: Corpus, manifest: Manifest, where: str, *, auditor: ImageAuditor, hotkey: str | None
+    corpus: Corpus, manifest: Manifest, where: str, *, auditor: ImageAuditor, draws: DrawChecker, trust: Trust
 ) -> AuditFindings:
-    """Audit one sealed day. `hotkey` is the validator that must have signed it; None accepts any."""
-    found = AuditFindings(where, signed=manifest.signer is not None)
-    if fault := manifest.signature_fault():
+    """Audit one sealed day, which a validator that `trust` names must have signed."""
+    found = AuditFindings(where, signer=manifest.signer)
+    if fault := manifest.refusal(trust):
         found.fault(fault)
-    _check_signer(manifest, set(manifest.validators), hotkey, found)
     for entry in manifest.file("metadata"):
         if auditor.reads_all and (what := file_faults(corpus.store, entry)):
             found.fault(what, where=entry.key)
@@ -99,13 +108,15 @@ def audit_day(
     shards = {entry.key for entry in manifest.files}
     try:
         for rows in corpus.rows(manifest):
-            _count_rows(rows, totals, shards, found, deep=auditor.deep)
+            _count_rows(rows, totals, shards, found, draws, deep=auditor.deep)
     except (CorpusError, ObjectCorrupt, ObjectMissing) as error:
         found.fault(str(error))
         return found
     _compare(manifest, totals, found)
+    for key, what in table_faults(corpus, manifest, totals):
+        found.fault(what, where=key)
     for entry in manifest.files:
-        if entry.kind != "metadata":
+        if entry.kind in ("original", "perturbed"):
             rows = _shard_rows(corpus, manifest, entry, deep=auditor.deep)
             _audit_shard(corpus.store, entry, rows, auditor, found)
     return found
@@ -123,13 +134,19 @@ def _shard_rows(corpus: Corpus, manifest: Manifest, entry: FileEntry, *, deep: b
     return rows
 
 
-def _count_rows(rows: list[Row], totals: DayTotals, shards: set[str], found: AuditFindings, *, deep: bool) -> None:
+def _count_rows(
+    rows: list[Row], totals: DayTotals, shards: set[str], found: AuditFindings, draws: DrawChecker, *, deep: bool
+) -> None:
     if [row for row in rows if not _is_record(row, found)]:
         raise CorpusError("the rows are not all valid records, so that the rest of the day was not audited")
+    last = next(reversed(totals.leaves), "")
     for row in rows:
-        _check_row(row, found, deep=deep)
+        _check_row(row, found, draws, deep=deep)
         if row["record_id"] in totals.leaves:
             found.fault("the record ID occurs twice", where=_at(found, row))
+        elif row["record_id"] < last:
+            found.fault("the rows of the day are not sorted by their record IDs", where=_at(found, row))
+        last = row["record_id"]
         totals.leaves[row["record_id"]] = leaf_hash(row)
         if not {row["original_shard"], row["perturbed_shard"]} - {None} <= shards:
             found.fault("the record points to a shard that does not belong to this day", where=_at(found, row))
@@ -146,55 +163,46 @@ def _compare(manifest: Manifest, totals: DayTotals, found: AuditFindings) -> Non
     stated_originals = sum(entry.rows for entry in manifest.file("original"))
     figures = {
         "records": (manifest.records, len(totals.leaves)),
-        "claimed records": (sum(claim.records for claim in manifest.rounds), len(totals.leaves)),
         "images": (manifest.images, totals.outcomes[Outcome.ACCEPTED]),
         "images in shards": (stated_images, totals.outcomes[Outcome.ACCEPTED]),
         "originals": (manifest.originals, stated_originals),
         "outcomes": (manifest.outcomes, dict(totals.outcomes)),
-        "classifiers": (manifest.classifiers, model_entries(totals.classifiers)),
-        "judges": (manifest.judges, model_entries(totals.judges)),
-        "policies": (manifest.policies, tuple(sorted(totals.policies))),
         "validators": (manifest.validators, tuple(sorted(totals.validators))),
     }
     for name, (stated, counted) in figures.items():
         if stated != counted:
             found.fault(f"the manifest states {name}: {stated}; the rows have: {counted}")
-    counted_statistics = totals.statistics()
-    for column, numbers in manifest.statistics.items():
-        again = counted_statistics.get(column)
-        if again is None or not all(
-            math.isclose(getattr(numbers, part), getattr(again, part), rel_tol=1e-9, abs_tol=1e-12)
-            for part in ("count", "min", "mean", "max")
-        ):
-            found.fault(f"the manifest's statistics of {column} differ from those of the rows")
-
-
-def _check_signer(
-    statement: RoundStatement | Manifest, validators: set[str], hotkey: str | None, found: AuditFindings
-) -> None:
-    if hotkey is not None and statement.signer != hotkey:
-        found.fault(f"it is signed by {statement.signer or 'no one'}, not by {hotkey}")
-    elif statement.signer is not None and statement.signer not in validators:
-        found.fault(f"it is signed by {statement.signer}, but its records are from {', '.join(sorted(validators))}")
 
 
 def _is_record(row: Row, found: AuditFindings) -> bool:
-    """Return whether a row is a valid record. Columns that an older version did not write count as null."""
+    """Return whether a row is a valid record. Columns that an older program did not write count as null, and those
+    that only a newer one knows are covered by the Merkle leaf alone.
+
+    Terms of the challenge that the record's task id does not stand for are a fault too, but the row can be read.
+    """
     try:
-        Record.model_validate({**dict.fromkeys(Record.model_fields), **row})
+        record = Record.model_validate(_known(row))
     except ValidationError as error:
         first = error.errors()[0]
         found.fault(f"column {first['loc'][0]} is {first['input']!r}: {first['msg']}", where=_at(found, row))
         return False
+    if fault := task_fault(record):
+        found.fault(fault, where=_at(found, row))
     return True
 
 
-def _check_row(row: Row, found: AuditFindings, *, deep: bool) -> None:
+def _known(row: Row) -> Row:
+    return {name: row.get(name) for name in Record.model_fields}
+
+
+def _check_row(row: Row, found: AuditFindings, draws: DrawChecker, *, deep: bool) -> None:
     """Check that a row is consistent with itself. `deep` also checks the figures of refused responses."""
     found.tasks.add(row["task_id"])
-    derived = record_id(row["task_id"], row["miner_hotkey"], row["perturbed_sha256"] or row["body_sha256"])
-    if row["record_id"] != derived:
-        found.fault("the record ID does not follow from task, miner and response", where=_at(found, row))
+    if row["outcome"] == Outcome.DUPLICATE:
+        found.duplicates.append({name: row.get(name) for name in COLUMNS})
+    answer = row["perturbed_sha256"] or row["body_sha256"]
+    if row["record_id"] != record_id(row["created_at"], row["task_id"], row["miner_hotkey"], answer):
+        found.fault("the record ID does not follow from day, task, miner and response", where=_at(found, row))
     accepted = row["outcome"] == Outcome.ACCEPTED
     if accepted != (row["perturbed_shard"] is not None):
         state = "accepted without an image" if accepted else f"{row['outcome']}, but has an image"
@@ -203,12 +211,13 @@ def _check_row(row: Row, found: AuditFindings, *, deep: bool) -> None:
     if not accepted and row["score"] != 0 and not paid_in_its_round:
         found.fault(f"the record is {row['outcome']}, but has a score of {row['score']:g}", where=_at(found, row))
     elif not accepted and deep:
-        for what in refusal_faults({**dict.fromkeys(Record.model_fields), **row}):
+        for what in refusal_faults(_known(row)):
             found.fault(what, where=_at(found, row))
-    if accepted and found.signed and row["miner_signature"] is None:
+    if accepted and found.signer is not None and row["miner_signature"] is None:
         found.fault("the record is accepted without its miner's signature", where=_at(found, row))
-    if fault := check_signature(row):
-        found.fault(fault, where=_at(found, row))
+    for fault in (check_signature(row), draws.fault(row)):
+        if fault:
+            found.fault(fault, where=_at(found, row))
 
 
 def _check_shards_named(rows: Sequence[Row], files: Sequence[FileEntry], found: AuditFindings) -> None:

@@ -8,9 +8,9 @@ from datetime import date
 from perturb.schemas.challenge import Challenge
 from perturb.schemas.record import Record, make_record
 from perturb.schemas.response import Response
+from perturb.schemas.signature import Signer
 from perturb.schemas.verdict import Score, Verdict
 from perturb.sinks.corpus.corpus import Corpus
-from perturb.sinks.corpus.manifest import Signer
 from perturb.sinks.corpus.rounds import RoundDraft, check_records, draft_round
 
 

@@ -5,24 +5,33 @@ import random
 import secrets
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from datetime import time as clock_time
+
+import pyarrow as pa
 
 from perturb.schemas.errors import CorpusError
 from perturb.schemas.outcome import Outcome
 from perturb.schemas.pair import Pair, Reverify
 from perturb.schemas.record import Row
 from perturb.schemas.settings import SealSettings
+from perturb.schemas.signature import Signer
+from perturb.schemas.trust import ANYONE, Trust
 from perturb.sinks.corpus import keys
-from perturb.sinks.corpus.corpus import Corpus, RoundRef
-from perturb.sinks.corpus.day_writer import DayTotals, day_writer, model_entries
-from perturb.sinks.corpus.manifest import Claim, Kind, Manifest, Reverified, Signer
-from perturb.sinks.corpus.pointers import check_pointers
+from perturb.sinks.corpus.corpus import Corpus
+from perturb.sinks.corpus.day_tables import TableKind, read_state, rows_of, write_day_table
+from perturb.sinks.corpus.day_writer import DayTotals, day_writer
+from perturb.sinks.corpus.manifest import Kind, Manifest, Reverified, RoundName
+from perturb.sinks.corpus.miner_state import advance, state_table
 from perturb.sinks.corpus.rounds import StoredRound
+from perturb.sinks.corpus.sealed_days import day_entry, newest_sealed
 from perturb.sinks.formats.version import FORMAT
+from perturb.sinks.log.entry import LogRecord
+from perturb.sinks.log.log import Log
+from perturb.tasks.corpus.own_rounds import ADVICE, LoadedRound, OwnRounds
 
 log = logging.getLogger(__name__)
 _BATCH = 64
@@ -33,15 +42,19 @@ _ATTEMPTS = 5
 
 @dataclass(frozen=True)
 class SealResult:
-    """A sealed day. `already` tells that it was sealed before this call."""
+    """A sealed day. `already` tells that it was sealed before this call.
+
+    `left` counts the rounds that were not taken in, by the sentence that says why.
+    """
 
     manifest: Manifest
     already: bool
+    left: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def size(self) -> int:
         """The size of the day's files in bytes."""
-        return sum(entry.size for entry in self.manifest.files)
+        return self.manifest.size
 
 
 def closes_at(day: date, settings: SealSettings) -> datetime:
@@ -60,61 +73,85 @@ def seal_day(
     reverify: Reverify | None = None,
     early: bool = False,
     wait: bool = False,
+    trust: Trust = ANYONE,
 ) -> SealResult:
     """Seal all unclaimed rounds of partitions up to `day` as that day. A day that is sealed already stays as it is.
 
+    Only rounds that a validator of `trust` signed, and that are what was signed, are taken in. The others stay live,
+    whatever they hold, and a warning names each.
+
     A day that is not over is refused, unless `wait` sleeps until it is or `early` allows it. `reverify` verifies a
     random share of the accepted records again. Several sealers may run at once: one of them creates the next entry of
-    the seal log, the others begin again with the rounds that are left.
+    the log, the others begin again with the rounds that are left.
 
-    Raises CorpusError for a day without rounds, for a day before the last sealed one, and for rounds that are damaged
-    or do not verify again; then nothing was sealed. Raises StoreError when the store fails.
+    Raises CorpusError for a day without such rounds, for a day before the last sealed one, and for records that do not
+    verify again; then nothing was sealed. Raises StoreError when the store fails.
     """
     if wait and not early:
         time.sleep(max(0.0, (closes_at(day, settings) - now()).total_seconds()))
+    entries = Log(corpus.store, trust=trust)
     for _ in range(_ATTEMPTS):
-        sealed = finish_seals(corpus)
+        last = entries.newest()
+        if last is None:
+            corpus.refuse_older_format()
+        sealed = finish_seal(corpus, entries, last, trust)
         if (manifest := corpus.manifest(day)) is not None:
             return SealResult(manifest, already=True)
         _check_may_seal(day, sealed, settings=settings, now=now(), early=early)
         rounds = corpus.live_rounds(until=day)
         if not rounds:
             raise CorpusError(f"there are no rounds to seal for {day}; produce some, or name another day")
-        manifest = _build(corpus, day, rounds, sealed, settings=settings, now=now(), signer=signer, reverify=reverify)
+        own = OwnRounds(corpus, rounds, trust)
+        manifest = _build(corpus, day, own, sealed, settings=settings, now=now(), signer=signer, reverify=reverify)
         _check_present(corpus, manifest)
-        if corpus.store.put_new(keys.log_key(manifest.sequence), manifest.to_json()):
+        if _entered(entries, last, manifest, signer=signer, at=now()):
             _publish(corpus, manifest)
-            return SealResult(manifest, already=False)
+            return SealResult(manifest, already=False, left=dict(own.left))
         log.info("another sealer was first; sealing the rounds that are left for %s", day)
     raise CorpusError(f"{day} could not be sealed in {_ATTEMPTS} tries: other sealers were faster; run it again")
 
 
-def finish_seals(corpus: Corpus) -> list[Manifest]:
-    """Publish the manifest of a sealer that died between log and manifest; return the seal log."""
-    sealed = corpus.seal_log()
-    for manifest in sealed[-1:]:
+def finish_seal(corpus: Corpus, entries: Log, newest: LogRecord | None, trust: Trust = ANYONE) -> Manifest | None:
+    """Publish the manifest of a trusted sealer that died between log and manifest; return that of the newest day.
+
+    `newest` is the log's newest entry. Returns None before the first day is sealed.
+    """
+    manifest = newest_sealed(entries, newest, trust)
+    if manifest is not None:
         _publish(corpus, manifest)
-    return sealed
+    return manifest
+
+
+def _entered(entries: Log, last: LogRecord | None, manifest: Manifest, *, signer: Signer | None, at: datetime) -> bool:
+    """Enter a day behind `last` or behind later entries of other kinds. Returns False where another day is among them.
+
+    That day may have taken in the same rounds.
+    """
+    while entries.try_append(last, day_entry(manifest), signer=signer, at=at) is None:
+        last = entries.record(0 if last is None else last.head.size)
+        if last.entry.kind == "sealed-day":
+            return False
+    return True
 
 
 def _publish(corpus: Corpus, manifest: Manifest) -> None:
     key = keys.manifest_key(manifest.day)
     if not corpus.store.put_new(key, manifest.to_json()):
-        raise CorpusError(f"{key} differs from its entry in the seal log; run `perturb audit` and restore it")
+        raise CorpusError(f"{key} differs from its entry in the log; run `perturb audit` and restore it")
 
 
 def _check_present(corpus: Corpus, manifest: Manifest) -> None:
     """Raise CorpusError when files of the day are gone, as after a suspension in which they were collected."""
-    for entry in manifest.files:
-        stored = corpus.store.head(entry.key)
-        if stored is None or stored.size != entry.size:
-            raise CorpusError(f"{entry.key} was deleted before {manifest.day} was sealed; seal the day again")
+    draft = keys.attempt_folder(manifest.day, manifest.attempt) + keys.MANIFEST
+    sizes = {entry.key: entry.size for entry in manifest.files} | {draft: len(manifest.to_json())}
+    for key, size in sizes.items():
+        stored = corpus.store.head(key)
+        if stored is None or stored.size != size:
+            raise CorpusError(f"{key} was deleted before {manifest.day} was sealed; seal the day again")
 
 
-def _check_may_seal(
-    day: date, sealed: Sequence[Manifest], *, settings: SealSettings, now: datetime, early: bool
-) -> None:
-    last = max((manifest.day for manifest in sealed), default=None)
+def _check_may_seal(day: date, sealed: Manifest | None, *, settings: SealSettings, now: datetime, early: bool) -> None:
+    last = None if sealed is None else sealed.day
     if last is not None and day < last:
         raise CorpusError(f"{day} cannot be sealed after {last}; its rounds go into the next sealed day")
     if not early and now < closes_at(day, settings):
@@ -126,72 +163,67 @@ def _check_may_seal(
 def _build(
     corpus: Corpus,
     day: date,
-    rounds: Sequence[RoundRef],
-    sealed: Sequence[Manifest],
+    rounds: OwnRounds,
+    before: Manifest | None,
     *,
     settings: SealSettings,
     now: datetime,
     signer: Signer | None,
     reverify: Reverify | None,
 ) -> Manifest:
-    """Write the day's files and return their manifest. The day is sealed when the manifest is in the seal log."""
+    """Write the day's files and their manifest, and return it. The day is sealed when the log has an entry of it."""
     # Each try has its own folder, so that sealers never share a file name and no file is older than its try.
     attempt = secrets.token_hex(8)
     folder = keys.attempt_folder(day, attempt)
     sampler = _Sampler(settings.reverify_fraction if reverify else 0.0, reverify)
-    claims: list[Claim] = []
+    claims: list[Row] = []
     with day_writer(corpus.store, folder, day=day.isoformat(), shard_bytes=settings.shard_bytes) as writer:
-        for stored, original, perturbed in _read_ahead(corpus, rounds):
-            writer.add(stored, memoryview(original), None if perturbed is None else memoryview(perturbed))
-            sampler.add(stored, original, perturbed)
-            claims.append(_claim(stored))
+        for loaded in rounds:
+            perturbed = None if loaded.perturbed is None else memoryview(loaded.perturbed)
+            writer.add(loaded.stored, memoryview(loaded.original), perturbed)
+            sampler.add(loaded)
+            claims.append(_claim(loaded.stored))
+        if not claims:
+            reasons = "; ".join(sorted(rounds.left))
+            raise CorpusError(f"none of the {len(rounds.refs)} rounds up to {day} may be sealed: {reasons}; {ADVICE}")
         # Inside the block, so that a day with a record that does not verify again is not published.
         reverified = sampler.result()
-    return _manifest(day, attempt, writer.totals, claims, sealed, reverified, now).signed(signer)
+    _write_tables(corpus, day, folder, writer.totals, claims, before)
+    manifest = _manifest(day, attempt, writer.totals, claims, before, reverified, now).signed(signer)
+    # Before its entry, so that another sealer can publish it if this one dies in between.
+    corpus.store.put_new(folder + keys.MANIFEST, manifest.to_json())
+    return manifest
 
 
-_Loaded = tuple[StoredRound, bytes, bytes | None]
+def _claim(stored: StoredRound) -> Row:
+    return {
+        "date": stored.day,
+        "round_id": stored.statement.round_id,
+        "commit_sha256": stored.commit_sha256,
+        "merkle_root": stored.statement.merkle_root,
+        "records": stored.statement.records,
+    }
 
 
-def _read_ahead(corpus: Corpus, rounds: Sequence[RoundRef], depth: int = 2) -> Iterator[_Loaded]:
-    """Yield rounds in order. A thread reads and checks the next ones while the caller writes."""
-    with ThreadPoolExecutor(1) as pool:
-        pending = [pool.submit(load_round, corpus, ref) for ref in rounds[:depth]]
-        try:
-            for place in range(len(rounds)):
-                loaded = pending.pop(0).result()
-                if place + depth < len(rounds):
-                    pending.append(pool.submit(load_round, corpus, rounds[place + depth]))
-                yield loaded
-        finally:
-            for future in pending:
-                future.cancel()
-
-
-def load_round(corpus: Corpus, ref: RoundRef) -> _Loaded:
-    """Return a round's metadata and its tars, after a comparison with the round's own statement.
-
-    Raises CorpusError that names the round and the first fault.
-    """
-    stored = corpus.read_round(ref)
-    folder = keys.round_folder(ref.day, ref.round_id)
-    tars = {entry.kind: corpus.store.get(folder + entry.key, sha256=entry.sha256) for entry in stored.statement.files}
-    faults = stored.faults()
-    for entry in stored.statement.files:
-        faults += check_pointers(stored.rows, folder + entry.key, entry, tars[entry.kind])
-    if faults:
-        raise CorpusError(f"round {ref.round_id} ({ref.day}) is damaged: {faults[0]}; run `perturb audit`")
-    return stored, tars["original"], tars.get("perturbed")
-
-
-def _claim(stored: StoredRound) -> Claim:
-    return Claim(
-        date=stored.day,
-        round_id=stored.statement.round_id,
-        commit_sha256=stored.commit_sha256,
-        merkle_root=stored.statement.merkle_root,
-        records=stored.statement.records,
-    )
+def _write_tables(
+    corpus: Corpus, day: date, folder: str, totals: DayTotals, claims: Sequence[Row], before: Manifest | None
+) -> None:
+    """Write the tables beside the metadata, and say below `keys.LATE` which earlier days the day has records of."""
+    state = read_state(corpus.store, before) if before is not None else {}
+    tables: dict[TableKind, pa.Table] = {
+        "claims": rows_of(claims, "claims"),
+        "models": rows_of(totals.models(), "models"),
+        "statistics": rows_of(totals.statistics(), "statistics"),
+        "miners": state_table(advance(state, totals.asked, day=day)),
+    }
+    with ThreadPoolExecutor(len(tables)) as pool:
+        written = pool.map(
+            lambda kind: write_day_table(corpus.store, folder, kind, tables[kind], day=day), sorted(tables)
+        )
+        totals.files += written
+    totals.files.sort(key=lambda entry: entry.key)
+    for earlier in sorted(totals.made_on - {day}):
+        corpus.store.put_new(keys.late_key(earlier, day), b"")
 
 
 class _Sampler:
@@ -204,14 +236,15 @@ class _Sampler:
         self._pending: deque[tuple[list[str], Iterable[str | None]]] = deque()
         self._done = 0
 
-    def add(self, stored: StoredRound, original: bytes, perturbed: bytes | None) -> None:
+    def add(self, loaded: LoadedRound) -> None:
         """Draw from a round's accepted records. Raises CorpusError for one that does not verify again."""
-        if self._reverify is None or perturbed is None:
+        if self._reverify is None or loaded.perturbed is None:
             return
-        for row in stored.rows:
+        for row in loaded.stored.rows:
             if row["outcome"] != Outcome.ACCEPTED or self._random.random() >= self._fraction:
                 continue
-            self._batch.append(Pair(_slice(original, row, "original"), _slice(perturbed, row, "perturbed"), row))
+            original = _slice(loaded.original, row, "original")
+            self._batch.append(Pair(original, _slice(loaded.perturbed, row, "perturbed"), row))
             if len(self._batch) >= _BATCH:
                 self._start()
         while len(self._pending) > _BATCHES_AHEAD:
@@ -248,16 +281,15 @@ def _manifest(
     day: date,
     attempt: str,
     totals: DayTotals,
-    claims: Sequence[Claim],
-    sealed: Sequence[Manifest],
+    claims: Sequence[Row],
+    before: Manifest | None,
     reverified: Reverified,
     now: datetime,
 ) -> Manifest:
+    names = [(claim["round_id"], claim["date"]) for claim in claims]
     return Manifest(
         format=FORMAT,
         day=day,
-        sequence=len(sealed),
-        previous=sealed[-1].sha256 if sealed else None,
         sealed_at=now,
         attempt=attempt,
         records=len(totals.leaves),
@@ -266,12 +298,15 @@ def _manifest(
         duplicates=totals.duplicates,
         merkle_root=totals.merkle_root,
         outcomes=dict(totals.outcomes),
-        statistics=totals.statistics(),
-        classifiers=model_entries(totals.classifiers),
-        judges=model_entries(totals.judges),
-        policies=tuple(sorted(totals.policies)),
         validators=tuple(sorted(totals.validators)),
         files=tuple(totals.files),
-        rounds=tuple(claims),
+        rounds=len(claims),
+        first_round=_named(min(names)) if names else None,
+        last_round=_named(max(names)) if names else None,
+        previous_day=None if before is None else before.day,
         reverified=reverified,
     )
+
+
+def _named(round: tuple[str, date]) -> RoundName:
+    return RoundName(date=round[1], round_id=round[0])

@@ -4,6 +4,7 @@ Only data files that the repository lacks are sent: they never change, so a late
 card.
 """
 
+import re
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,10 +12,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from perturb.schemas.errors import SettingsError, StoreError, TierError
+from perturb.schemas.trust import ANYONE, Trust
+from perturb.sinks.corpus.corpus import Corpus
+from perturb.sinks.dataset.contents import ExportContents
+from perturb.sinks.dataset.croissant import WITH_CROISSANT
 from perturb.sinks.dataset.day_index import DayIndex, export_version, read_day_indexes
 from perturb.sinks.dataset.keys import CARD, CROISSANT, figure_folder, format_folder, index_key, tier_folder
 from perturb.sinks.dataset.writers import FORMATS, Format
 from perturb.sinks.stores.base import Store
+from perturb.tasks.export.own_days import check_exported
 
 if TYPE_CHECKING:
     from huggingface_hub import CommitOperationAdd, HfApi
@@ -33,13 +39,22 @@ class Published:
 
 
 def publish(
-    store: Store, tier: str, *, repo: str, root: str = "parquet", private: bool = True, api: "HfApi | None" = None
+    store: Store,
+    tier: str,
+    *,
+    repo: str,
+    root: str = "parquet",
+    private: bool = True,
+    api: "HfApi | None" = None,
+    trust: Trust = ANYONE,
 ) -> Published:
     """Bring a Hub repository up to date with the format `root` of the tier's export.
 
     The repository is created if it does not exist, `private` or public. `api` defaults to one with the credentials of
-    the environment. Raises TierError when the tier has no export, SettingsError for an invalid format or repository
-    name, StoreError when the Hub refuses.
+    the environment. Each day must come from a sealed day that a validator of `trust` signed.
+
+    Raises TierError when the tier has no export in that format, SettingsError for an invalid format or repository
+    name, CorpusError for a day that is not of such a validator, StoreError when the Hub refuses.
     """
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
@@ -55,7 +70,14 @@ def publish(
     indexes = read_day_indexes(store, tier)
     if not indexes:
         raise TierError(f"tier {tier} has no export yet; run perturb export --tier {tier} first")
+    check_exported(Corpus(store), ExportContents(tier=tier).plus(indexes), trust)
     version = export_version(len(indexes))
+    if store.head(format_folder(tier, format) + CARD) is None:
+        raise TierError(
+            f"tier {tier} is not exported as {format}; its layouts say how it is exported (the tier file), and an "
+            "exported tier gets another layout under a new name"
+        )
+    _check_card(store, tier, format, version)
     listed = _data_files(tier, indexes, format)
     client = api or HfApi()
     try:
@@ -73,6 +95,19 @@ def publish(
     return Published(tier, repo, format, version, sent=tuple(files), kept=len(there & set(listed)))
 
 
+def _check_card(store: Store, tier: str, format: Format, version: str) -> None:
+    """Raise TierError where the card does not describe the days that are there: it lists the files by name."""
+    key = format_folder(tier, format) + CARD
+    text = store.get(key).decode(errors="replace")
+    found = re.search(r"config_name: default, version: (1\.[0-9]+\.0)[,}]", text)
+    if found is None or found[1] != version:
+        stated = found[1] if found else "none that this program writes"
+        raise TierError(
+            f"{key} is a card of version {stated}, the export is at {version}: an export was interrupted or the card "
+            f"is an older program's; run perturb export --tier {tier} first"
+        )
+
+
 def _data_files(tier: str, indexes: Sequence[DayIndex], format: Format) -> dict[str, str]:
     """Path in the repository -> key, for every data file of a format."""
     folder = tier_folder(tier)
@@ -85,7 +120,7 @@ def _card_files(store: Store, tier: str, format: Format, indexes: Sequence[DayIn
     folder = format_folder(tier, format)
     figures = folder + figure_folder(export_version(len(indexes)))
     keys = [folder + CARD, *(entry.key for entry in store.entries(figures))]
-    if format == "parquet":
+    if format in WITH_CROISSANT:
         keys.append(folder + CROISSANT)
     found = {key.removeprefix(folder): key for key in keys}
     return found | {

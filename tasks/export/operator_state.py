@@ -1,8 +1,9 @@
 """What the operator keeps about exports, where no subscriber can read it.
 
-`operator/pseudonym.key` keys the pseudonyms if the settings give no key. It is in the corpus' own store, because a
-reader of that store can read the hotkeys themselves. `operator/tiers/{tier}.json` is the definition under which a tier
-was first exported. Exported files never change, so the definition may not change either.
+`operator/pseudonym.key` is the secret of the exports (pseudonyms, sample ids, fractions) if the settings give none. It
+is in the corpus' own store, because a reader of that store can read the hotkeys themselves.
+`operator/tiers/{tier}.json` is the definition under which a tier was first exported. Exported files never change, so
+the definition may not change either.
 """
 
 import hashlib
@@ -12,10 +13,10 @@ import secrets
 
 from pydantic import SecretStr
 
+from perturb.schemas.canonical_json import canonical_json
 from perturb.schemas.errors import TierError
-from perturb.schemas.tier import Tier
+from perturb.schemas.tier import DEFAULT_LAYOUTS, Tier
 from perturb.sinks.dataset.keys import tier_folder
-from perturb.sinks.formats.canonical_json import canonical_json
 from perturb.sinks.stores.base import ObjectMissing, Store
 
 KEY_OBJECT = "operator/pseudonym.key"
@@ -23,10 +24,11 @@ _MIN_KEY_BYTES = 16
 
 
 def pseudonym_key(store: Store, given: SecretStr | None, *, create: bool = True) -> bytes:
-    """Return the key of the pseudonyms: the setting's, or else the random key that the corpus keeps.
+    """Return the secret of the exports: the setting's, or else the random key that the corpus keeps.
 
     A corpus without a key gets one. Without `create` (previews, dry runs) nothing is written, and the key returned for
-    such a corpus is not kept. Raises TierError for a setting of less than 16 bytes.
+    such a corpus is not kept: which records a fraction takes then changes with each call. Raises TierError for a
+    setting of less than 16 bytes.
     """
     if given is not None:
         key = given.get_secret_value().encode()
@@ -53,7 +55,10 @@ def definition(tier: Tier, key: bytes) -> dict[str, object]:
         "miner": tier.miner,
         "views": tier.views,
     }
-    if tier.miner == "pseudonym":
+    if set(tier.layouts) != set(DEFAULT_LAYOUTS):
+        # Left out otherwise: definitions from before tiers had layouts lack it.
+        fixed["layouts"] = sorted(tier.layouts)
+    if tier.keyed:
         fixed["key"] = hmac.new(key, b"fingerprint", hashlib.sha256).hexdigest()[:16]
     return fixed
 

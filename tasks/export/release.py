@@ -5,13 +5,13 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from perturb.schemas.canonical_json import canonical_json
 from perturb.schemas.errors import CorpusError, TierError
 from perturb.schemas.tier import SPLITS
 from perturb.sinks.dataset.card import Contents
 from perturb.sinks.dataset.day_index import ExportFile
 from perturb.sinks.dataset.keys import release_key, releases
-from perturb.sinks.dataset.writers import FORMATS
-from perturb.sinks.formats.canonical_json import canonical_json
+from perturb.sinks.dataset.writers import formats_of
 from perturb.sinks.stores.base import Store
 
 
@@ -43,7 +43,7 @@ def write_release(store: Store, contents: Contents, name: str) -> str:
         license_name=contents.tier.license_name,
         data_files={
             format: {split: [file.key for file in files] for split in SPLITS if (files := contents.of(format, split))}
-            for format in FORMATS
+            for format in formats_of(contents.tier)
         },
         files=contents.files,
     )

@@ -10,10 +10,14 @@ from urllib.parse import unquote, urlsplit
 
 from perturb.schemas.errors import SettingsError, TierError
 from perturb.schemas.tier import SPLITS
-from perturb.sinks.dataset.day_index import ExportFile, export_version, read_day_indexes
+from perturb.schemas.trust import ANYONE, Trust
+from perturb.sinks.corpus.corpus import Corpus
+from perturb.sinks.dataset.contents import read_contents
+from perturb.sinks.dataset.day_index import ExportFile
 from perturb.sinks.dataset.keys import tier_folder
 from perturb.sinks.dataset.writers import FORMATS, Format
 from perturb.sinks.stores.base import Store
+from perturb.tasks.export.own_days import check_exported
 from perturb.tasks.export.release import read_release
 
 _UNITS = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
@@ -25,7 +29,8 @@ LONGEST = timedelta(days=7)
 class SharedFile:
     """One file: its link, its path below the download folder, and the size and sha256 to check.
 
-    `root` is the format (`parquet` or `wds`), `rows` the number of records, `size` in bytes.
+    `root` is the format (`parquet`, `wds` or `by_photo`), `rows` the number of rows (records, or photographs in
+    `by_photo`), `size` in bytes.
     """
 
     url: str
@@ -89,15 +94,21 @@ def share(
     expires: timedelta = LONGEST,
     formats: tuple[Format, ...] = FORMATS,
     now: datetime | None = None,
+    trust: Trust = ANYONE,
 ) -> Share:
     """Sign links to the data files of a tier's export as it is now, or as a release froze it.
 
     Links are signed with the credentials of the store and become invalid with them, if those expire sooner.
-    Raises TierError when the tier has no export or no such release, SettingsError for a time of 0 or more than 7 days.
+    Each day of the export must come from a sealed day that a validator of `trust` signed, also those that a release
+    leaves out.
+
+    Raises TierError when the tier has no export or no such release, SettingsError for a time of 0 or more than 7 days,
+    CorpusError for a day that is not of such a validator.
     """
     if not timedelta(0) < expires <= LONGEST:
         raise SettingsError(f"links cannot be valid for {expires}; choose more than 0 and at most 7d")
     version, files = _files(store, tier, release)
+    check_exported(Corpus(store), read_contents(store, tier), trust)
     until = (now or datetime.now(UTC)) + expires
     return Share(
         tier=tier,
@@ -132,7 +143,7 @@ def _files(store: Store, tier: str, release: str | None) -> tuple[str, Sequence[
     if release is not None:
         frozen = read_release(store, tier, release)
         return frozen.version, frozen.files
-    indexes = read_day_indexes(store, tier)
-    if not indexes:
+    contents = read_contents(store, tier)
+    if not contents.days:
         raise TierError(f"tier {tier} has no export yet; run perturb export --tier {tier} first")
-    return export_version(len(indexes)), [file for index in indexes for file in index.files]
+    return contents.version, contents.files

@@ -1,4 +1,4 @@
-"""Write one sealed day of a tier: copy its images as byte ranges, check them, and write both formats in one pass."""
+"""Write one sealed day of a tier: read its images as byte ranges, check them, and write all formats in one pass."""
 
 import hashlib
 from collections.abc import Sequence
@@ -13,9 +13,14 @@ from perturb.schemas.tier import Tier
 from perturb.sinks.corpus.corpus import Corpus
 from perturb.sinks.dataset.day_index import DayIndex, ExportFile, statistics_of
 from perturb.sinks.dataset.keys import index_key, tier_folder
-from perturb.sinks.dataset.writers import FORMATS, WRITERS, Format, row_groups
+from perturb.sinks.dataset.photo_rows import photo_groups
+from perturb.sinks.dataset.writers import WRITERS, Format, PairBatch, formats_of, row_groups
 from perturb.sinks.stores.base import ObjectWriter, Store
-from perturb.tasks.export.plan import DayPlan, Shard, image_bytes
+from perturb.tasks.export.plan import DayPlan, Shard, cutting_bytes
+from perturb.tasks.export.reencode import reencode
+
+# A sealed day is signed as a whole, so that a row of it is not left out silently.
+_RESTORE = "restore that file from a copy (`perturb audit` names all that are damaged), then export again"
 
 
 def write_day(corpus: Corpus, tier: Tier, plan: DayPlan) -> DayIndex:
@@ -46,14 +51,14 @@ def write_shard(
     plan: DayPlan,
     shard: Shard,
     *,
-    formats: Sequence[Format] = FORMATS,
+    formats: Sequence[Format] | None = None,
 ) -> list[ExportFile]:
-    """Write one file in each format; the images of a group of rows are read once for all formats.
+    """Write one file in each format (default: those of the tier); a group's images are read once for all formats.
 
     Raises CorpusError when an image is not what its record says, and when another process creates a file with other
     bytes meanwhile.
     """
-    rows = shard.rows.stop - shard.rows.start
+    formats = formats_of(tier) if formats is None else formats
     keys = {format: tier_folder(tier.name) + shard.key(format) for format in formats}
     found = {format: _existing(corpus.store, key) for format, key in keys.items()}
     missing = [format for format in formats if found[format] is None]
@@ -68,23 +73,39 @@ def write_shard(
                     f"another process created {keys[format]} with other bytes meanwhile; delete it and export again"
                 )
     return [
-        ExportFile(key=shard.key(format), root=format, split=shard.split, rows=rows, size=made[0], sha256=made[1])
+        ExportFile(
+            key=shard.key(format),
+            root=format,
+            split=shard.split,
+            rows=_rows(plan, shard, format),
+            size=made[0],
+            sha256=made[1],
+        )
         for format, made in found.items()
         if made is not None
     ]
 
 
+def _rows(plan: DayPlan, shard: Shard, format: Format) -> int:
+    length: int = shard.rows.stop - shard.rows.start
+    if format != "by_photo":
+        return length
+    return len(photo_groups(plan.rows.public.slice(shard.rows.start, length), plan.rows.photographs[shard.rows]))
+
+
 def _write_rows(corpus: Corpus, tier: Tier, plan: DayPlan, shard: Shard, sinks: dict[Format, ObjectWriter]) -> None:
     writers = [WRITERS[format](sink, tier) for format, sink in sinks.items()]
-    sizes = image_bytes(plan.rows)[shard.rows]
+    sizes = cutting_bytes(plan.rows, tier)[shard.rows]
     try:
         for group in row_groups(sizes):
             start, length = shard.rows.start + group.start, group.stop - group.start
             pairs = read_pairs(corpus, plan.rows.pointers.slice(start, length))
-            originals, perturbed = [pair.original for pair in pairs], [pair.perturbed for pair in pairs]
-            public = plan.rows.public.slice(start, length)
+            originals = [pair.original for pair in pairs]
+            perturbed = [pair.perturbed for pair in pairs] if tier.shows_hotkeys else reencode(pairs)
+            photographs = plan.rows.photographs[start : start + length]
+            batch = PairBatch(plan.rows.public.slice(start, length), originals, perturbed, photographs)
             for writer in writers:
-                writer.add(public, originals, perturbed)
+                writer.add(batch)
         for writer in writers:
             writer.finish()
     except BaseException:
@@ -106,13 +127,14 @@ def read_pairs(corpus: Corpus, pointers: pa.Table) -> list[Pair]:
             check_png(pair.original, height=pair.row["height"], width=pair.row["width"])
         except PngRefused as error:
             raise CorpusError(
-                f"the original at byte {offset} of {shard} is damaged ({error}); run perturb audit"
+                f"the original of record {pair.row['record_id']} at byte {offset} of {shard} is damaged ({error}); "
+                f"{_RESTORE}"
             ) from error
     for pair in pairs:
         if hashlib.sha256(pair.perturbed).hexdigest() != pair.row["body_sha256"]:
             raise CorpusError(
-                f"the image at byte {pair.row['perturbed_offset']} of {pair.row['perturbed_shard']} is not what the "
-                "miner signed; run perturb audit"
+                f"the image of record {pair.row['record_id']} at byte {pair.row['perturbed_offset']} of "
+                f"{pair.row['perturbed_shard']} is not what the miner signed; {_RESTORE}"
             )
     return pairs
 

@@ -1,8 +1,8 @@
 """Estimate of what a corpus costs to store and to extend, from its sizes and the prices in the settings."""
 
-import re
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from itertools import islice
 from math import ceil
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -12,12 +12,12 @@ from perturb.schemas.settings import Settings
 from perturb.sinks.corpus import keys
 from perturb.sinks.corpus.corpus import Corpus, RoundRef
 from perturb.sinks.corpus.manifest import Manifest
+from perturb.sinks.dataset.contents import read_contents
 from perturb.sinks.dataset.keys import EXPORTS
 from perturb.sinks.stores.base import STREAM_BYTES
-from perturb.sinks.stores.own_keys import FOLDERS
 
 # Sealed days that averages are taken over, so that old traffic does not hide the present one.
-_WINDOW = 14
+_WINDOW = 7
 # Requests of committing one round: three conditional PUTs, the listing of sealed days, one GET for the day's manifest.
 ROUND_WRITES = 3
 ROUND_LISTS = 1
@@ -26,7 +26,7 @@ ROUND_READS = 1
 SEAL_READS = 3
 _GB = 1e9
 _MONTH = 30
-_DAY_FILE = re.compile(r"(\d{4}-\d{2}-\d{2})-\d+\.")
+_LISTED = (keys.ROUNDS, keys.PENDING, keys.ANSWERS)
 
 
 class _Part(BaseModel):
@@ -47,7 +47,9 @@ class Cost(_Part):
     superseded_bytes: float = Field(
         description="rounds kept beside their sealed days, once as many are removed as are added"
     )
-    stored_bytes: int = Field(description="size of all objects in the store now")
+    stored_bytes: int = Field(
+        description="size of the store's objects now, without manifests, cards and other small ones"
+    )
     growth_bytes_per_day: float
     writes_per_day: float = Field(description="PUT and LIST requests")
     reads_per_day: float = Field(description="GET and HEAD requests of the pipeline, without those of subscribers")
@@ -57,27 +59,32 @@ class Cost(_Part):
 
 
 def estimate_cost(corpus: Corpus, settings: Settings, *, now: datetime | None = None) -> Cost:
-    """Extrapolate averages over the last fourteen sealed days and the live rounds.
+    """Extrapolate averages over the last seven sealed days and the live rounds.
 
-    Lists the corpus' own folders, and reads manifests only. Raises CorpusError for a store without a round.
+    Lists rounds and answers, whose number does not grow with the age of the corpus, and takes what is sealed from the
+    newest entry of the log and what is exported from each tier's contents. Raises CorpusError for a store without a
+    round.
     """
     now = now or datetime.now(UTC)
-    manifests = corpus.manifests()[-_WINDOW:]
+    manifests = list(islice(corpus.days_back(), _WINDOW))[::-1]
     live = corpus.live_rounds()
-    sizes = {entry.key: entry.size for folder in FOLDERS for entry in corpus.store.entries(folder)}
+    sizes = {entry.key: entry.size for folder in _LISTED for entry in corpus.store.entries(folder)}
     round_sizes = _round_sizes(sizes)
+    exported = {tier: read_contents(corpus.store, tier) for tier in corpus.store.folders(EXPORTS)}
     if not round_sizes:
         raise CorpusError(f"{corpus.store.url} holds no rounds to estimate from; run `perturb produce` first")
     days, rounds = _pace(manifests, live, now)
     per_day = rounds / days
     round_bytes = sum(round_sizes.values()) / len(round_sizes)
-    sealed = sum(entry.size for manifest in manifests for entry in manifest.files)
-    claims = sum(len(manifest.rounds) for manifest in manifests)
+    sealed = sum(manifest.size for manifest in manifests)
+    claims = sum(manifest.rounds for manifest in manifests)
     # Per round, since a day may have been sealed early or begun late. Before the first seal, rounds are assumed to keep
     # their size.
     sealed_per_day = per_day * (sealed / claims if claims else round_bytes)
     exports = {
-        tier: size * per_day * len(manifests) / claims for tier, size in _exported_per_day(sizes).items() if claims
+        tier: contents.size / len(contents.days) * per_day * len(manifests) / claims
+        for tier, contents in sorted(exported.items())
+        if claims and contents.days
     }
     growth = sealed_per_day + sum(exports.values())
     superseded = round_bytes * per_day * settings.seal.keep_rounds_days
@@ -85,7 +92,8 @@ def estimate_cost(corpus: Corpus, settings: Settings, *, now: datetime | None = 
     writes = per_day * (ROUND_WRITES + ROUND_LISTS) + ceil(sealed_per_day / min(part, STREAM_BYTES))
     writes += ceil(sum(exports.values()) / STREAM_BYTES)
     reads = per_day * (ROUND_READS + SEAL_READS) + ceil(sum(exports.values()) / STREAM_BYTES)
-    prices, stored = settings.cost, sum(sizes.values())
+    prices = settings.cost
+    stored = sum(sizes.values()) + corpus.totals().bytes + sum(contents.size for contents in exported.values())
     return Cost(
         store=corpus.store.url,
         days_observed=days,
@@ -118,9 +126,9 @@ def _round_sizes(sizes: dict[str, int]) -> dict[str, int]:
 
 def _pace(manifests: Sequence[Manifest], live: Sequence[RoundRef], now: datetime) -> tuple[float, int]:
     """Return the days since the first round that is averaged over, at least an hour, and the number of rounds since."""
-    rounds = len(live) + sum(len(manifest.rounds) for manifest in manifests)
+    rounds = len(live) + sum(manifest.rounds for manifest in manifests)
     names = [live[0].round_id] if live else []
-    names += [claim.round_id for manifest in manifests[:1] for claim in manifest.rounds[:1]]
+    names += [named.round_id for manifest in manifests[:1] if (named := manifest.first_round) is not None]
     first = min((made_at(name) for name in names), default=now)
     return max((now - first).total_seconds() / 86_400, 1 / 24), rounds
 
@@ -131,19 +139,7 @@ def made_at(round_id: str) -> datetime:
 
 
 def _records_per_round(corpus: Corpus, manifests: Sequence[Manifest], live: Sequence[RoundRef]) -> float:
-    claims = [claim.records for manifest in manifests for claim in manifest.rounds]
-    claims = claims or [corpus.read_round(ref).statement.records for ref in live[-10:]]
-    return sum(claims) / len(claims) if claims else 0.0
-
-
-def _exported_per_day(sizes: dict[str, int]) -> dict[str, float]:
-    """Return the mean size of an exported day by tier, from files `.../data/{split}/{day}-00000.parquet`, `.tar`."""
-    bytes_of: dict[str, int] = {}
-    days: dict[str, set[str]] = {}
-    for key, size in sizes.items():
-        tier, _, rest = key.removeprefix(EXPORTS).partition("/")
-        day = _DAY_FILE.match(rest.rpartition("/")[2])
-        if key.startswith(EXPORTS) and "/data/" in rest and day:
-            bytes_of[tier] = bytes_of.get(tier, 0) + size
-            days.setdefault(tier, set()).add(day[1])
-    return {tier: bytes_of[tier] / len(days[tier]) for tier in sorted(bytes_of)}
+    if rounds := sum(manifest.rounds for manifest in manifests):
+        return sum(manifest.records for manifest in manifests) / rounds
+    some = [corpus.read_round(ref).statement.records for ref in live[-10:]]
+    return sum(some) / len(some) if some else 0.0

@@ -1,6 +1,7 @@
-"""The state of a corpus, from the corpus alone: manifests of sealed days, a few columns of recent records."""
+"""The state of a corpus, from the corpus alone: its newest entry and days, a few columns of recent records."""
 
 import tomllib
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, date, datetime, timedelta
@@ -11,15 +12,20 @@ from typing import TYPE_CHECKING, Any, TypedDict
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from perturb.schemas.errors import CorpusError
 from perturb.schemas.record import record_schema
 from perturb.schemas.settings import Settings
-from perturb.schemas.status import Finding, Medians, Status, TierLag
+from perturb.schemas.status import Finding, Medians, Status, TargetCounts, TierLag
+from perturb.schemas.trust import ANYONE, Trust
 from perturb.sinks.corpus.corpus import Corpus, RoundRef
 from perturb.sinks.corpus.keys import commit_key
 from perturb.sinks.corpus.manifest import Manifest
 from perturb.sinks.dataset.keys import exported_days
+from perturb.sinks.log.log import Log
 from perturb.sinks.stores.arrow import open_filesystem
+from perturb.sinks.targets.line_up import LineUps
 from perturb.tasks.corpus.seal import closes_at
+from perturb.tasks.monitor.foreign import foreign_findings, left_behind, own_days, round_refusal
 from perturb.tasks.tiers.tier_file import load_tiers
 
 if TYPE_CHECKING:
@@ -27,28 +33,39 @@ if TYPE_CHECKING:
 
 # Days, today included, whose judgements count as known in the hit rate. Reading all days would take long.
 JUDGED_DAYS = 7
+# Days in which a tier's missing exports are looked for.
+EXPORT_DAYS = 7
 # Fewer answers than these may all be refused by chance.
 _MIN_ANSWERS = 20
 _READERS = 8
 _COLUMNS = (
     *("round_id", "created_at", "outcome", "miner_hotkey", "true_label", "adversarial_label", "semantic_mismatch"),
-    *("judge", "linf_levels", "ssim", "response_ms", "score"),
+    *("judge", "linf_levels", "ssim", "response_ms", "score", "target"),
 )
 
 
-def read_status(corpus: Corpus, settings: Settings, *, now: datetime | None = None) -> Status:
+def read_status(corpus: Corpus, settings: Settings, *, now: datetime | None = None, trust: Trust = ANYONE) -> Status:
     """Return what was produced today, what lags behind, and what to do about it, as of `now`.
 
-    Reads every manifest, lists the live rounds, and reads twelve columns of today's records and of the days sealed
-    in the last week. Raises CorpusError for an invalid manifest, TierError for an invalid tier file, StoreError.
+    What no validator of `trust` signed is not counted and is a finding. Of live rounds, today's and those of sealed
+    partitions are looked at; the others are when they are sealed.
+
+    Reads the newest entry of the log and the manifests of the last week, lists the live rounds, and reads thirteen
+    columns of today's records and of the days sealed in the last week: its cost does not grow with the corpus' age.
+    Raises CorpusError for an invalid manifest, TierError for an invalid tier file, StoreError.
     """
     now = now or datetime.now(UTC)
     today = now.astimezone(UTC).date()
-    manifests = corpus.manifests()
-    live = corpus.live_rounds(manifests=manifests)
-    today_counts = _today_counts(_read(corpus, today, manifests, live), today)
+    newest, totals = corpus.newest(), corpus.totals()
+    week = today - timedelta(days=JUDGED_DAYS)
+    there = [] if newest is None else (corpus.newest_days(week + timedelta(days=1)) or [newest])
+    live = corpus.live_rounds()
+    manifests, foreign_days = own_days(there, trust)
+    records, foreign = _read(corpus, today, manifests, live, trust)
+    live = [ref for ref in live if ref not in foreign]
+    today_counts = _today_counts(records, today, _shares(corpus, trust))
     last_round, last_commit = _last_commit(corpus, manifests, live)
-    exports = _exports(corpus, manifests, delays(settings.tiers), now)
+    exports = _exports(corpus, delays(settings.tiers), now, trust)
     status = Status(
         store=corpus.store.url,
         at=now,
@@ -59,14 +76,25 @@ def read_status(corpus: Corpus, settings: Settings, *, now: datetime | None = No
         last_commit_age_s=None if last_commit is None else (now - last_commit).total_seconds(),
         live_rounds=len(live),
         unsealed_days=tuple(sorted({ref.day for ref in live if ref.day < today})),
-        sealed_days=len(manifests),
-        sealed_records=sum(manifest.records for manifest in manifests),
-        sealed_bytes=sum(entry.size for manifest in manifests for entry in manifest.files),
+        foreign_rounds=dict(Counter(foreign.values())),
+        foreign_days=dict(foreign_days),
+        sealed_days=totals.days - sum(foreign_days.values()),
+        sealed_records=totals.records - sum(manifest.records for manifest in there if manifest not in manifests),
+        sealed_bytes=totals.bytes - sum(manifest.size for manifest in there if manifest not in manifests),
         last_sealed=manifests[-1].day if manifests else None,
         exports=exports,
         findings=(),
     )
     return status.model_copy(update={"findings": tuple(_findings(status, settings))})
+
+
+def _shares(corpus: Corpus, trust: Trust) -> dict[str, float]:
+    """Return the shares of the line-up in force; none where its log is a stranger's, which the findings say."""
+    try:
+        line_up, _ = LineUps(Log(corpus.store, trust=trust)).newest()
+    except CorpusError:
+        return {}
+    return {} if line_up is None else {one.target: one.share for one in line_up.shares}
 
 
 def delays(path: Path) -> dict[str, int]:
@@ -82,10 +110,17 @@ def delays(path: Path) -> dict[str, int]:
         return {name: tier.delay_days for name, tier in load_tiers(path).items()}
 
 
-def _read(corpus: Corpus, today: date, manifests: Sequence[Manifest], live: Sequence[RoundRef]) -> pa.Table:
+def _read(
+    corpus: Corpus, today: date, manifests: Sequence[Manifest], live: Sequence[RoundRef], trust: Trust
+) -> tuple[pa.Table, dict[RoundRef, str]]:
+    """Return the records of the last week's sealed days and of today's rounds, and why which live rounds do not count.
+
+    Looked at are today's rounds and those of sealed partitions.
+    """
     week = today - timedelta(days=JUDGED_DAYS)
     keys = [entry.key for manifest in manifests if manifest.day > week for entry in manifest.file("metadata")]
-    keys += [ref.commit_key for ref in live if ref.day >= today]
+    rounds = [ref for ref in live if ref.day >= today]
+    rounds += [ref for ref in left_behind(live, manifests) if ref.day < today]
     files = open_filesystem(corpus.store)
     schema = pa.schema([record_schema().field(name) for name in _COLUMNS])
 
@@ -93,11 +128,24 @@ def _read(corpus: Corpus, today: date, manifests: Sequence[Manifest], live: Sequ
         with files.open_input_file(key) as file:
             return pq.ParquetFile(file, page_checksum_verification=True).read(list(_COLUMNS), use_threads=False)
 
+    def read_own(ref: RoundRef) -> pa.Table | str | None:
+        with files.open_input_file(ref.commit_key) as file:
+            try:
+                table = pq.ParquetFile(file, page_checksum_verification=True)
+                if refusal := round_refusal(table, ref.commit_key, trust):
+                    return refusal
+                return table.read(list(_COLUMNS), use_threads=False) if ref.day >= today else None
+            except (CorpusError, pa.ArrowInvalid):
+                return "it cannot be read, so that no signature is known"
+
     # Reading file by file takes half as long as a dataset's scan: the rounds of a day are many files of a few rows.
     with ThreadPoolExecutor(_READERS) as pool:
         tables = list(pool.map(read, keys))
+        found = list(pool.map(read_own, rounds))
+    tables += [table for table in found if isinstance(table, pa.Table)]
+    foreign = {ref: refusal for ref, refusal in zip(rounds, found, strict=True) if isinstance(refusal, str)}
     # `schema.empty_table()` would make Arrow import pandas, which takes 0.2 s.
-    return pa.concat_tables([pa.Table.from_batches([], schema), *tables], promote_options="default")
+    return pa.concat_tables([pa.Table.from_batches([], schema), *tables], promote_options="default"), foreign
 
 
 _TODAY = """
@@ -107,6 +155,11 @@ SELECT count(DISTINCT round_id), count(*), count(*) FILTER (outcome = 'accepted'
 FROM records WHERE fresh
 """
 _REFUSED = "SELECT outcome, count(*) n FROM records WHERE fresh AND outcome <> 'accepted' GROUP BY 1 ORDER BY n DESC, 1"
+# 422 is how a miner says that it does not have the network of a task.
+_TARGETS = """
+SELECT target, count(*), count(*) FILTER (outcome = 'accepted'), count(*) FILTER (outcome = 'http_422')
+FROM records WHERE fresh GROUP BY 1 ORDER BY 1
+"""
 # A round asks for each pair of labels once, in either order. A pair is known if an earlier round asked for it.
 _JUDGED = """
 WITH asked AS (
@@ -125,12 +178,13 @@ class _TodayCounts(TypedDict):
     accepted: int
     refused: dict[str, int]
     miners: int
+    targets: tuple[TargetCounts, ...]
     medians: Medians
     judged: int
     judge_hit_rate: float | None
 
 
-def _today_counts(records: pa.Table, today: date) -> _TodayCounts:
+def _today_counts(records: pa.Table, today: date, shares: Mapping[str, float]) -> _TodayCounts:
     import duckdb
 
     midnight = int(datetime.combine(today, clock_time(), UTC).timestamp())
@@ -138,6 +192,7 @@ def _today_counts(records: pa.Table, today: date) -> _TodayCounts:
         fresh = f"*, epoch(created_at) >= {midnight} AS fresh"
         database.from_arrow(records).project(fresh).create_view("records")
         rounds, responses, accepted, miners, *medians = _row(database, _TODAY)
+        targets = database.execute(_TARGETS).fetchall()
         judged, known = _row(database, _JUDGED)
         refused = dict(database.execute(_REFUSED).fetchall())
     return {
@@ -146,6 +201,12 @@ def _today_counts(records: pa.Table, today: date) -> _TodayCounts:
         "accepted": accepted,
         "refused": refused,
         "miners": miners,
+        "targets": tuple(
+            TargetCounts(
+                target=target, share=shares.get(target), responses=asked, accepted=accepted_, not_served=unserved
+            )
+            for target, asked, accepted_, unserved in targets
+        ),
         "medians": Medians(**dict(zip(Medians.model_fields, medians, strict=True))),
         "judged": judged,
         "judge_hit_rate": known / judged if judged else None,
@@ -163,7 +224,9 @@ def _last_commit(
 ) -> tuple[str | None, datetime | None]:
     """Return the latest round and when its commit object was written; if that is removed, when its day was sealed."""
     candidates = [(ref.round_id, ref.day) for ref in live]
-    candidates += [(claim.round_id, claim.date) for manifest in manifests[-2:] for claim in manifest.rounds]
+    candidates += [
+        (last.round_id, last.date) for manifest in manifests[-2:] if (last := manifest.last_round) is not None
+    ]
     if not candidates:
         return None, None
     round_id, day = max(candidates)
@@ -171,13 +234,19 @@ def _last_commit(
     return round_id, entry.modified if entry is not None else manifests[-1].sealed_at
 
 
-def _exports(
-    corpus: Corpus, manifests: Sequence[Manifest], tiers: Mapping[str, int], now: datetime
-) -> tuple[TierLag, ...]:
+def _exports(corpus: Corpus, tiers: Mapping[str, int], now: datetime, trust: Trust) -> tuple[TierLag, ...]:
+    """Return how far each tier is behind, by the last `EXPORT_DAYS` days that its delay lets through."""
+    newest = corpus.newest()
     lags = []
     for tier, delay in tiers.items():
-        done = set(exported_days(corpus.store, tier))
-        due = {manifest.day: _due_at(manifest, delay) for manifest in manifests if manifest.day not in done}
+        if newest is None:
+            lags.append(TierLag(tier=tier, exported_until=None, behind=(), oldest_due_s=0.0))
+            continue
+        last = newest.day if not delay else min(newest.day, now.astimezone(UTC).date() - timedelta(days=1 + delay))
+        looked_at = [last - timedelta(days=back) for back in range(EXPORT_DAYS - 1, -1, -1)]
+        done = set(exported_days(corpus.store, tier, since=looked_at[0])) or set(exported_days(corpus.store, tier))
+        missing = [manifest for day in looked_at if day not in done and (manifest := corpus.manifest(day)) is not None]
+        due = {manifest.day: _due_at(manifest, delay) for manifest in missing if manifest.refusal(trust) is None}
         behind = tuple(day for day, moment in due.items() if moment <= now)
         oldest = max((now - due[day]).total_seconds() for day in behind) if behind else 0.0
         lags.append(TierLag(tier=tier, exported_until=max(done, default=None), behind=behind, oldest_due_s=oldest))
@@ -201,6 +270,7 @@ def _findings(status: Status, settings: Settings) -> list[Finding]:
                 "or name a store that holds rounds",
             )
         )
+    found += foreign_findings(status.foreign_rounds, status.foreign_days)
     age = status.last_commit_age_s
     if limits.commit_minutes and age is not None and age > limits.commit_minutes * 60:
         found.append(
@@ -219,6 +289,17 @@ def _findings(status: Status, settings: Settings) -> list[Finding]:
                 advice="look at the records' `detail` column; run `perturb doctor` for classifier, judge and neurons",
             )
         )
+    found += [
+        Finding(
+            part="targets",
+            what=f"{one.not_served} of today's {one.responses} answers say that the miner does not have target "
+            f"{one.target}, and {one.accepted} were accepted",
+            advice="acceptance falls until they run `perturb miner --targets STORE`, an address at which they can read "
+            "`targets/`; `perturb targets rollback` undoes a promotion",
+        )
+        for one in status.targets
+        if one.responses >= _MIN_ANSWERS and 2 * one.not_served >= one.responses
+    ]
     for day in status.unsealed_days:
         if status.at > closes_at(day, settings.seal) + timedelta(hours=limits.seal_hours):
             found.append(

@@ -5,7 +5,6 @@ it can be exported.
 """
 
 import hashlib
-import hmac
 import math
 from dataclasses import dataclass
 
@@ -17,13 +16,14 @@ from perturb.schemas.outcome import Outcome
 from perturb.schemas.record import POINTERS
 from perturb.schemas.tier import SPLITS, Tier
 from perturb.sinks.dataset.features import metadata_schema
+from perturb.tasks.tiers.identifiers import Identifiers, in_fraction, pair_id
 from perturb.tasks.tiers.predicate import check_predicate, matching
 
 # Of a thousand photographs, the number in validation and in test.
 VALIDATION_PER_MILLE, TEST_PER_MILLE = 50, 50
-# The columns with which an image is fetched and checked.
-_FETCH = (*POINTERS, "body_sha256", "height", "width")
-_WORKING = ("outcome", "original_sha256", "perturbed_sha256", "created_at", "record_id", *_FETCH)
+# The columns with which an image is fetched, checked and named in an error.
+_FETCH = ("record_id", *POINTERS, "body_sha256", "perturbed_sha256", "height", "width")
+_WORKING = ("outcome", "original_sha256", "created_at", *_FETCH)
 
 
 @dataclass(frozen=True)
@@ -31,44 +31,30 @@ class GrantedRows:
     """The rows of one day that a tier gets, in the order in which they are exported.
 
     `public` has the columns that may leave (`perturb.sinks.dataset.features.metadata_schema`). `pointers` says for each
-    row where its images are and how to check them (`original_*`, `perturbed_*`, `body_sha256`); it is never exported.
-    `split` names each row's split. Rows are ordered by split, photograph and sample id, which tells nothing about
-    miners or the time of their answers.
+    row where its images are and how to check them (`original_*`, `perturbed_*`, `body_sha256`), `pairs` its id that is
+    the same in every tier; neither is ever exported. `photographs` has the tier's own id of each row's photograph,
+    `split` names each row's split. Rows are ordered by split and by the tier's own ids of photograph and pair, which
+    tells nothing about miners, the time of their answers, or the order of another tier.
     """
 
     public: pa.Table
     pointers: pa.Table
+    pairs: list[str]
+    photographs: list[str]
     split: list[str]
-
-
-def sample_id(original_sha256: str, perturbed_sha256: str) -> str:
-    """Return the public id of a pair, 32 hex digits, from the pixel identities of its two images.
-
-    The record's own id is a hash over the miner's hotkey, and hotkeys are few enough to try them all. So neither that
-    id nor anything that depends on it (sampling, order) may appear in a tier that hides the miner.
-    """
-    return hashlib.sha256(f"{original_sha256}|{perturbed_sha256}".encode()).hexdigest()[:32]
-
-
-def in_fraction(identifier: str, fraction: float) -> bool:
-    """Return whether a sample id, read as a number in 0..1, is below `fraction`."""
-    return int(identifier[:13], 16) < fraction * 16**13
 
 
 def split_of(original_sha256: str) -> str:
     """Return the split of a photograph. It depends on the pixels alone, so that no photograph is in two splits."""
-    per_mille = int(hashlib.sha256(f"split|{original_sha256}".encode()).hexdigest()[:13], 16) * 1000 // 16**13
+    per_mille = split_place(original_sha256) * 1000 // 16**13
     if per_mille < TEST_PER_MILLE:
         return "test"
     return "validation" if per_mille < TEST_PER_MILLE + VALIDATION_PER_MILLE else "train"
 
 
-def pseudonym(key: bytes, *, tier: str, hotkey: str) -> str:
-    """Return a miner's pseudonym within one tier: 80 bits of HMAC-SHA256.
-
-    Without the key it can neither be inverted nor linked to the pseudonym of another tier.
-    """
-    return "m-" + hmac.new(key, f"{tier}|{hotkey}".encode(), hashlib.sha256).hexdigest()[:20]
+def split_place(original_sha256: str) -> int:
+    """Return where a photograph lies among all, 0 to 16**13 - 1: the first are the test split, then validation."""
+    return int(hashlib.sha256(f"split|{original_sha256}".encode()).hexdigest()[:13], 16)
 
 
 def needed_columns(tier: Tier) -> list[str]:
@@ -84,46 +70,53 @@ def needed_columns(tier: Tier) -> list[str]:
 def grant(table: pa.Table, tier: Tier, *, key: bytes) -> GrantedRows:
     """Apply the whole grant of `tier` to the metadata of one sealed day, which needs `needed_columns` only.
 
-    Refused rows never leave. Of a pair that occurs twice on the day, the earlier row is taken. `key` keys the
-    pseudonyms.
+    Refused rows never leave. Of a pair that occurs twice on the day, the earlier row is taken. `key` is the operator's
+    secret; it matters where the tier is `keyed`.
     """
+    names = Identifiers(tier, key)
     rows = table.filter(pc.field("outcome") == str(Outcome.ACCEPTED))
     rows = rows.filter(matching(rows, {"kept": tier.where})["kept"])
-    ids = [
-        sample_id(original, perturbed)
-        for original, perturbed in zip(
-            rows["original_sha256"].to_pylist(), rows["perturbed_sha256"].to_pylist(), strict=True
-        )
-    ]
-    rows = rows.append_column("__sample_id", pa.array(ids, pa.string()))
-    rows = rows.filter(pa.array([in_fraction(identifier, tier.fraction) for identifier in ids], pa.bool_()))
-    rows = _first_of_each(rows)
-    splits = [split_of(original) for original in rows["original_sha256"].to_pylist()]
-    rows = rows.append_column("__split", pa.array([SPLITS.index(split) for split in splits], pa.int8()))
-    rows = rows.sort_by([("__split", "ascending"), ("original_sha256", "ascending"), ("__sample_id", "ascending")])
+    images = zip(rows["original_sha256"].to_pylist(), rows["perturbed_sha256"].to_pylist(), strict=True)
+    pairs = [pair_id(original, perturbed) for original, perturbed in images]
+    rows = rows.append_column("__pair", pa.array(pairs, pa.string()))
+    if tier.fraction < 1:
+        rows = rows.filter(pa.array([in_fraction(pair, tier.fraction, key=key) for pair in pairs], pa.bool_()))
+    rows = _in_order(_first_of_each(rows), names)
     return GrantedRows(
-        public=_public(rows, tier, key),
+        public=_public(rows, tier, names),
         pointers=rows.select(list(_FETCH)).combine_chunks(),
+        pairs=rows["__pair"].to_pylist(),
+        photographs=rows["__photograph"].to_pylist(),
         split=[SPLITS[number] for number in rows["__split"].to_pylist()],
     )
 
 
 def _first_of_each(rows: pa.Table) -> pa.Table:
     ordered = rows.sort_by([("created_at", "ascending"), ("record_id", "ascending")])
-    _, first = np.unique(np.asarray(ordered["__sample_id"].to_pylist(), dtype=object).astype(str), return_index=True)
+    _, first = np.unique(np.asarray(ordered["__pair"].to_pylist(), dtype=object).astype(str), return_index=True)
     return ordered.take(pa.array(np.sort(first), pa.int64()))
 
 
-def _public(rows: pa.Table, tier: Tier, key: bytes) -> pa.Table:
+def _in_order(rows: pa.Table, names: Identifiers) -> pa.Table:
+    """Add the split and the tier's ids of photograph and pair to each row, and sort by them."""
+    originals = rows["original_sha256"].to_pylist()
+    added = {
+        "__split": pa.array([SPLITS.index(split_of(original)) for original in originals], pa.int8()),
+        "__photograph": pa.array([names.photograph(original) for original in originals], pa.string()),
+        "__sample_id": pa.array([names.sample(pair) for pair in rows["__pair"].to_pylist()], pa.string()),
+    }
+    for name, values in added.items():
+        rows = rows.append_column(name, values)
+    return rows.sort_by([(name, "ascending") for name in added])
+
+
+def _public(rows: pa.Table, tier: Tier, names: Identifiers) -> pa.Table:
     schema = metadata_schema(tier)
     columns: dict[str, pa.Array | pa.ChunkedArray] = {"sample_id": rows["__sample_id"]}
     if tier.miner == "pseudonym":
-        names = {
-            hotkey: pseudonym(key, tier=tier.name, hotkey=hotkey) for hotkey in set(rows["miner_hotkey"].to_pylist())
-        }
-        columns["miner_pseudonym"] = pa.array(
-            [names[hotkey] for hotkey in rows["miner_hotkey"].to_pylist()], pa.string()
-        )
+        hotkeys = rows["miner_hotkey"].to_pylist()
+        pseudonyms = {hotkey: names.pseudonym(hotkey) for hotkey in set(hotkeys)}
+        columns["miner_pseudonym"] = pa.array([pseudonyms[hotkey] for hotkey in hotkeys], pa.string())
     for name in tier.granted:
         columns[name] = _finite(rows[name])
     if "near_duplicate_of" in columns:

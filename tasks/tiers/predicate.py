@@ -2,11 +2,14 @@
 
 A tier file is untrusted input. DuckDB runs with external access off and its configuration locked, so a predicate
 reaches neither files nor the network. The parsed expression may contain only operations on one row, so a predicate
-cannot aggregate, join, or depend on the clock, the machine or random numbers.
+cannot aggregate, join, or depend on the clock, the machine or random numbers. Its length, its depth, the size of its
+values, DuckDB's memory and the time of each run are limited.
 """
 
 import json
+import threading
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from difflib import get_close_matches
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -15,6 +18,7 @@ import pyarrow as pa
 
 from perturb.schemas.errors import TierError
 from perturb.schemas.record import record_schema
+from perturb.tasks.tiers.predicate_size import check_size, is_shallow
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
@@ -44,10 +48,17 @@ _CONSTRUCTS = {
     "POSITIONAL_REFERENCE": "a column's position",
     "DEFAULT": "DEFAULT",
 }
+_CHARACTERS = 4_000
+_DEPTH = 50
+_MEMORY = "1GB"
+_SECONDS = 120.0
 
 
 def open_duckdb() -> "DuckDBPyConnection":
-    """Open an in-memory DuckDB without files, network, extensions or Python variables, with its settings locked."""
+    """Open an in-memory DuckDB without files, network, extensions or Python variables, with its settings locked.
+
+    Its memory is limited to 1 GB, of which nothing is moved to a disk.
+    """
     import duckdb
 
     connection = duckdb.connect(
@@ -57,8 +68,12 @@ def open_duckdb() -> "DuckDBPyConnection":
             "autoload_known_extensions": "false",
             "python_enable_replacements": "false",
             "threads": "1",
+            "memory_limit": _MEMORY,
+            "temp_directory": "",
         }
     )
+    # Binding adds levels to those that are written.
+    connection.execute(f"SET max_expression_depth = {4 * _DEPTH}")
     connection.execute("SET TimeZone = 'UTC'")
     connection.execute("SET lock_configuration = true")
     return connection
@@ -77,9 +92,11 @@ def check_predicate(sql: str, *, columns: tuple[str, ...] | None = None) -> froz
     with open_duckdb() as connection:
         tree = _parse(connection, sql)
         read = _columns_read(tree, sql, allowed)
+        check_size(tree, lambda what: TierError(f"predicate {_short(sql)} {what}"))
         connection.register("records", record_schema().empty_table())
         try:
-            described = connection.execute(f"DESCRIBE SELECT (\n{sql}\n) AS kept FROM records").fetchall()
+            with _limited(connection):
+                described = connection.execute(f"DESCRIBE SELECT (\n{sql}\n) AS kept FROM records").fetchall()
         except duckdb.Error as error:
             raise TierError(f"predicate {_short(sql)} does not fit the record: {_first_line(error)}") from error
     if len(described) != 1 or described[0][1] != "BOOLEAN":
@@ -93,7 +110,7 @@ def matching(table: pa.Table, predicates: dict[str, str]) -> pa.Table:
 
     The result has a boolean column without nulls for each key of `predicates`, in their order. Each predicate must have
     passed `check_predicate`. A predicate that is null for a row does not hold for it. Raises TierError for a predicate
-    that fails on some row's value.
+    that fails on some row's value, and for predicates that need more than two minutes or 1 GB.
     """
     numbered = table.append_column("__row", pa.array(range(table.num_rows), pa.int64()))
     chosen = ", ".join(f'coalesce((\n{sql}\n), false) AS "{name}"' for name, sql in predicates.items())
@@ -102,7 +119,8 @@ def matching(table: pa.Table, predicates: dict[str, str]) -> pa.Table:
     with open_duckdb() as connection:
         connection.register("records", numbered)
         try:
-            found = connection.sql(f"SELECT __row, {chosen} FROM records ORDER BY __row").to_arrow_table()
+            with _limited(connection):
+                found = connection.sql(f"SELECT __row, {chosen} FROM records ORDER BY __row").to_arrow_table()
         except duckdb.Error as error:
             # For example a cast that fails for the value of some row.
             raise TierError(
@@ -111,10 +129,35 @@ def matching(table: pa.Table, predicates: dict[str, str]) -> pa.Table:
     return found.drop_columns(["__row"])
 
 
+@contextmanager
+def _limited(connection: "DuckDBPyConnection") -> Iterator[None]:
+    """Interrupt what the connection runs when the block takes too long. Raises TierError for that, and for memory."""
+    import duckdb
+
+    timer = threading.Timer(_SECONDS, connection.interrupt)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    except duckdb.InterruptException as error:
+        raise TierError(f"predicates take longer than {_SECONDS:g} s for one day; write simpler ones") from error
+    except duckdb.OutOfMemoryException as error:
+        raise TierError(f"predicates need more than {_MEMORY} for one day; write simpler ones") from error
+    finally:
+        timer.cancel()
+
+
 def _parse(connection: "DuckDBPyConnection", sql: str) -> dict[str, Any]:
+    if len(sql) > _CHARACTERS:
+        raise TierError(f"predicate {_short(sql)} has {len(sql):,} characters; accepted: up to {_CHARACTERS:,}")
     query = f"SELECT * FROM records WHERE (\n{sql}\n)"
     ((answer,),) = connection.execute("SELECT json_serialize_sql(?::VARCHAR)", [query]).fetchall()
-    parsed = json.loads(answer)
+    try:
+        parsed = json.loads(answer)
+    except RecursionError:
+        raise _too_deep(sql) from None
+    if "expression depth" in parsed.get("error_message", "") or not is_shallow(parsed, _DEPTH):
+        raise _too_deep(sql)
     if parsed.get("error"):
         raise TierError(f"predicate {_short(sql)} is not SQL: {parsed['error_message']}; write one expression")
     statements = parsed["statements"]
@@ -128,6 +171,10 @@ def _parse(connection: "DuckDBPyConnection", sql: str) -> dict[str, Any]:
         raise TierError(f"predicate {_short(sql)} reads another table; only the record's columns are there")
     where: dict[str, Any] = node["where_clause"]
     return where
+
+
+def _too_deep(sql: str) -> TierError:
+    return TierError(f"predicate {_short(sql)} is nested deeper than {_DEPTH} levels; write fewer terms")
 
 
 def _columns_read(tree: dict[str, Any], sql: str, allowed: Sequence[str]) -> frozenset[str]:

@@ -11,6 +11,7 @@ from perturb.schemas.outcome import Outcome
 from perturb.schemas.record import record_id
 from perturb.schemas.response import Response
 from perturb.schemas.verdict import Findings, Verdict
+from perturb.tasks.verify.context import RoundContext
 
 
 class Refusal(NamedTuple):
@@ -57,9 +58,10 @@ class Case:
         assert self.distance is not None
         return self.distance
 
-    def record_id(self, task_id: str) -> str:
+    def record_id(self, context: RoundContext) -> str:
         """Return the id that the record of this response will have."""
-        return record_id(task_id, self.response.miner_hotkey, self.findings.perturbed_sha256)
+        task_id, hotkey = context.task.task_id, self.response.miner_hotkey
+        return record_id(context.created_at, task_id, hotkey, self.findings.perturbed_sha256)
 
     def verdict(self, bounds: Bounds) -> Verdict:
         """Return the verdict. An accepted answer whose margin is too small for a score says so in its detail."""

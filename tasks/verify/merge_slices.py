@@ -4,18 +4,18 @@ A large round is verified in slices, on any machines, each by `perturb.tasks.ver
 Merging gives what `verify` says of the whole round, to the last bit.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from perturb.models.classifier import Classifier
 from perturb.models.judge.judge import Judge
+from perturb.sandbox.pool import DecodePool
 from perturb.schemas.challenge import Challenge
 from perturb.schemas.response import Response
 from perturb.schemas.settings import Settings
-from perturb.schemas.verdict import Verdict
+from perturb.schemas.verdict import EarlierAnswer, Verdict
 from perturb.tasks.verify.case import Case
-from perturb.tasks.verify.context import RoundContext
+from perturb.tasks.verify.context import NOTHING_EARLIER, RoundContext
 from perturb.tasks.verify.gates import GATES, Gate
-from perturb.tasks.verify.sandbox import DecodePool
 
 
 def merge_slices(
@@ -27,14 +27,17 @@ def merge_slices(
     judge: Judge,
     settings: Settings,
     pool: DecodePool | None = None,
+    earlier: Mapping[str, EarlierAnswer] = NOTHING_EARLIER,
 ) -> list[Verdict]:
     """Return one verdict for each response, in their order.
 
     `sliced` are the verdicts of the slices, made without a judge, for the responses that have no `failure`, in their
-    order. Raises CorpusError when the challenge's own image is not what its task says, ModelError when the task was
-    made with another classifier.
+    order; `earlier` is that of `verify`. Raises CorpusError when the challenge's own image is not what its task says,
+    ModelError when the task was made with another classifier.
     """
-    context = RoundContext.of(challenge, classifier=classifier, judge=judge, settings=settings, pool=pool)
+    context = RoundContext.of(
+        challenge, classifier=classifier, judge=judge, settings=settings, pool=pool, earlier=earlier
+    )
     cases = [Case(response) for response in responses]
     answered = list(zip([case for case in cases if case.open], sliced, strict=True))
     for gate in GATES:

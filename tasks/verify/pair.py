@@ -7,7 +7,7 @@ from perturb.models.classifier import Classifier
 from perturb.models.judge.judge import Judge
 from perturb.models.prediction import predict
 from perturb.schemas.bounds import Bounds
-from perturb.schemas.challenge import Challenge, Origin, Task
+from perturb.schemas.challenge import Challenge, Origin, Task, Terms
 from perturb.schemas.errors import SourceError
 from perturb.schemas.image import pixel_identity
 from perturb.schemas.png import PngRefused, read_png
@@ -61,8 +61,8 @@ def verify_pair(
     true_label = predicted.label if label is None else classifier.check_label(label)
     clean_margin = -predict(logits, true_label=true_label).margin
     identity = pixel_identity(clean)
-    task = Task(
-        task_id=identity[:32],
+    task = Terms(
+        task_salt=identity[:32],
         true_label=true_label,
         true_label_name=classifier.label_name(true_label),
         classifier=classifier.name,
@@ -72,7 +72,7 @@ def verify_pair(
         height=classifier.height,
         width=classifier.width,
         original_sha256=identity,
-    )
+    ).as_task()
     origin = Origin(
         source="pair", source_id="pair", clean_confidence=0, clean_margin=0, judge=judge.name, judge_sha256=judge.sha256
     )

@@ -12,6 +12,7 @@ gates that decide on figures must decide on them as they did.
 
 import hashlib
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import lru_cache
 from math import isclose
 
@@ -21,16 +22,18 @@ from perturb.models.classifier import Classifier, load_classifier
 from perturb.models.judge.judge import Judge, Judgement
 from perturb.models.metrics import Distances
 from perturb.models.prediction import Prediction, predict
-from perturb.schemas.bounds import Bounds
+from perturb.sandbox.pool import shared_pool
 from perturb.schemas.challenge import Challenge, Origin, Task
-from perturb.schemas.errors import CorpusError, PerturbError, SettingsError
+from perturb.schemas.errors import CorpusError, ModelError, PerturbError, SettingsError
+from perturb.schemas.image import Pixels
 from perturb.schemas.outcome import Outcome
 from perturb.schemas.pair import Pair
-from perturb.schemas.png import PngRefused, read_png
-from perturb.schemas.record import Record, Row, record_id
+from perturb.schemas.png import PngRefused
+from perturb.schemas.record import Record, Row, record_id, task_fault, terms_of
 from perturb.schemas.response import Response
 from perturb.schemas.settings import Settings
 from perturb.schemas.verdict import Findings, Score, Verdict
+from perturb.tasks.lineup.find import classifier_of_digest
 from perturb.tasks.verify.case import Case
 from perturb.tasks.verify.gates import GATES, FigureGate
 from perturb.tasks.verify.round import verify
@@ -76,12 +79,14 @@ def reverify(
         round_id=record.round_id, created_at=record.created_at, task=task, origin=_origin(record), png=clean_png
     )
     try:
+        clean = _clean_pixels(clean_png, record.height, record.width)
         (verdict,) = verify(
             challenge,
             [_response(record, perturbed_png)],
             classifier=classifier,
             judge=judge or _RecordedJudge(record),
             settings=_with_extras_of(record, settings) if extras else _without_extras(settings),
+            clean=clean,
         )
         faults += _clean_faults(record, clean_png, classifier)
     except CorpusError as error:
@@ -99,7 +104,8 @@ def reverify_pairs(pairs: Sequence[Pair], *, classifier: Classifier, settings: S
     A record of another classifier is verified with that one, where the settings can load it. Never raises for what
     a pair contains: a row or an image that makes no sense is a fault.
     """
-    return [_fault(pair, classifier, settings) for pair in pairs]
+    with shared_pool().kept():
+        return [_fault(pair, classifier, settings) for pair in pairs]
 
 
 def _fault(pair: Pair, classifier: Classifier, settings: Settings) -> str | None:
@@ -113,13 +119,20 @@ def _fault(pair: Pair, classifier: Classifier, settings: Settings) -> str | None
 
 
 def _classifier_of(record: Record, classifier: Classifier, settings: Settings) -> Classifier:
-    """`classifier`, or the one that the record names, at the size of its images; `verify` compares the digests."""
-    named = classifier
+    """`classifier`, or the one with the weights that the record names, at the size of its images.
+
+    A network of another name and the settings' kind of weights needs no entry in the registry of targets.
+    """
+    size = record.height
+    if record.classifier_sha256 == classifier.sha256:
+        at_size = (classifier.height, classifier.width) == (record.height, record.width)
+        return classifier if at_size else load_classifier(settings.classifier, name=record.classifier, input_size=size)
     if record.classifier != classifier.name:
-        named = load_classifier(settings.classifier, name=record.classifier)
-    if (named.height, named.width) == (record.height, record.width):
-        return named
-    return load_classifier(settings.classifier, name=record.classifier, input_size=record.height)
+        with suppress(ModelError):
+            sibling = load_classifier(settings.classifier, name=record.classifier, input_size=size)
+            if sibling.sha256 == record.classifier_sha256:
+                return sibling
+    return classifier_of_digest(settings, record.classifier_sha256, input_size=size)
 
 
 def refusal_faults(row: Record | Row) -> list[str]:
@@ -146,6 +159,8 @@ def _reward_faults(record: Record) -> list[str]:
         faults += _compare(name, getattr(record, name), None)
     if record.outcome == Outcome.DUPLICATE and record.duplicate_of is None:
         faults.append("duplicate_of: null, though the record is a duplicate")
+    if (record.duplicate_of is None) != (record.duplicate_round is None):
+        faults.append(f"duplicate_round: {record.duplicate_round}, though duplicate_of is {record.duplicate_of}")
     return faults
 
 
@@ -179,7 +194,7 @@ def _recorded_distances(record: Record) -> Distances:
 
 def _distance_faults(record: Record, found: Distances) -> list[str]:
     faults = []
-    for name in ("linf", "l2", "rmse", "psnr"):
+    for name in ("linf", "l2", "rmse", "psnr", "changed_share"):
         faults += _compare(name, getattr(record, name), getattr(found, name))
     levels, l0, squares = found.linf_levels, found.l0, found.squares
     if not l0 <= squares <= l0 * levels**2 or (levels and squares < levels**2):
@@ -204,9 +219,7 @@ class _RecordedJudge:
 
 
 def _task(record: Record) -> Task:
-    bounds = Bounds(**{name: getattr(record, name) for name in Bounds.model_fields})
-    values = {name: getattr(record, name) for name in Task.model_fields if name in Record.model_fields}
-    return Task(bounds=bounds, **values)
+    return Task(task_id=record.task_id, **dict(terms_of(record)))
 
 
 def _origin(record: Record) -> Origin:
@@ -238,8 +251,11 @@ def _with_extras_of(record: Record, settings: Settings) -> Settings:
 
 
 def _identity_faults(record: Record, perturbed_png: bytes | None) -> list[str]:
-    expected = record_id(record.task_id, record.miner_hotkey, record.perturbed_sha256 or record.body_sha256)
+    answer = record.perturbed_sha256 or record.body_sha256
+    expected = record_id(record.created_at, record.task_id, record.miner_hotkey, answer)
     faults = _compare("record_id", record.record_id, expected)
+    if fault := task_fault(record):
+        faults.append(fault)
     if perturbed_png is not None:
         faults += _compare("body_sha256", record.body_sha256, hashlib.sha256(perturbed_png).hexdigest())
     return faults
@@ -260,8 +276,16 @@ def _clean_faults(record: Record, clean_png: bytes, classifier: Classifier) -> l
 # A round's answers come one after the other and share their clean image.
 @lru_cache(maxsize=4)
 def _clean_prediction(png: bytes, height: int, width: int, true_label: int, classifier: Classifier) -> Prediction:
-    clean = read_png(png, height=height, width=width)
+    clean = _clean_pixels(png, height, width)
     return predict(classifier.logits(clean[None])[0], true_label=true_label)
+
+
+@lru_cache(maxsize=4)
+def _clean_pixels(png: bytes, height: int, width: int) -> Pixels:
+    (clean,) = shared_pool().decode([png], height=height, width=width)
+    if isinstance(clean, PngRefused):
+        raise CorpusError(f"it can't be decoded: {clean.detail}")
+    return clean
 
 
 def _score_faults(record: Record, verdict: Verdict, task: Task) -> list[str]:

@@ -4,16 +4,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from math import isfinite
-from typing import TYPE_CHECKING
 
 from perturb.schemas.errors import SettingsError
 from perturb.schemas.neuron import Neuron
 from perturb.subnet.chain import Chain
 from perturb.subnet.keys import Keypair
-from perturb.tasks.weights.history import MinerHistory, miner_histories
-
-if TYPE_CHECKING:
-    from perturb.tasks.weights.history import Records
+from perturb.tasks.weights.history import History, MinerHistory, miner_histories
 
 MIN_PROCESSED = 100
 WINDOW = 100
@@ -93,7 +89,7 @@ class WeightsPlan:
 
 
 def plan_weights(
-    records: "Records",
+    history: History,
     neurons: Sequence[Neuron],
     *,
     netuid: int,
@@ -102,14 +98,14 @@ def plan_weights(
     min_processed: int = MIN_PROCESSED,
     block: int | None = None,
 ) -> WeightsPlan:
-    """Plan weights for `neurons` from records of the corpus. Only miners that processed more than `min_processed`
+    """Plan weights for `neurons` from the history of the corpus. Only miners that processed more than `min_processed`
     challenges can earn; scores are averages over the latest `window` challenges that count.
 
     Raises SettingsError for an unknown policy or a window below 1, CorpusError for records without the columns.
     """
     if window < 1:
         raise SettingsError(f"a window of {window} challenges has no average; give 1 or more")
-    histories = miner_histories(records, neurons, netuid=netuid, window=window)
+    histories = miner_histories(history, neurons, netuid=netuid, window=window)
     reasons = {history.uid: _ineligible(history, min_processed) for history in histories}
     scores = {history.uid: history.average for history in histories if reasons[history.uid] is None}
     weights = emission(scores, emission_policy)

@@ -1,5 +1,6 @@
 """The step once a tempo: plan weights from the corpus' records and submit them to the chain."""
 
+import logging
 from typing import TypeAlias
 
 from pydantic import BaseModel
@@ -10,6 +11,7 @@ from perturb.sinks.corpus.corpus import Corpus
 from perturb.subnet.chain import open_chain
 from perturb.subnet.keys import LOCAL_NETWORK, load_keypair
 from perturb.subnet.neurons import local_roster, metagraph_cache
+from perturb.subnet.trust import load_trust
 from perturb.tasks.weights.emission import (
     DEFAULT_EMISSION_POLICY,
     WeightRow,
@@ -18,7 +20,9 @@ from perturb.tasks.weights.emission import (
     plan_weights,
     submit_weights,
 )
-from perturb.tasks.weights.history import COLUMNS
+from perturb.tasks.weights.own_records import OwnHistory
+
+log = logging.getLogger(__name__)
 
 WeightLine: TypeAlias = dict[str, int | float | str]
 """A row of the weights table, by heading: uid, miner, processed, accepted, average, weight, why not."""
@@ -28,7 +32,8 @@ class WeightsSummary(BaseModel):
     """A plan in numbers and what became of it.
 
     `block` is the block at which the neurons were read, None off chain. `weights` are by uid and sum to 1. `extrinsic`
-    is the ID of the submission, or None with the `reason` why nothing was submitted.
+    is the ID of the submission, or None with the `reason` why nothing was submitted. `left` counts the sealed days and
+    rounds that pay nobody, because no trusted validator signed them, by the reason.
     """
 
     policy: str
@@ -37,6 +42,7 @@ class WeightsSummary(BaseModel):
     weights: dict[int, float]
     extrinsic: str | None
     reason: str | None
+    left: dict[str, int] = {}
 
 
 def weigh_miners(
@@ -44,12 +50,18 @@ def weigh_miners(
 ) -> WeightsSummary:
     """Plan weights from the records of the configured corpus, and submit them.
 
-    On the local network and in a dry run nothing is submitted. Raises SettingsError for an unknown policy, SubnetError
-    where the chain cannot be reached or refuses, StoreError where the corpus cannot be read.
+    Only what the own hotkey and the trusted validators of the settings signed counts. On the local network and in a dry
+    run nothing is submitted. Raises SettingsError for an unknown policy, SubnetError
+    where the chain cannot be reached or refuses, StoreError where the corpus cannot be read, and CorpusError where it
+    is not what these validators signed.
     """
     neurons, block = _neurons(settings)
-    records = Corpus.open(settings).table(columns=list(COLUMNS))
-    plan = plan_weights(records, neurons, netuid=settings.subnet.netuid, emission_policy=emission_policy, block=block)
+    trust = load_trust(settings.subnet)
+    history = OwnHistory(Corpus.open(settings), trust, cache=settings.cache / "weights")
+    plan = plan_weights(history, neurons, netuid=settings.subnet.netuid, emission_policy=emission_policy, block=block)
+    history.forget_unused()
+    for why, count in history.left.items():
+        log.warning("%d left out of the weights: %s; run `perturb audit`", count, why)
     submitted = _submit(plan, settings, dry_run=dry_run)
     return WeightsSummary(
         policy=plan.emission_policy,
@@ -58,6 +70,7 @@ def weigh_miners(
         weights=plan.weights,
         extrinsic=submitted.extrinsic,
         reason=submitted.reason,
+        left=dict(history.left),
     )
 
 

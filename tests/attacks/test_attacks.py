@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from skimage import data
 
 from perturb.attacks import ATTACKS, load_attack
 from perturb.attacks.base import Problem
+from perturb.attacks.observer import AttackStopped, Candidate, watched_by
 from perturb.models.classifier import Classifier, load_classifier
 from perturb.models.judge.judge import load_judge
 from perturb.schemas.bounds import Bounds
@@ -183,6 +184,23 @@ def test_no_step_begins_that_would_end_too_late(name: str, monkeypatch: pytest.M
     assert 2.0 <= clock[0] <= 9.0
 
 
+def test_grid_has_another_answer_of_the_same_quality_for_each_seed() -> None:
+    pixels, _ = challenge("moped")
+    answers = [attacked("grid", "moped", seed=seed) for seed in (1, 1, 2)]
+    assert np.array_equal(answers[0], answers[1])
+    assert not np.array_equal(answers[0], answers[2])
+    assert verdict_on(answers[2], "moped").accepted
+    changed = [int((answer != pixels).sum()) for answer in answers]
+    assert max(changed) <= 1.1 * min(changed)
+
+
+def test_grid_ends_where_nothing_flips_and_there_is_no_deadline() -> None:
+    """A margin that no change of one level reaches; then the last tries are as many as there are."""
+    out_of_reach = Bounds(epsilon=1 / 255, min_margin=1e6)
+    answer = attacked("grid", "moped", out_of_reach, seconds=float("inf"))
+    assert np.abs(answer.astype(int) - challenge("moped")[0]).max() <= 1
+
+
 @pytest.mark.parametrize("slow_step", [1, 2, 4])
 def test_one_slow_step_does_not_end_the_grid_attack(slow_step: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """A clock that only gradients move: 0.2 s each, and 1.6 s the one during which another program had the cores."""
@@ -200,6 +218,31 @@ def test_one_slow_step_does_not_end_the_grid_attack(slow_step: int, monkeypatch:
     answer = load_attack("grid")(embedded()[1], pixels, label, DEFAULTS, deadline=3.0, seed=1)
     assert verdict_on(answer, "moped").accepted
     assert clock[0] <= 3.0
+
+
+def test_an_attack_that_shares_its_cores_works_on_one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A step of two threads takes a second in which the process gets half of its cores, or all of them."""
+    wall, cpu, share = [0.0], [0.0], [1.0]
+    monkeypatch.setattr("perturb.attacks.base.clock", lambda: wall[0])
+    monkeypatch.setattr("time.process_time", lambda: cpu[0])
+    pixels, label = challenge("moped")
+
+    def threads_after_two_steps() -> int:
+        problem = Problem(embedded()[1], pixels, label, DEFAULTS, deadline=wall[0] + 1000)
+        for _ in range(2):
+            assert problem.time_left()
+            problem.gradient(torch.zeros_like(problem.allowed_change(1)[0]))
+            wall[0], cpu[0] = wall[0] + 1, cpu[0] + share[0] * torch.get_num_threads()
+        assert problem.time_left()
+        return torch.get_num_threads()
+
+    torch.set_num_threads(2)
+    assert threads_after_two_steps() == 2
+    share[0] = 0.5
+    assert threads_after_two_steps() == 1
+    share[0] = 1.0
+    assert threads_after_two_steps() == 1, "the attack before it knew nothing better"
+    assert threads_after_two_steps() == 2, "one thread had a core for itself, so all are tried again"
 
 
 @settings(max_examples=60, deadline=None)
@@ -340,3 +383,34 @@ def test_what_an_own_attack_returns_is_checked(name: str, sentence: str) -> None
 def test_attacks_that_cannot_be_loaded(name: str, sentence: str) -> None:
     with pytest.raises(SettingsError, match=sentence):
         load_attack(name)
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+def test_a_watcher_sees_every_candidate_and_may_end_the_attack(name: str) -> None:
+    _, classifier = embedded()
+    pixels, label = challenge("moped")
+    seen: list[Candidate] = []
+
+    def run(watch: Callable[[Candidate], None]) -> Pixels:
+        with watched_by(watch):
+            return load_attack(name)(classifier, pixels, label, DEFAULTS, deadline=time.monotonic() + PATIENT, seed=0)
+
+    answer = run(seen.append)
+    assert any(np.array_equal(one.pixels, answer) for one in seen)
+    for one in seen:
+        logits = classifier.logits(one.pixels[None])[0]
+        assert one.logits is not None
+        assert np.allclose(one.logits, logits, atol=1e-3)
+        assert one.changed == int((one.pixels != pixels).sum())
+        assert one.holds <= one.inside
+    stopped: list[Candidate] = []
+
+    def stop(candidate: Candidate) -> None:
+        stopped.append(candidate)
+        raise AttackStopped
+
+    with pytest.raises(AttackStopped):
+        run(stop)
+    assert len(stopped) == 1
+    unwatched = load_attack(name)(classifier, pixels, label, DEFAULTS, deadline=time.monotonic() + PATIENT, seed=0)
+    assert np.array_equal(unwatched, answer), "watching changes nothing"

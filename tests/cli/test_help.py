@@ -35,7 +35,9 @@ def test_help_imports_nothing_heavy() -> None:
 def test_help_names_every_command_in_its_panel(tmp_path: Path) -> None:
     shown = perturb("--help", cwd=tmp_path)
     assert shown.returncode == 0
-    panels = dict.fromkeys(("Options", "Produce", "Corpus", "Deliver", "Certify", "Operate", "Mine"), "")
+    panels = dict.fromkeys(
+        ("Options", "Produce", "Corpus", "Deliver", "Certify", "Operate", "Mine", "Harden", "Show"), ""
+    )
     for line in shown.stdout.splitlines():
         if line.startswith("╭─ "):
             panel = line.split()[1]
@@ -46,9 +48,11 @@ def test_help_names_every_command_in_its_panel(tmp_path: Path) -> None:
         "Produce": "demo produce ",
         "Corpus": "seal gc show ",
         "Deliver": "export share publish tiers ",
-        "Certify": "audit prove ",
+        "Certify": "audit prove log certify certificate ",
         "Operate": "init doctor status cost weights judge serve ",
-        "Mine": "miner score ",
+        "Mine": "miner score bench ",
+        "Harden": "harden evaluate targets ",
+        "Show": "play ",
     }
 
 
@@ -65,7 +69,7 @@ def test_help_names_every_command_in_its_panel(tmp_path: Path) -> None:
         (("tiers", "check"), {"PERTURB_TIERS": "tiers.toml"}, 9, "there is no tier file"),
         (("export", "--tier", "gold"), {}, 9, "tier 'gold' is not in the tier file, which has sample, research"),
         (("weights", "--dry-run"), {}, 2, "subnet.roster is not set"),
-        (("seal",), {}, 7, "there are no rounds to seal"),
+        (("seal", "--day", "2026-01-31"), {}, 7, "there are no rounds to seal"),
         (("prove", "0" * 64), {}, 7, "holds no corpus"),
     ],
 )
@@ -83,7 +87,8 @@ def test_doctor_checks_every_part_and_masks_secrets(tmp_path: Path) -> None:
     secret = "pexels-secret-key"
     ran = perturb("doctor", "--json", cwd=tmp_path, PERTURB_PEXELS__API_KEY=secret)
     found = json.loads(ran.stdout.splitlines()[-1])
-    assert {"store", "source", "classifier", "judge", "identity", "neurons", "tiers", "prefect"} == set(found)
+    parts = {"store", "source", "decoder", "classifier", "targets", "judge", "identity", "neurons", "tiers", "prefect"}
+    assert set(found) == parts
     assert all(part["ready"] for part in found.values()), found
     assert secret not in ran.stdout + ran.stderr
 

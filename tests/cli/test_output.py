@@ -2,7 +2,8 @@
 
 import pytest
 
-from perturb.cli.output import clean, facts, say, styled, table
+from perturb.cli.output import facts, say, styled, table
+from perturb.schemas.clean_text import clean
 from perturb.schemas.errors import AuditError
 
 HOSTILE = "[/x] [red]label[/] :smile: \x1b[2J\x1b]0;title\x07\x9b31m\u202e\rover\\"

@@ -23,8 +23,8 @@ DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
 _COMMAND = re.compile(r"(?:^|[`\s/;&(])perturb ((?:[a-z][a-z-]*)(?: [^`\n#;&|]*)?)")
 _MODULE = re.compile(r"\bperturb(?:\.[A-Za-z_][A-Za-z0-9_]*)+")
 _FOLDERS = (
-    *("attacks", "benchmarks", "cli", "docs", "examples", "flows", "miner", "models", "perturb", "schemas", "sinks"),
-    *("sources", "subnet", "tasks", "tests", ".ci"),
+    *("attacks", "benchmarks", "cli", "docs", "examples", "flows", "miner", "models", "perturb", "sandbox"),
+    *("schemas", "sinks", "sources", "subnet", "tasks", "tests", ".ci"),
 )
 _FILE = re.compile(rf"`((?:{'|'.join(map(re.escape, _FOLDERS))})/[A-Za-z0-9_./-]*)`")
 # What stands for a name that the reader chooses.
@@ -162,6 +162,8 @@ def _check_command(line: str) -> None:
     command = typer.main.get_command(app)
     words = line.split()
     while isinstance(command, TyperGroup) and words:
+        if words[0].startswith("-") and command.invoke_without_command:
+            break
         assert words[0] in command.commands, f"perturb {line}"
         command, words = command.commands[words[0]], words[1:]
     options = {name for parameter in command.params for name in (*parameter.opts, *parameter.secondary_opts)}

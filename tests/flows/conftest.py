@@ -1,9 +1,12 @@
 """One Prefect server for the flow tests, and production on cheap parts: a real classifier, no language model."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from tests.support.corpora import VALIDATOR
 
 
 @pytest.fixture(scope="session")
@@ -30,6 +33,7 @@ def cheap_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
         "JUDGE__NAME": "none",
         "CLASSIFIER__PERSISTENCE": "false",
         "SUBNET__HOTKEY_URI": "//a-secret-development-key",
+        "SUBNET__TRUSTED_VALIDATORS": json.dumps([VALIDATOR.ss58_address]),
         "PEXELS__API_KEY": "pexels-secret",
     }.items():
         monkeypatch.setenv(f"PERTURB_{name}", value)

@@ -12,7 +12,8 @@ import uvicorn
 from skimage import data
 
 from perturb.miner.answer import Answer
-from perturb.miner.server import Limits, create_app
+from perturb.miner.limits import Limits
+from perturb.miner.server import create_app, http_server
 from perturb.miner.validators import ValidatorList
 from perturb.schemas.challenge import Task
 from perturb.schemas.image import Pixels, encode_png
@@ -53,7 +54,7 @@ def start_miner() -> Iterator[Callable[..., RunningMiner]]:
         ready = threading.Event()
         allowed = ValidatorList(lambda: frozenset({VALIDATOR.ss58_address}))
         app = create_app(recorded, keypair, allowed, name="test", limits=limits, on_ready=ready.set)
-        server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False))
+        server = http_server(app, limits=limits)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
         thread.start()
         assert ready.wait(20)

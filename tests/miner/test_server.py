@@ -13,7 +13,7 @@ from types import SimpleNamespace
 import pytest
 from bittensor import http_auth
 
-from perturb.miner.server import Limits
+from perturb.miner.limits import Limits
 from perturb.schemas.challenge import Challenge, Origin, Task
 from perturb.schemas.errors import AttackError
 from perturb.schemas.image import Pixels, encode_png
@@ -37,7 +37,8 @@ def body(make_task: Callable[..., Task], photo: Pixels) -> bytes:
 
 def signed(body: bytes, *, sender: Keypair = VALIDATOR, receiver: Keypair = MINER, **changes: object) -> dict[str, str]:
     facts: dict[str, object] = {"method": "POST", "path": wire.CHALLENGE_PATH, "receiver_ss58": receiver.ss58_address}
-    return http_auth.sign(sender, body=body, **(facts | changes))
+    digest = {wire.HEADER_DIGEST: wire.content_digest(hashlib.sha256(body).hexdigest())}
+    return http_auth.sign(sender, body=body, **(facts | changes)) | digest
 
 
 def post(
@@ -62,7 +63,7 @@ def test_a_genuine_request_is_answered_and_the_answer_signed(start_miner, body: 
     assert status == 200
     assert (read_png(content, height=64, width=96) != photo).sum() == 1
     facts = {
-        "task_id": "0" * 32,
+        "task_id": miner.asked[0].task_id,
         "nonce": headers[http_auth.HEADER_NONCE],
         "validator_hotkey": VALIDATOR.ss58_address,
         "status": 200,

@@ -91,6 +91,27 @@ def save(state: dict[str, torch.Tensor], path: Path) -> Path:
     return path
 
 
+def test_a_file_of_the_robustness_library_is_read_without_its_second_copy(lite0: Classifier, tmp_path: Path) -> None:
+    state = lite0.module.net.state_dict()
+    mean, std = (values.view(3, 1, 1) for values in (lite0.module.mean, lite0.module.std))
+    wrapped = {
+        "module.normalizer.new_mean": mean,
+        "module.normalizer.new_std": std,
+        **{f"module.model.{name}": tensor for name, tensor in state.items()},
+        "module.attacker.normalize.new_mean": mean,
+        "module.attacker.normalize.new_std": std,
+        **{f"module.attacker.model.{name}": tensor for name, tensor in state.items()},
+    }
+    path = tmp_path / "robust.pth"
+    torch.save({"model": wrapped, "epoch": 3}, path)
+    loaded = load_classifier(ClassifierSettings(weights=str(path), device="cpu"))
+    assert all(torch.equal(tensor, state[name]) for name, tensor in loaded.module.net.state_dict().items())
+    other = tmp_path / "other.pth"
+    torch.save({"model": wrapped | {"module.normalizer.new_mean": mean + 0.1}}, other)
+    with pytest.raises(ModelError, match=r"module\.normalizer\.new_mean is .*, the network's mean is"):
+        load_classifier(ClassifierSettings(weights=str(other), device="cpu"))
+
+
 def test_weights_that_give_nan_are_an_error(lite0: Classifier, tmp_path: Path) -> None:
     state = {name: tensor.clone() for name, tensor in lite0.module.net.state_dict().items()}
     state["classifier.bias"][7] = float("nan")

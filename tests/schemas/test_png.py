@@ -134,7 +134,7 @@ def test_agrees_with_pillow_on_every_filter_and_split(filters: list[int], cuts: 
     rows = np.random.default_rng(seed).integers(0, 256, (SIDE, 1 + 3 * SIDE), dtype=np.uint8)
     rows[:, 0] = filters
     compressed = zlib.compress(rows.tobytes())
-    edges = [0, *sorted(min(cut, len(compressed)) for cut in cuts), len(compressed)]
+    edges = sorted({0, *(min(cut, len(compressed)) for cut in cuts), len(compressed)})  # An empty chunk is refused.
     idats = [(b"IDAT", compressed[a:b]) for a, b in itertools.pairwise(edges)]
     data = packed(header(), *idats, END)
     with Image.open(io.BytesIO(data)) as image:

@@ -150,7 +150,6 @@ def test_a_home_folder_is_the_same_in_every_process(monkeypatch: pytest.MonkeyPa
         ("file:///data/a%20b", "/data/a b"),
         ("file:/data", "/data"),
         ("./$x", "./$x"),
-        ("double::colon", "double::colon"),
     ],
 )
 def test_a_store_is_taken_as_people_type_it(typed: str, meant: str) -> None:

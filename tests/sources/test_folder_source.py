@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import re
+from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
 
@@ -14,11 +15,15 @@ import pytest
 from PIL import Image
 from skimage import data
 
+from perturb.models.classifier import load_classifier
+from perturb.models.judge.judge import NoJudge
+from perturb.schemas.challenge import Challenge
 from perturb.schemas.errors import SourceError
 from perturb.schemas.settings import Settings
 from perturb.sources import open_source
 from perturb.sources.folder import FolderSource
 from perturb.sources.sample import SampleSource
+from perturb.tasks.challenge.package import make_challenge
 
 CAT, CUP = data.chelsea(), data.coffee()
 
@@ -310,6 +315,20 @@ def test_sample_gives_many_licensed_images_in_a_fixed_order() -> None:
     photo = next(photo for photo in photos if photo.source_id.startswith("chelsea@"))
     left, top, side = map(int, photo.source_id.partition("@")[2].split(","))
     assert np.array_equal(photo.pixels, CAT[top : top + side, left : left + side])
+
+
+@pytest.mark.slow
+def test_sample_shows_a_dozen_classes_and_the_classifier_sees_them() -> None:
+    """Crops whose class is stated are of it; elsewhere the subject decides, which the judge's own tests cover."""
+    settings = Settings()
+    network = load_classifier(settings.classifier)
+    found = set()
+    for photo in islice(SampleSource().photos(seed=5), 56):
+        made = make_challenge(photo, classifier=network, judge=NoJudge(), settings=settings, now=datetime.now(UTC))
+        if isinstance(made, Challenge):
+            found.add(made.task.true_label_name)
+    stated = {"disk brake", "carton", "space shuttle", "crash helmet", "Windsor tie", "military uniform"}
+    assert found >= stated | {"tripod", "Egyptian cat", "tiger cat", "espresso", "moped", "missile"}
 
 
 def test_sources_are_opened_by_their_form(tmp_path: Path) -> None:

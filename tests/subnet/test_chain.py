@@ -103,6 +103,22 @@ def test_a_commitment_reads_back(chain: BittensorChain) -> None:
         chain.commit(BOB, "AB" * 32)
 
 
+def test_texts_are_read_as_they_were(chain: BittensorChain, fake: FakeSubstrate) -> None:
+    """What is committed later, a digest, and a sealed payload are not among the texts of a block."""
+    for block, key, text in ((1000, ALICE, "one"), (1005, CAROL, "x" * 128), (1010, ALICE, "two")):
+        fake.block = block
+        chain.commit_text(key, text)
+    chain.commit(BOB, "ab" * 32)
+    assert chain.head() == 1010
+    assert [(one.hotkey, one.text, one.at) for one in chain.read_texts(1009)] == [
+        (CAROL.ss58_address, "x" * 128, 1005),
+        (ALICE.ss58_address, "one", 1000),
+    ]
+    assert {one.text for one in chain.read_texts(1010)} == {"two", "x" * 128}
+    with pytest.raises(SubnetError, match="129 bytes can't be committed"):
+        chain.commit_text(ALICE, "x" * 129)
+
+
 def test_it_works_inside_a_running_loop(chain: BittensorChain) -> None:
     async def inside() -> object:
         return chain.metagraph()

@@ -9,12 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import SecretStr
 
+from perturb.schemas.commitment import Committed
 from perturb.schemas.errors import SettingsError, SubnetError
 from perturb.schemas.neuron import Neuron
 from perturb.schemas.settings import SubnetSettings
 from perturb.subnet.keys import development_keypair, is_hotkey, load_keypair
 from perturb.subnet.neurons import find_neurons, find_validators, merge_shared
-from perturb.subnet.roster import read_roster, write_roster
+from perturb.subnet.roster import add_commitment, read_roster, write_roster
 
 ALICE, BOB, CAROL = (development_keypair(f"//{name}").ss58_address for name in ("Alice", "Bob", "Carol"))
 
@@ -29,6 +30,28 @@ def test_a_roster_reads_back_as_written(tmp_path: Path) -> None:
     assert roster.neurons == tuple(neurons)
     assert roster.validators == {ALICE, CAROL}
     assert not roster.skipped
+
+
+def test_commitments_stand_in_the_roster_as_they_were(tmp_path: Path) -> None:
+    path = tmp_path / "roster.toml"
+    write_roster(path, [Neuron(uid=0, hotkey=ALICE, endpoint=""), Neuron(uid=1, hotkey=BOB, endpoint="")])
+    made = [
+        Committed(hotkey=hotkey, text=text, at=at)
+        for hotkey, text, at in ((ALICE, '{"h":"\n"}', 10), (BOB, "b", 20), (ALICE, "new", 30))
+    ]
+    for one in made:
+        add_commitment(path, one)
+    with pytest.raises(SubnetError, match=f"hotkey {CAROL} is not a neuron"):
+        add_commitment(path, Committed(hotkey=CAROL, text="c", at=1))
+    with path.open("a") as file:
+        file.write('\n[[commitment]]\nhotkey = 3\ntext = "x"\nat = 1\n')
+    roster = read_roster(path)
+    assert roster.commitments == tuple(made)
+    assert len(roster.neurons) == 2
+    assert [skip.reason for skip in roster.skipped] == ["commitment 4: hotkey: Input should be a valid string"]
+    assert roster.commitments_at(5) == []
+    assert roster.commitments_at(29) == made[:2]
+    assert set(roster.commitments_at(30)) == {made[1], made[2]}
 
 
 def test_wrong_entries_are_skipped_and_the_rest_is_asked(tmp_path: Path) -> None:
@@ -143,6 +166,8 @@ def test_a_wallet_that_is_not_there_names_those_that_are(tmp_path: Path) -> None
     with pytest.raises(SubnetError, match=r"wallet 'missing' has no hotkey 'default'.*none found in"):
         load_keypair(settings)
     Wallet("validator", "main", path=str(tmp_path)).create_new_hotkey(use_password=False, suppress=True)
+    with pytest.raises(SettingsError, match="wallet_path ~nobody-here/w names a user without a home folder"):
+        load_keypair(SubnetSettings(wallet_name="validator", wallet_path=Path("~nobody-here/w")))
     with pytest.raises(SubnetError, match="accepted: validator/main;"):
         load_keypair(settings)
 

@@ -92,6 +92,7 @@ def resident_bytes() -> int:
     return int(status.partition("VmRSS:")[2].split()[0]) * 1024
 
 
+@pytest.mark.slow
 def test_a_round_keeps_every_good_answer_and_names_every_bad_one(make_challenge, validator: Keypair) -> None:
     bad = {kind: 2 if kind in TWICE else 1 for kind in REASONS}
     bad["hangs"] += 40 - sum(bad.values())

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from perturb.schemas.bounds import Bounds
-from perturb.schemas.challenge import Challenge, Origin, Task
+from perturb.schemas.challenge import Challenge, Origin, Task, Terms
 from perturb.subnet.wire import MAX_BODY_BYTES, WireError, pack_request, response_limit, unpack_request
 
 PNG = b"\x89PNG\r\n\x1a\nrest"
@@ -17,7 +17,7 @@ PNG = b"\x89PNG\r\n\x1a\nrest"
 
 def packed(png: bytes = PNG, **changes: object) -> Challenge:
     facts = {
-        "task_id": "0123456789abcdef" * 2,
+        "task_salt": "0123456789abcdef" * 2,
         "true_label": 7,
         "true_label_name": 'cock, "rooster" é',
         "classifier": "tf_efficientnet_lite0",
@@ -29,7 +29,7 @@ def packed(png: bytes = PNG, **changes: object) -> Challenge:
         "original_sha256": "1" * 64,
     }
     origin = Origin(source="s", source_id="1", clean_confidence=1, clean_margin=1, judge="none")
-    task = Task.model_validate(facts | changes)
+    task = Terms.model_validate(facts | changes).as_task()
     return Challenge(round_id="r", created_at=datetime.now(UTC), task=task, origin=origin, png=png)
 
 

@@ -12,5 +12,5 @@ def perturb(*arguments: str, cwd: Path, seconds: float = 400, **environment: str
     """Runs `perturb` with `arguments` in folder `cwd`; `environment` adds variables."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("PERTURB_", "PREFECT_"))}
     added = {"PYTHONPATH": str(ROOT), "COLUMNS": "200", "PERTURB_TIERS": str(ROOT / "tiers.toml")} | environment
-    command = [sys.executable, "-c", "from perturb.cli import main; main()", *arguments]
+    command = [sys.executable, "-m", "perturb", *arguments]
     return subprocess.run(command, cwd=cwd, env=clean | added, capture_output=True, text=True, timeout=seconds)

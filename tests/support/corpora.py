@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from perturb.schemas.bounds import Bounds
+from perturb.schemas.challenge import Terms
 from perturb.schemas.image import encode_png, pixel_identity
 from perturb.schemas.record import Record, record_id
 from perturb.schemas.settings import SealSettings
@@ -16,11 +18,16 @@ from perturb.sinks.corpus.corpus import Corpus
 from perturb.sinks.dataset.day_index import Statistics
 from perturb.sinks.dataset.plots import plot_names
 from perturb.sinks.stores.base import Store
+from perturb.subnet.keys import development_keypair
 from perturb.tasks.corpus.commit import commit_records
 from perturb.tasks.corpus.seal import seal_day
+from perturb.tasks.export.operator_state import KEY_OBJECT
 
 SIDE = 12
+VALIDATOR = development_keypair("//PerturbValidator")
 HOTKEYS = tuple(f"5Miner{number:03d}{'x' * 36}" for number in range(16))
+# Of each corpus here: which records a fraction takes must not change from run to run.
+PSEUDONYM_KEY = hashlib.sha256(b"the key of the tests' corpora").hexdigest().encode()
 CLASSES = ("tench", "hen", "great white shark", "jay", "bulbul")
 
 
@@ -50,12 +57,24 @@ def make_row(
 ) -> Record:
     """One plausible record; `changes` override columns."""
     made = datetime.combine(day, datetime.min.time(), UTC) + timedelta(minutes=number)
-    task_id = hashlib.md5(f"task{day}{number}".encode()).hexdigest()
     identity = pixel_identity(perturbed)
+    terms = Terms(
+        task_salt=hashlib.md5(f"task{day}{number}".encode()).hexdigest(),
+        true_label=number % len(CLASSES),
+        true_label_name=CLASSES[number % len(CLASSES)],
+        classifier="tf_efficientnet_lite0",
+        classifier_sha256="a" * 64,
+        bounds=Bounds(),
+        timeout_ms=20_000,
+        height=SIDE,
+        width=SIDE,
+        original_sha256=pixel_identity(original),
+    )
+    task_id = terms.digest()
     levels = int(np.abs(original.astype(int) - perturbed.astype(int)).max())
     random = np.random.default_rng(number * 1000 + miner)
     verdict: dict[str, Any] = dict.fromkeys(
-        (*GROUPS["@verdict"], "duplicate_of", "perturbed_sha256"),
+        (*GROUPS["@verdict"], "duplicate_of", "duplicate_round", "perturbed_sha256"),
     )
     if accepted:
         verdict |= {
@@ -67,6 +86,7 @@ def make_row(
             "linf_levels": levels,
             "l0": 10,
             "l0_pixels": 5,
+            "changed_share": 10 / original.size,
             "l2": 0.5,
             "rmse": 0.01,
             "psnr": float(random.uniform(38, 60)),
@@ -81,39 +101,28 @@ def make_row(
             "perturbed_sha256": identity,
         }
     columns: dict[str, Any] = {
-        "record_id": record_id(task_id, HOTKEYS[miner], identity),
+        "record_id": record_id(made, task_id, HOTKEYS[miner], identity),
         "round_id": f"{made:%Y%m%dT%H%M%S%f}Z-{number:08x}",
         "task_id": task_id,
         "created_at": made,
         "netuid": 26,
         "block": 100 + number,
-        "validator_hotkey": "5Validator",
+        "validator_hotkey": VALIDATOR.ss58_address,
         "source": "sample",
         "source_id": f"photo-{number}",
         "source_url": None if number % 2 else f"https://photos.example/{number}",
         "author": "Ann Author",
         "license": "CC0",
         "subject": "a photograph",
-        "true_label": number % len(CLASSES),
-        "true_label_name": CLASSES[number % len(CLASSES)],
         "synset": "n01440764",
         "true_class": None,
         "clean_confidence": 0.8,
         "clean_margin": 3.0,
         "subject_score": None,
-        "classifier": "tf_efficientnet_lite0",
-        "classifier_sha256": "a" * 64,
+        "target": "tf_efficientnet_lite0",
+        "log_size": None,
         "judge": "none",
         "judge_sha256": None,
-        "epsilon_min": 1 / 255,
-        "epsilon": 8 / 255,
-        "min_psnr": 38.0,
-        "min_ssim": 0.98,
-        "min_margin": 0.5,
-        "norm_type": "linf",
-        "timeout_ms": 20000,
-        "height": SIDE,
-        "width": SIDE,
         "miner_uid": 1000 + miner,
         "miner_hotkey": HOTKEYS[miner],
         "response_ms": 100.0 + miner,
@@ -126,7 +135,8 @@ def make_row(
         "speed": 0.5,
         "score": 0.78 if accepted else 0.0,
         "policy": "grid-1",
-        "original_sha256": pixel_identity(original),
+        **terms.model_dump(exclude={"bounds"}),
+        **terms.bounds.model_dump(),
         **verdict,
         **dict.fromkeys(
             f"{image}_{part}" for image in ("original", "perturbed") for part in ("shard", "offset", "length")
@@ -146,7 +156,10 @@ def make_corpus(
     seal: bool = True,
     changes: Any = None,
 ) -> Made:
-    """Commit `rounds` rounds on each day, the last `refused` miners of each refused, and seal the days."""
+    """Commit `rounds` rounds on each day, the last `refused` miners of each refused, and seal the days.
+
+    Rounds and days are signed by `VALIDATOR`; the key of a sealed corpus' exports is `PSEUDONYM_KEY`.
+    """
     made = Made(Corpus(store))
     random = np.random.default_rng(seed)
     for day in days:
@@ -172,8 +185,15 @@ def make_corpus(
                 records.append(record)
                 if accepted:
                     bodies[record.record_id] = body
-            commit_records(made.corpus, records, encode_png(original), bodies)
+            commit_records(made.corpus, records, encode_png(original), bodies, signer=VALIDATOR)
             made.rows += [record.model_dump() for record in records]
         if seal:
-            seal_day(made.corpus, day, settings=SealSettings(grace_minutes=0, reverify_fraction=0), early=True)
+            store.put_new(KEY_OBJECT, PSEUDONYM_KEY)
+            seal_day(
+                made.corpus,
+                day,
+                settings=SealSettings(grace_minutes=0, reverify_fraction=0),
+                early=True,
+                signer=VALIDATOR,
+            )
     return made

@@ -1,13 +1,15 @@
 """Kill the processes that write a corpus, again and again, and look whether anything was lost, doubled or left over.
 
-A step (producing, sealing, exporting, collecting garbage) runs in a process of its own, on synthetic rounds through
-the same functions that production uses. First every boundary between two operations of a step on the store (and, for
-a directory, on the file system) is met by a SIGKILL once; then kills fall at random moments. After each, the step is
-started again and finishes; then the corpus must audit clean, every round whose commit was acknowledged must be there,
-no record may be there twice, and once garbage was collected nothing may be left that no commit claims.
+A step (producing, sealing, entering documents in the log, exporting, collecting garbage) runs in a process of its own,
+on synthetic rounds through the same functions that production uses. First every boundary between two operations of a
+step on the store (and, for a directory, on the file system) is met by a SIGKILL once; then kills fall at random
+moments, also on two sealers and a writer of the log that run at once. After each, the step is started again and
+finishes; then the corpus must audit clean, every round and every entry that was acknowledged must be there, no record,
+entry or day may be there twice, and once garbage was collected nothing may be left that no commit claims.
 """
 
 import argparse
+import hashlib
 import importlib
 import json
 import os
@@ -19,7 +21,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import date, timedelta
@@ -30,6 +32,10 @@ from typing import Any
 from perturb.schemas.settings import S3Settings, SealSettings, load_settings
 from perturb.sinks.corpus import keys
 from perturb.sinks.corpus.corpus import Corpus
+from perturb.sinks.log import entry as log_entry
+from perturb.sinks.log import log as log_module
+from perturb.sinks.log.entry import Kind, NewEntry
+from perturb.sinks.log.log import Log
 from perturb.sinks.stores.base import Store
 from perturb.sinks.stores.open import open_store
 from perturb.tasks.corpus.audit import audit
@@ -38,6 +44,7 @@ from perturb.tasks.corpus.gc import collect_garbage
 from perturb.tasks.corpus.seal import seal_day
 from perturb.tasks.export.export import export
 from perturb.tasks.tiers.tier_file import parse_tiers
+from tests.support.boundaries import Boundaries, distinct
 from tests.support.servers import ACCESS_KEY, SECRET_KEY, seaweedfs
 from tests.support.synthetic import DAY, make_round
 
@@ -46,11 +53,16 @@ FAR = DAY + timedelta(days=4000)
 # A corpus is left for a fresh one after so many kills, so that its audits stay short.
 _KILLS_A_CORPUS = 12
 _TIER = parse_tiers((Path(__file__).parents[2] / "tiers.toml").read_text())["research"]
-STEPS = ("produce", "seal", "export", "gc")
+# "together" is two sealers and a writer of the log at once, each killed at a moment of its own.
+STEPS = ("produce", "seal", "enter", "export", "gc", "together")
+_AT_ONCE = ("seal", "seal", "enter")
 # Kills at random moments fall where most happens; an export draws plots for seconds and writes for moments.
-_WEIGHTS = {"produce": 5, "seal": 5, "export": 1, "gc": 2}
-# What exports keep is theirs to claim; the log is never garbage.
-_OF_OTHERS = (keys.LOG, "exports/", "releases/", "operator/")
+_WEIGHTS = {"produce": 5, "seal": 5, "enter": 2, "export": 1, "gc": 2, "together": 5}
+# What exports keep is theirs to claim; the log is never garbage, nor are the documents that it names.
+_OF_OTHERS = ("log/", "documents/", keys.LATE, "exports/", "releases/", "operator/")
+# A tile of the log is full after so many entries, so that each step that enters three documents writes one.
+_TILE = 2
+_KINDS: tuple[Kind, ...] = ("plan", "certificate", "model-track")
 
 
 @dataclass
@@ -66,6 +78,11 @@ class World:
     def date(self) -> date:
         """The day that is being produced."""
         return (DAY + timedelta(days=self.day)).date()
+
+    @property
+    def entered(self) -> Path:
+        """A line for each document whose entry in the log was acknowledged."""
+        return self.journal.with_suffix(".entered")
 
 
 def step_produce(world: World, seed: int, rounds: int = 3) -> None:
@@ -86,6 +103,18 @@ def step_seal(world: World, seed: int) -> None:
     seal_day(Corpus(world.open()), world.date, settings=SealSettings(shard_bytes=30_000), now=lambda: FAR)
 
 
+def step_enter(world: World, seed: int) -> None:
+    """Enter three documents in the log, noting each when its entry was acknowledged."""
+    store = world.open()
+    for kind in _KINDS:
+        key, data = f"documents/{seed}/{kind}.json", f"{kind} {seed}".encode()
+        store.put_new(key, data)
+        new = NewEntry(kind=kind, key=key, sha256=hashlib.sha256(data).hexdigest())
+        Log(store).append(new, signer=None, at=FAR)
+        with world.entered.open("a") as entered:
+            entered.write(key + "\n")
+
+
 def step_export(world: World, seed: int) -> None:
     """Bring one tier up to date."""
     export(Corpus(world.open()), _TIER, today=FAR.date())
@@ -96,7 +125,7 @@ def step_gc(world: World, seed: int) -> None:
     collect_garbage(Corpus(world.open()), grace=NOW, keep_superseded=NOW)
 
 
-RUN = {"produce": step_produce, "seal": step_seal, "export": step_export, "gc": step_gc}
+RUN = {"produce": step_produce, "seal": step_seal, "enter": step_enter, "export": step_export, "gc": step_gc}
 
 
 @dataclass
@@ -113,69 +142,43 @@ class Tally:
     wrong: list[str] = field(default_factory=list)
 
 
-def in_child(action: Callable[[], Any], *, kill_after: float | None = None) -> tuple[int, Any]:
-    """Run `action` in a forked process; returns its exit status (-9 when killed) and its JSON result.
+class Child:
+    """An action in a forked process. The parent uses neither threads nor Arrow, so a fork finds nothing half done."""
 
-    The parent uses neither threads nor Arrow, so a fork finds nothing half done.
-    """
-    reader, writer = os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        os.close(reader)
-        status = 1
-        try:
-            with os.fdopen(writer, "w") as answer:
-                json.dump(action(), answer)
-            status = 0
-        finally:
-            sys.stderr.flush()
-            os._exit(status)
-    os.close(writer)
+    def __init__(self, action: Callable[[], Any]):
+        self._reader, writer = os.pipe()
+        self._pid = os.fork()
+        if self._pid == 0:
+            os.close(self._reader)
+            status = 1
+            try:
+                with os.fdopen(writer, "w") as answer:
+                    json.dump(action(), answer)
+                status = 0
+            finally:
+                sys.stderr.flush()
+                os._exit(status)
+        os.close(writer)
+
+    def kill(self) -> None:
+        """Kill the process, unless it ended already."""
+        os.kill(self._pid, signal.SIGKILL)
+
+    def result(self) -> tuple[int, Any]:
+        """Wait; return the exit status (-9 when killed) and the action's JSON result."""
+        with os.fdopen(self._reader) as answer:
+            text = answer.read()
+        _, status = os.waitpid(self._pid, 0)
+        return os.waitstatus_to_exitcode(status), json.loads(text) if text else None
+
+
+def in_child(action: Callable[[], Any], *, kill_after: float | None = None) -> tuple[int, Any]:
+    """Run `action` in a process of its own, killed after so many seconds; return as `Child.result`."""
+    child = Child(action)
     if kill_after is not None:
         time.sleep(kill_after)
-        os.kill(pid, signal.SIGKILL)
-    with os.fdopen(reader) as answer:
-        text = answer.read()
-    _, status = os.waitpid(pid, 0)
-    return os.waitstatus_to_exitcode(status), json.loads(text) if text else None
-
-
-class Boundaries:
-    """Meets every boundary of a step: counts and names them, or kills at one of them."""
-
-    def __init__(self, kill_at: int | None = None):
-        self.names: list[str] = []
-        self._kill_at = kill_at
-
-    def pass_by(self, name: str) -> None:
-        """Between two operations."""
-        if len(self.names) == self._kill_at:
-            os.kill(os.getpid(), signal.SIGKILL)
-        self.names.append(name)
-
-    def around(self, owner: Any, name: str) -> None:
-        """Put a boundary before and after a function."""
-        real = getattr(owner, name)
-
-        def met(*arguments: Any, **options: Any) -> Any:
-            self.pass_by(f"before {name}")
-            result = real(*arguments, **options)
-            self.pass_by(f"after {name}")
-            return result
-
-        setattr(owner, name, met)
-
-    def install(self, store: Store) -> None:
-        """Around everything that changes a store."""
-        for name in ("put_new", "put", "put_together", "delete", "discard"):
-            self.around(type(store), name)
-        if hasattr(store, "root"):
-            for name in ("fsync", "link", "unlink", "rmdir"):
-                self.around(os, name)
-            for name in ("rename", "replace", "mkdir"):
-                self.around(Path, name)
-        else:
-            self.around(store._client, "put_object")  # type: ignore[attr-defined]
+        child.kill()
+    return child.result()
 
 
 def meet_boundaries(world: World, step: str, seed: int, kill_at: int | None) -> list[str]:
@@ -195,14 +198,32 @@ def inspect(world: World) -> dict[str, Any]:
     wrong += [f"audit: {fault.where}: {fault.what}" for fault in report.faults]
     acknowledged = set(world.journal.read_text().split())
     there = {ref.round_id for ref in corpus.live_rounds()}
-    there |= {claim.round_id for manifest in corpus.manifests() for claim in manifest.rounds}
+    there |= {round_id for manifest in corpus.manifests() for round_id in corpus.claims(manifest)}
     wrong += [f"round {lost} was acknowledged and is lost" for lost in acknowledged - there]
     ids = corpus.table(columns=["record_id"]).column(0).to_pylist()
     if len(ids) != len(set(ids)):
         wrong.append("a record is there twice")
     if len(ids) != 3 * len(there):
         wrong.append(f"{len(there)} rounds have {len(ids)} records")
-    return {"wrong": wrong, "records": len(ids)}
+    return {"wrong": wrong + wrong_in_log(world, corpus), "records": len(ids)}
+
+
+def wrong_in_log(world: World, corpus: Corpus) -> list[str]:
+    """What is wrong with the log, beside what an audit finds."""
+    log = Log(corpus.store)
+    records = list(log.records())
+    times = Counter(record.entry.key for record in records)
+    wrong = [f"{key} is in the log {count} times" for key, count in times.items() if count > 1]
+    acknowledged = set(world.entered.read_text().split()) if world.entered.exists() else set()
+    wrong += [f"the entry of {lost} was acknowledged and is lost" for lost in acknowledged - times.keys()]
+    wrong += [f"{key} is in the log and missing" for key in times if corpus.store.head(key) is None]
+    if (newest := log.newest()) != (records[-1] if records else None):
+        wrong.append("the newest entry is not the last one")
+    elif newest is not None:
+        totals, days = newest.entry.totals, corpus.manifests()
+        if (totals.days, totals.records) != (len(days), sum(manifest.records for manifest in days)):
+            wrong.append(f"the log's totals are {totals}, the sealed days are {len(days)}")
+    return wrong
 
 
 def collect_and_inspect(world: World) -> dict[str, Any]:
@@ -211,7 +232,9 @@ def collect_and_inspect(world: World) -> dict[str, Any]:
     report = collect_garbage(corpus, grace=NOW)
     wrong = [f"{entry.key} is left over" for entry in corpus.store.unfinished()]
     claimed = {entry.key for manifest in corpus.manifests() for entry in manifest.files}
-    claimed |= {keys.manifest_key(day) for day in corpus.sealed_days()}
+    for manifest in corpus.manifests():
+        draft = keys.attempt_folder(manifest.day, manifest.attempt) + keys.MANIFEST
+        claimed |= {keys.manifest_key(manifest.day), draft}
     found = [entry.key for entry in corpus.store.entries()]
     for key in found:
         folder, _, _ = key.rpartition("/")
@@ -264,11 +287,38 @@ def kill_once(world: World, step: str, seed: int, tally: Tally, *, at: int | Non
         world.day += 1
 
 
+def kill_together(world: World, seed: int, tally: Tally, moments: Sequence[float]) -> None:
+    """Prepare a day; let two sealers and a writer of the log run at once, kill each, start them again, check."""
+    what = f"together after {', '.join(f'{moment * 1000:.0f}' for moment in moments)} ms (seed {seed})"
+    prepare(world, "seal", seed)
+    started = time.monotonic()
+    children = [Child(partial(RUN[step], world, seed)) for step in _AT_ONCE]
+    for moment, child in sorted(zip(moments, children, strict=True), key=lambda pair: pair[0]):
+        time.sleep(max(0.0, started + moment - time.monotonic()))
+        child.kill()
+    for step, child in zip(_AT_ONCE, children, strict=True):
+        status, _ = child.result()
+        if status not in (0, -signal.SIGKILL):
+            tally.wrong.append(f"{what}: {step} ended with {status} instead of being killed")
+        tally.kills += status == -signal.SIGKILL
+        tally.survived += status == 0
+    for step in dict.fromkeys(_AT_ONCE):
+        restart(world, step, seed, tally, what)
+    tally.by_step["together"] += 1
+    check(world, tally, what)
+    world.kills += 1
+    world.day += 1
+
+
 def prepare(world: World, step: str, seed: int) -> None:
     """What a step needs to find."""
-    if step == "produce":
-        return
-    before = {"seal": ["produce"], "export": ["produce", "seal"], "gc": ["produce", "seal", "produce"]}[step]
+    before = {
+        "produce": [],
+        "seal": ["produce"],
+        "enter": [],
+        "export": ["produce", "seal"],
+        "gc": ["produce", "seal", "produce"],
+    }[step]
     for number, earlier in enumerate(before):
         status, _ = in_child(partial(RUN[earlier], world, seed + 7919 * (number + 1)))
         if status != 0:
@@ -292,14 +342,6 @@ def measure_steps(world: World, seed: int, steps: list[str]) -> tuple[dict[str, 
             world.day += 1
         seed += 1
     return seconds, names
-
-
-def distinct(names: list[str], most: int) -> list[int]:
-    """Boundaries to kill at: the first and last of each name, then others evenly, `most` at most."""
-    wanted = {names.index(name): None for name in dict.fromkeys(names)}
-    wanted |= {len(names) - 1 - names[::-1].index(name): None for name in dict.fromkeys(names)}
-    wanted |= dict.fromkeys(range(0, len(names), max(1, len(names) // most)))
-    return sorted(list(wanted)[:most])
 
 
 @contextmanager
@@ -333,20 +375,31 @@ def run_synthetic(options: argparse.Namespace, fresh: Callable[[], World], tally
     for module in (*heavy, "bittensor.sp_core", "boto3", "pyarrow.dataset"):
         importlib.import_module(module)
     make_round(0)
-    steps = [step for step in STEPS if step in options.steps.split(",")]
+    # In both modules, since one imports it from the other; children inherit it.
+    for module in (log_entry, log_module):
+        vars(module)["TILE"] = _TILE
+    chosen = [step for step in STEPS if step in options.steps.split(",")]
+    # Its writers are measured one by one.
+    steps = [step for step in STEPS if step in RUN and (step in chosen or (step in _AT_ONCE and "together" in chosen))]
     seconds, names = measure_steps(fresh(), options.seed, steps)
     for step in steps:
         print(f"{step}: {seconds[step] * 1000:.0f} ms, {len(names[step])} boundaries, {len(set(names[step]))} kinds")
     plan: list[tuple[str, int | None]] = [
-        (step, at) for step in steps for at in distinct(names[step], options.boundaries)
+        (step, at) for step in steps if step in chosen for at in distinct(names[step], options.boundaries)
     ]
-    plan += [(step, None) for step in chance.choices(steps, [_WEIGHTS[step] for step in steps], k=options.kills)]
+    plan += [(step, None) for step in chance.choices(chosen, [_WEIGHTS[step] for step in chosen], k=options.kills)]
     world = fresh()
     for number, (step, at) in enumerate(plan):
         if world.kills >= _KILLS_A_CORPUS:
             world = fresh()
-        after = None if at is not None else chance.uniform(0, 1.1 * seconds[step])
-        kill_once(world, step, options.seed + 100 * (number + 1), tally, at=at, after=after)
+        seed = options.seed + 100 * (number + 1)
+        if step == "together":
+            # Slower than alone, and the last may finish.
+            moments = [chance.uniform(0, 2 * seconds[writer]) for writer in _AT_ONCE]
+            kill_together(world, seed, tally, moments)
+        else:
+            after = None if at is not None else chance.uniform(0, 1.1 * seconds[step])
+            kill_once(world, step, seed, tally, at=at, after=after)
         if number % 20 == 19:
             print(f"{number + 1} of {len(plan)} kills, {len(tally.wrong)} faults", flush=True)
 
@@ -393,7 +446,7 @@ def run_real(options: argparse.Namespace, world: World, tally: Tally, url: str) 
 def _rounds(world: World) -> set[str]:
     """Ids of all rounds, live or sealed."""
     corpus = Corpus(world.open())
-    sealed = {claim.round_id for manifest in corpus.manifests() for claim in manifest.rounds}
+    sealed = {round_id for manifest in corpus.manifests() for round_id in corpus.claims(manifest)}
     return sealed | {ref.round_id for ref in corpus.live_rounds()}
 
 

@@ -80,7 +80,11 @@ class FakeSubstrate:
     async def query_map(
         self, module: str, item: str, params: list[Any] | None = None, block_hash: str | None = None
     ) -> list[Any]:
-        return self.commitments if item == "CommitmentOf" else []
+        if item != "CommitmentOf":
+            return []
+        at = self.block if block_hash is None else int(block_hash, 16)
+        newest = {hotkey: record for hotkey, record in self.commitments if record["block"] <= at}
+        return list(newest.items())
 
     async def runtime_call(self, api: str, method: str, params: list[Any], block_hash: str | None = None) -> Any:
         self.reads += 1
@@ -93,7 +97,7 @@ class FakeSubstrate:
         _, function, arguments = call
         self.submitted.append((function, keypair.ss58_address, arguments))
         if function == "set_commitment":
-            self.commitments = [(keypair.ss58_address, {"block": self.block, "info": unwrapped(arguments["info"])})]
+            self.commitments.append((keypair.ss58_address, {"block": self.block, "info": unwrapped(arguments["info"])}))
         return self.outcome
 
 

@@ -17,7 +17,7 @@ from xml.sax.saxutils import escape
 
 @dataclass
 class FakeS3:
-    """The service's state: its objects by key (bucket included), and each request as `METHOD key`."""
+    """The service's state: its objects by key (bucket included), each request as `METHOD key`, and listed entries."""
 
     endpoint: str = ""
     keeps_conditions: bool = True
@@ -25,6 +25,7 @@ class FakeS3:
     takes_checksums: bool = True
     objects: dict[str, tuple[bytes, dict[str, str], float]] = field(default_factory=dict)
     requests: list[str] = field(default_factory=list)
+    listed: int = 0
 
 
 @contextmanager
@@ -66,7 +67,7 @@ def fake_s3(
             with lock:
                 state.requests.append(f"{self.command} {place}")
                 if "/" not in place:
-                    self._list(place, parse_qs(url.query))
+                    self._list(place, parse_qs(url.query, keep_blank_values=True))
                 elif self.command == "PUT":
                     self._put(place, data)
                 elif self.command == "DELETE":
@@ -107,7 +108,9 @@ def fake_s3(
             after = f"{bucket}/{query.get('start-after', [''])[0]}"
             delimiter = query.get("delimiter", [""])[0]
             rows: dict[str, None] = {}
-            for place in sorted(place for place in state.objects if place.startswith(prefix) and place > after):
+            # Uploads in parts are not kept, so that there are never unfinished ones.
+            there = [] if "uploads" in query else state.objects
+            for place in sorted(place for place in there if place.startswith(prefix) and place > after):
                 head, found, _ = place[len(prefix) :].partition(delimiter) if delimiter else ("", "", "")
                 if found:
                     folder = prefix.removeprefix(f"{bucket}/") + head + delimiter
@@ -119,6 +122,7 @@ def fake_s3(
                 rows[
                     f"<Contents><Key>{key}</Key><LastModified>{stamp}</LastModified><Size>{len(data)}</Size></Contents>"
                 ] = None
+            state.listed += len(rows)
             body = f"<ListBucketResult><IsTruncated>false</IsTruncated>{''.join(rows)}</ListBucketResult>"
             self._answer(200, body.encode(), headers={"Content-Type": "application/xml"})
 

@@ -1,5 +1,6 @@
 """Simulates a full disk: all writes of objects go to /dev/full."""
 
+import io
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,9 @@ def fill_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     full = Path("/dev/full")
     if not full.exists():
         pytest.skip("/dev/full is missing")
-    opened = Path.open
 
-    def open_on_full_disk(self: Path, *arguments: Any, **options: Any) -> Any:
-        if ".unfinished" in self.parts and "xb" in arguments:
-            opened(self, "xb").close()
-            return opened(full, "wb", buffering=0)
-        return opened(self, *arguments, **options)
+    def open_on_full_disk(path: Path, *_: Any) -> io.FileIO:
+        path.open("xb").close()
+        return io.FileIO(full, "wb")
 
-    monkeypatch.setattr(Path, "open", open_on_full_disk)
+    monkeypatch.setattr("perturb.sinks.stores.directory._open_new", open_on_full_disk)

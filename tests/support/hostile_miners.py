@@ -15,7 +15,7 @@ import sys
 import threading
 from collections.abc import Awaitable, Callable, Mapping
 
-from perturb.miner.server import create_app
+from perturb.miner.server import create_app, http_server
 from perturb.miner.validators import ValidatorList
 from perturb.schemas.challenge import Task
 from perturb.schemas.image import Pixels, encode_png
@@ -139,20 +139,20 @@ async def another_miners_signature(asked: Asked, writer: Writer) -> None:
 
 
 async def replays(asked: Asked, writer: Writer) -> None:
-    writer.write(asked.answer(nonce=str(int(asked.nonce) - 10**10), task_id="f" * 32))
+    writer.write(asked.answer(nonce=str(int(asked.nonce) - 10**10), task_id="f" * 64))
 
 
 async def replays_in_disguise(asked: Asked, writer: Writer) -> None:
-    old = asked.answer(nonce=str(int(asked.nonce) - 10**10), task_id="f" * 32)
+    old = asked.answer(nonce=str(int(asked.nonce) - 10**10), task_id="f" * 64)
     writer.write(
-        old.replace(b"f" * 32, asked.task.task_id.encode()).replace(
+        old.replace(b"f" * 64, asked.task.task_id.encode()).replace(
             str(int(asked.nonce) - 10**10).encode(), asked.nonce.encode()
         )
     )
 
 
 async def wrong_task(asked: Asked, writer: Writer) -> None:
-    writer.write(asked.answer(task_id="e" * 32))
+    writer.write(asked.answer(task_id="e" * 64))
 
 
 async def html(asked: Asked, writer: Writer) -> None:
@@ -230,8 +230,6 @@ async def serve_hostile(kind: str, keypair: Keypair) -> socket.socket:
 
 
 async def serve_good(keypair: Keypair) -> socket.socket:
-    import uvicorn
-
     def answer(task: Task, clean: Pixels, deadline: float) -> bytes:
         changed = clean.copy()
         changed[0, 0, 0] ^= 1
@@ -239,7 +237,7 @@ async def serve_good(keypair: Keypair) -> socket.socket:
 
     listener = socket.create_server(("127.0.0.1", 0))
     app = create_app(answer, keypair, ValidatorList(lambda: frozenset({sys.argv[2]})), name="test")
-    server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False))
+    server = http_server(app)
     tasks.append(asyncio.create_task(server.serve(sockets=[listener])))
     while not server.started:
         await asyncio.sleep(0.01)

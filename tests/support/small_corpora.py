@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from perturb.schemas.settings import SealSettings
+from perturb.schemas.signature import Signer
 from perturb.sinks.corpus.corpus import Corpus
-from perturb.sinks.corpus.manifest import Signer
 from perturb.sinks.stores.open import open_store
 from perturb.tasks.corpus.audit import AuditReport, audit
 from perturb.tasks.corpus.commit import RoundSummary, commit_round

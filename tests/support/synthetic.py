@@ -73,7 +73,7 @@ def make_round(
     clean = clean_pixels(rng, side)
     task = make_task(
         clean,
-        task_id=rng.bytes(16).hex(),
+        task_salt=rng.bytes(16).hex(),
         true_label=int(rng.integers(1000)),
         true_label_name="tench",
         classifier="synthetic",
@@ -113,6 +113,7 @@ def _answer(rng: np.random.Generator, clean: Pixels, place: int, accepted: bool)
         linf=float(np.abs(change).max() / 255),
         linf_levels=int(np.abs(change).max()),
         l0=int(np.count_nonzero(change)),
+        changed_share=np.count_nonzero(change) / change.size,
         l2=float(np.sqrt(np.sum(change**2)) / 255),
         rmse=mse**0.5 / 255,
         psnr=10 * float(np.log10(255**2 / mse)),
@@ -123,6 +124,7 @@ def _answer(rng: np.random.Generator, clean: Pixels, place: int, accepted: bool)
         adversarial_confidence=float(rng.random()),
         margin=float(rng.random() * 5),
         semantic_mismatch=True,
+        hypernym_height=int(rng.integers(1, 19)),
     )
     response = Response(
         miner_uid=place,

@@ -3,17 +3,17 @@
 from typing import Any
 
 from perturb.schemas.bounds import Bounds
-from perturb.schemas.challenge import Task
+from perturb.schemas.challenge import Task, Terms
 from perturb.schemas.image import Pixels, pixel_identity
 
 
 def make_task(pixels: Pixels | None = None, *, number: int = 0, **changes: Any) -> Task:
-    """Return a valid task for `pixels`, uint8 (height, width, 3), with `number` in its id; `changes` override fields.
+    """Return a valid task for `pixels`, uint8 (height, width, 3), with `number` in its salt; `changes` override terms.
 
     Without pixels it is a task of 224x224 values whose `original_sha256` is 64 zeros.
     """
     facts: dict[str, Any] = {
-        "task_id": f"{number:032x}",
+        "task_salt": f"{number:032x}",
         "true_label": 652,
         "true_label_name": "military uniform",
         "classifier": "tf_efficientnet_lite0",
@@ -30,4 +30,4 @@ def make_task(pixels: Pixels | None = None, *, number: int = 0, **changes: Any) 
             "width": pixels.shape[1],
             "original_sha256": pixel_identity(pixels),
         }
-    return Task.model_validate(facts | changes)
+    return Terms.model_validate(facts | changes).as_task()

@@ -17,6 +17,7 @@ def validator_folder(folder: Path) -> Path:
     make_corpus(store, days=[LIVE], rounds=1, seal=False)
     (folder / "roster.toml").write_text("")
     (folder / "perturb.toml").write_text(
-        f'tiers = "{ROOT / "tiers.toml"}"\nsubnet.roster = "roster.toml"\nseal.reverify_fraction = 0\n'
+        f'tiers = "{ROOT / "tiers.toml"}"\nsubnet.roster = "roster.toml"\n'
+        'subnet.hotkey_uri = "//PerturbValidator"\nseal.reverify_fraction = 0\n'
     )
     return folder

@@ -38,17 +38,20 @@ def label() -> int:
     return int(classifier().logits(clean()[None])[0].argmax())
 
 
-def challenge(bounds: Bounds | None = None, pixels: Pixels | None = None) -> Challenge:
+def challenge(
+    bounds: Bounds | None = None, pixels: Pixels | None = None, excluded_labels: tuple[int, ...] = ()
+) -> Challenge:
     network = classifier()
     image = clean() if pixels is None else pixels
     task = make_task(
         image,
-        task_id=secrets.token_hex(16),
+        task_salt=secrets.token_hex(16),
         true_label=label(),
         true_label_name=network.label_name(label()),
         classifier=network.name,
         classifier_sha256=network.sha256,
         bounds=bounds or Bounds(),
+        excluded_labels=excluded_labels,
     )
     logits = np.sort(network.logits(image[None])[0].astype(float))
     origin = Origin(

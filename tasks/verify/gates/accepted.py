@@ -40,7 +40,7 @@ class NearDuplicates(Gate):
         for place, case in enumerate(ordered):
             near = np.flatnonzero(cosines[place, :place] > NEAR_DUPLICATE_COSINE)
             if near.size:
-                case.findings.near_duplicate_of = ordered[int(near[0])].record_id(context.task.task_id)
+                case.findings.near_duplicate_of = ordered[int(near[0])].record_id(context)
 
 
 def _with_pixels(cases: Sequence[Case], context: RoundContext) -> list[Case]:

@@ -5,7 +5,9 @@ from typing import ClassVar
 
 import numpy as np
 
+from perturb.models.hypernyms import hypernym_height
 from perturb.models.prediction import Prediction, predict_reproducibly
+from perturb.schemas.imagenet import NUM_CLASSES
 from perturb.schemas.outcome import Outcome
 from perturb.tasks.verify.case import Case
 from perturb.tasks.verify.context import RoundContext
@@ -59,11 +61,14 @@ def _no_flip(found: Prediction, context: RoundContext) -> str:
 
 
 class SemanticMismatch(Gate):
-    """Refuses flips to another name of the same kind of thing, as the judge sees it."""
+    """Refuses flips to another name of the same kind of thing, as the judge sees it, and to excluded labels.
+
+    The challenge excludes labels that are still right about the photograph's subject, whatever the judge finds.
+    """
 
     name = "meaning"
     outcomes = (Outcome.SEMANTIC_MATCH,)
-    columns: ClassVar[Columns] = {"semantic_score": 0.05, "semantic_mismatch": EQUAL}
+    columns: ClassVar[Columns] = {"semantic_score": 0.05, "semantic_mismatch": EQUAL, "hypernym_height": EQUAL}
     scope = "round"
 
     def __call__(self, cases: Sequence[Case], context: RoundContext) -> None:
@@ -73,7 +78,10 @@ class SemanticMismatch(Gate):
         judgements = judge.same_kind([(task.true_label, label) for label in labels]) if labels else []
         answers = dict(zip(labels, judgements, strict=True))
         for case in cases:
-            judgement = answers[_label(case)]
+            label = _label(case)
+            judgement = answers[label]
+            if context.classifier.num_classes == NUM_CLASSES:
+                case.findings.hypernym_height = hypernym_height(task.true_label, label)
             case.findings.semantic_score = judgement.score
             case.findings.semantic_mismatch = not judgement.holds
             if judgement.holds:
@@ -82,6 +90,13 @@ class SemanticMismatch(Gate):
                     f"the judge {judge.name} finds that {case.findings.adversarial_label_name!r} and "
                     f"{task.true_label_name!r} are the same kind of thing; steer the attack to a label with another "
                     f"meaning",
+                )
+            elif label in task.excluded_labels:
+                case.refuse(
+                    Outcome.SEMANTIC_MATCH,
+                    f"{case.findings.adversarial_label_name!r} is among the challenge's excluded_labels: it means the "
+                    f"same as {task.true_label_name!r}, or is still right about what was photographed; steer the "
+                    f"attack to a label that is not excluded",
                 )
 
 

@@ -53,20 +53,30 @@ class Decode(Gate):
 
 
 class Duplicates(Gate):
-    """Refuses all but the fastest of the answers that show the same pixels."""
+    """Refuses what an earlier round accepted for the photograph, and all but the fastest of answers of equal pixels."""
 
     name = "identity"
     outcomes = (Outcome.DUPLICATE,)
-    columns: ClassVar[Columns] = {"duplicate_of": None}
+    columns: ClassVar[Columns] = {"duplicate_of": None, "duplicate_round": None}
     scope = "round"
 
     def __call__(self, cases: Sequence[Case], context: RoundContext) -> None:
         """Compare pixel identities, which all cases have by now."""
         first: dict[str | None, Case] = {}
         for case in fastest_first(cases):
+            before = context.earlier.get(case.findings.perturbed_sha256 or "")
+            if before is not None:
+                case.findings.duplicate_of, case.findings.duplicate_round = before
+                case.refuse(
+                    Outcome.DUPLICATE,
+                    f"record {before.record_id} of round {before.round_id} has the same pixels, and an answer to a "
+                    f"photograph counts once; compute a new perturbation, from another starting point",
+                )
+                continue
             fastest = first.setdefault(case.findings.perturbed_sha256, case)
             if fastest is not case:
-                case.findings.duplicate_of = fastest.record_id(context.task.task_id)
+                case.findings.duplicate_of = fastest.record_id(context)
+                case.findings.duplicate_round = context.round_id
                 case.refuse(
                     Outcome.DUPLICATE,
                     f"miner {fastest.response.miner_uid} sent the same pixels "
@@ -84,6 +94,7 @@ class MeasureDistances(Gate):
         "linf_levels": EQUAL,
         "l0": EQUAL,
         "l0_pixels": EQUAL,
+        "changed_share": 1e-12,
         "l2": 1e-9,
         "rmse": 1e-12,
         "psnr": 1e-9,
@@ -100,6 +111,7 @@ class MeasureDistances(Gate):
             case.findings.linf_levels = distance.linf_levels
             case.findings.l0 = distance.l0
             case.findings.l0_pixels = distance.l0_pixels
+            case.findings.changed_share = distance.changed_share
             case.findings.l2 = distance.l2
             case.findings.rmse = distance.rmse
             case.findings.psnr = distance.psnr

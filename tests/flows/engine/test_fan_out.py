@@ -18,7 +18,7 @@ from perturb.schemas.response import Response
 from perturb.schemas.settings import load_settings
 from perturb.sinks.corpus.corpus import Corpus
 from perturb.sinks.stores.open import open_store
-from tests.support.corpora import make_corpus
+from tests.support.corpora import VALIDATOR, make_corpus
 
 DAYS = [date(2026, 1, 5), date(2026, 1, 6), date(2026, 1, 7)]
 
@@ -35,6 +35,7 @@ def commit_real_round(corpus: Corpus, number: int) -> None:
     import hashlib
 
     from perturb.miner.answer import attack_answer
+    from perturb.miner.targets import TargetPool
     from perturb.models.classifier import load_classifier
     from perturb.models.judge.judge import load_judge
     from perturb.sources import open_source
@@ -58,7 +59,7 @@ def commit_real_round(corpus: Corpus, number: int) -> None:
     challenge = next(made for made in drawn if isinstance(made, Challenge))
     responses = []
     for place, attack in enumerate(("fgsm", "pgd")):
-        body = attack_answer(attack, settings.classifier, budget_seconds=2)(
+        body = attack_answer(attack, TargetPool(settings.classifier), budget_seconds=2)(
             challenge.task, challenge.pixels, float("inf")
         )
         digest = hashlib.sha256(body).hexdigest()
@@ -68,7 +69,17 @@ def commit_real_round(corpus: Corpus, number: int) -> None:
         score(verdict, challenge.task, response.response_ms, policy=settings.policy)
         for verdict, response in zip(verdicts, responses, strict=True)
     ]
-    commit_round(corpus, challenge, responses, verdicts, scores, netuid=26, block=None, validator_hotkey="5Validator")
+    commit_round(
+        corpus,
+        challenge,
+        responses,
+        verdicts,
+        scores,
+        netuid=26,
+        block=None,
+        validator_hotkey=VALIDATOR.ss58_address,
+        signer=VALIDATOR,
+    )
 
 
 def contents(root: Path) -> dict[str, bytes]:
@@ -129,7 +140,8 @@ def test_a_day_sealed_on_two_workers_is_the_same_bytes(
     assert together.reverified == together.images > 1
     first, second = contents(cheap_line / "sealed"), contents(other / "sealed")
     data = {name for name in first if name.endswith((".tar", ".parquet"))}
-    assert len(data) == 3
+    # Shards of both kinds, the records, and the four tables beside them: claims, models, statistics, miners.
+    assert len(data) == 7
     assert {name: second[name] for name in data} == {name: first[name] for name in data}
 
 

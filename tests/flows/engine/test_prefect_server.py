@@ -40,7 +40,10 @@ def two() -> str:
     with get_client(sync_client=True) as client:
         return str(client.api_url)
 
-before = servers()
+# It is started in the background: on a busy machine later than the imports above take.
+ends = time.monotonic() + 60
+while not (before := servers()) and time.monotonic() < ends:
+    time.sleep(0.1)
 with server.used():
     address = one()
     time.sleep(3)
@@ -74,10 +77,18 @@ def test_the_server_that_was_started_first_serves_the_flow_and_ignores_sigint(tm
 
 @pytest.mark.slow
 def test_a_server_that_cannot_start_is_an_error_with_its_last_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    import perturb.flows  # noqa: F401  (its environment must stand before Prefect is imported)
     from perturb.flows.engine.prefect_server import start_server
     from perturb.schemas.errors import SettingsError
 
     monkeypatch.setenv("PREFECT_API_DATABASE_CONNECTION_URL", "sqlite+aiosqlite:////nowhere/prefect.db")
     message = r"temporary server did not start .*`prefect server start`"
-    with pytest.raises(SettingsError, match=message), start_server().used():
+    # Without the server of other tests in this process, which would be used instead.
+    with (
+        temporary_settings(restore_defaults={PREFECT_API_URL}),
+        pytest.raises(SettingsError, match=message),
+        start_server().used(),
+    ):
         pass

@@ -124,12 +124,13 @@ def test_task_parameters_are_references_and_small_values() -> None:
 
     from prefect import Task
 
+    from perturb.certificates.steps import PlanRequest
     from perturb.flows.engine.production_line import ProductionLine
     from perturb.flows.produce import stages_of
     from perturb.tasks.verify.reverify_by_reference import RecordRef
 
     line = object.__new__(ProductionLine)
-    allowed = {str, int, float, bool, date, type(None), RecordRef}
+    allowed = {str, int, float, bool, date, type(None), RecordRef, PlanRequest}
     tasks = {
         value
         for module in pkgutil.walk_packages(perturb.flows.__path__, "perturb.flows.")

@@ -90,6 +90,7 @@ time.sleep(99)
 """
 
 
+@pytest.mark.slow
 def test_a_second_signal_ends_the_waiting_and_leaves_no_orphan(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     from perturb.flows.engine import supervisor as serve
     from perturb.flows.engine.signals import stopped_by_signals
@@ -147,6 +148,7 @@ def test_every_deployment_names_a_flow_that_takes_its_parameters() -> None:
         assert item["work_pool"]["name"] == "perturb"
 
 
+@pytest.mark.slow
 def test_a_server_that_is_away_is_named_before_anything_is_begun(tmp_path: Path) -> None:
     ran = perturb("seal", cwd=tmp_path, PREFECT_API_URL="http://127.0.0.1:9/api")
     assert "PREFECT_API_URL is http://127.0.0.1:9/api" in ran.stderr

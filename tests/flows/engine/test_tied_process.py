@@ -40,6 +40,7 @@ time.sleep(99)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("program", [_TIED, _FLOW_RUN])
 def test_a_child_ends_when_its_parent_is_killed(program: str, tmp_path: Path) -> None:
     said = tmp_path / "said"

@@ -70,15 +70,15 @@ def test_missing_objects(store: Store) -> None:
 
 
 def test_listing_is_whole_and_resumes(store: Store) -> None:
-    keys = ["day=1/a/x", "day=1/b/x", "day=1/b/y", "day=1/manifest", "day=2/a/x", "log/1", "log/2", "top"]
+    keys = ["day=1/a/x", "day=1/b/x", "day=1/b/y", "day=1/manifest", "day=2/a/x", "more/1", "more/2", "top"]
     for key in reversed(keys):
         store.put_new(key, key.encode())
     assert [entry.key for entry in store.entries()] == keys
     assert [entry.key for entry in store.entries("day=1/b")] == ["day=1/b/x", "day=1/b/y"]
     assert [entry.key for entry in store.entries("day=", after="day=1/b/x")] == keys[2:5]
     assert [entry.key for entry in store.entries("day=", after="day=2/")] == ["day=2/a/x"]
-    assert [entry.key for entry in store.entries("log/", after="log/1")] == ["log/2"]
-    assert store.folders("") == ["day=1", "day=2", "log"]
+    assert [entry.key for entry in store.entries("more/", after="more/1")] == ["more/2"]
+    assert store.folders("") == ["day=1", "day=2", "more"]
     assert store.folders("day=1/") == ["a", "b"]
     assert next(iter(store.entries("top"))).size == 3
 

@@ -12,7 +12,10 @@ import pytest
 
 from perturb.schemas.errors import CorpusError, StoreError
 from perturb.schemas.settings import S3Settings, SealSettings
+from perturb.sinks.corpus import keys
 from perturb.sinks.corpus.corpus import Corpus
+from perturb.sinks.log.entry import NewEntry
+from perturb.sinks.log.log import Log
 from perturb.sinks.stores.base import ObjectCorrupt, Store
 from perturb.sinks.stores.directory import DirectoryStore
 from perturb.sinks.stores.open import open_store
@@ -57,7 +60,7 @@ def test_a_hundred_rounds_through_a_bad_network(seaweed: Server, seaweed_store: 
     report = audit(clear)
     assert report.holds, report.faults[:3]
     (manifest,) = clear.manifests()
-    assert {claim.round_id for claim in manifest.rounds} == set(rounds)
+    assert clear.claims(manifest) == set(rounds)
 
 
 @pytest.mark.parametrize("fault", ["lost_answer", "corrupt_answer", "corrupt_request", "truncate"])
@@ -164,7 +167,14 @@ def test_two_producers_and_two_sealers_as_processes(tmp_path: Path) -> None:
 
 
 def test_many_at_once_on_one_store(make_store: Callable[[], Store]) -> None:
-    start = threading.Barrier(4)
+    start = threading.Barrier(5)
+
+    def certify() -> None:
+        store = make_store()
+        start.wait()
+        for number in range(8):
+            new = NewEntry(kind="certificate", key=f"certificates/{number}.json", sha256=f"{number:064x}")
+            Log(store).append(new, signer=None, at=LATER)
 
     def produce(number: int) -> None:
         corpus = Corpus(make_store())
@@ -183,11 +193,18 @@ def test_many_at_once_on_one_store(make_store: Callable[[], Store]) -> None:
                     raise
 
     commit(Corpus(make_store()), (3, 9))
-    with ThreadPoolExecutor(4) as pool:
+    with ThreadPoolExecutor(5) as pool:
         done = [pool.submit(produce, number) for number in range(2)] + [pool.submit(seal_some, n) for n in range(2)]
-        for future in done:
+        for future in [*done, pool.submit(certify)]:
             future.result()
-    _check_all_there(Corpus(make_store()), rounds=13)
+    corpus = Corpus(make_store())
+    _check_all_there(corpus, rounds=13)
+    entered = [record.entry for record in Log(corpus.store).records()]
+    certificates = [entry.key for entry in entered if entry.kind == "certificate"]
+    assert certificates == [f"certificates/{number}.json" for number in range(8)]
+    assert [entry.key for entry in entered if entry.kind == "sealed-day"] == [
+        keys.manifest_key(day) for day in corpus.sealed_days()
+    ]
 
 
 def _check_all_there(corpus: Corpus, *, rounds: int) -> None:

@@ -18,7 +18,7 @@ def test_an_endpoint_that_names_the_bucket_is_refused(endpoint: str) -> None:
         open_store("s3://bucket/prefix", S3Settings(endpoint_url=endpoint))
 
 
-@pytest.mark.parametrize("name", ["s3:/bucket", "~nobody-here/x", "$HOME/x", "file://relative", "ftp://x/y"])
+@pytest.mark.parametrize("name", ["s3:/bucket", "~nobody-here/x", "$HOME/x", "file://relative", "ftp://x/y", "a::b/c"])
 def test_a_name_that_cannot_be_meant_is_refused(name: str) -> None:
     with pytest.raises(StoreError, match="is not supported; accepted: a "):
         open_store(name)
@@ -68,6 +68,7 @@ def test_a_directory_that_cannot_be_written_to_is_a_sentence(tmp_path: Path, mon
     def refused(*_: object, **__: object) -> None:
         raise refuse
 
+    monkeypatch.setattr("perturb.sinks.stores.directory._open_new", refused)
     for name in ("unlink", "mkdir", "rename", "replace"):
         monkeypatch.setattr(Path, name, refused)
     assert store.get("a/b") == b"one"

@@ -19,6 +19,7 @@ from perturb.tasks.challenge.draw import draw_challenge
 from perturb.tasks.challenge.package import Unfit, make_challenge
 
 ESPRESSO, TRIPOD = 967, 872
+TABBY, TIGER_CAT, EGYPTIAN_CAT, MALAMUTE, MOPED = 281, 282, 285, 249, 665
 NOW = datetime(2026, 5, 4, 3, 2, 1, 987654, tzinfo=UTC)
 
 
@@ -51,6 +52,20 @@ def test_a_known_class_makes_a_challenge_that_keeps_the_pixel_contract(classifie
     assert made.task.classifier_sha256 == classifier.sha256
     logits = classifier.logits(made.pixels[None])[0]
     assert made.origin.clean_margin == pytest.approx(float(np.sort(logits)[-1] - np.sort(logits)[-2]), abs=1e-4)
+
+
+@pytest.mark.parametrize(("subject", "covered"), [("cat", True), ("Tabby cats", False), ("animals", True)])
+def test_labels_that_the_subject_covers_are_excluded(
+    subject: str, covered: bool, classifier: Classifier, tmp_path: Path
+) -> None:
+    """The photograph is of a tabby; a tiger cat, and to the word "animals" a dog, is no mistake about its subject."""
+    made = make(photo("chelsea.png", subject=subject), classifier, tmp_path, min_clean_margin=0, min_clean_confidence=0)
+    assert isinstance(made, Challenge)
+    assert made.task.true_label in (TABBY, TIGER_CAT, EGYPTIAN_CAT)
+    others = {TABBY, TIGER_CAT, EGYPTIAN_CAT} - {made.task.true_label}
+    assert (others <= set(made.task.excluded_labels)) == covered
+    assert (MALAMUTE in made.task.excluded_labels) == (subject == "animals")
+    assert MOPED not in made.task.excluded_labels
 
 
 def test_a_judge_is_never_shown_the_class_numbers_of_another_network() -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from perturb.sinks.corpus.manifest import Signer
+from perturb.schemas.signature import Signer
 from tests.support.small_corpora import make_clean_corpora
 
 

@@ -2,8 +2,9 @@
 
 from collections.abc import Callable
 
+from perturb.schemas.signature import Signer
+from perturb.schemas.trust import Trust
 from perturb.sinks.corpus.corpus import Corpus
-from perturb.sinks.corpus.manifest import Signer
 from perturb.sinks.stores.base import Store
 from perturb.tasks.corpus.audit import audit
 from perturb.tasks.corpus.gc import collect_garbage
@@ -33,7 +34,8 @@ def test_a_corpus_lives_on_every_store(make_store: Callable[[], Store], keypair:
     assert again.manifest == sealed.manifest
 
     commit(fresh, small(9, validator=keypair.ss58_address), keypair)
-    report = audit(fresh, hotkey=keypair.ss58_address)
+    own = Trust(frozenset({keypair.ss58_address}))
+    report = audit(fresh, trust=own)
     assert report.holds, whats(report)
     assert (report.days, report.rounds, report.records, report.unsigned) == (1, 1, 20, 0)
     assert audit(fresh, sample=0.5).holds
@@ -47,8 +49,7 @@ def test_a_corpus_lives_on_every_store(make_store: Callable[[], Store], keypair:
 
     record_id = str(after.column("record_id")[5])
     proof = parse_proof(prove(fresh, record_id).to_json(), "proof.json")
-    assert check_proof(proof, manifest=sealed.manifest, hotkey=keypair.ss58_address).holds
-    assert check_proof(proof, root="0x" + sealed.manifest.merkle_root).holds
+    assert check_proof(proof, trust=own).holds
     assert not check_proof(proof, root="0" * 64).holds
     forged = proof.model_copy(update={"record": proof.record | {"score": 1.0}})
-    assert not check_proof(forged, manifest=sealed.manifest).holds
+    assert not check_proof(forged, trust=own).holds

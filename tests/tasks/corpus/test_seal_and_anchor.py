@@ -10,9 +10,10 @@ from bittensor.result import ChainError, ExtrinsicResult
 from perturb.schemas.errors import SubnetError
 from perturb.schemas.settings import Settings, load_settings
 from perturb.sinks.corpus.corpus import Corpus
+from perturb.sinks.log.log import Log
 from perturb.subnet.chain import BittensorChain
 from perturb.tasks.corpus.seal_and_anchor import SealSummary, seal_and_anchor
-from tests.support.corpora import make_corpus
+from tests.support.corpora import VALIDATOR, make_corpus
 from tests.support.fake_chain import BOB, NETUID, FakeSubstrate
 
 DAYS = [date(2026, 1, 5), date(2026, 1, 6)]
@@ -32,7 +33,13 @@ def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeSubstrate:
 def settings(tmp_path: Path) -> Settings:
     """A validator with Bob's hotkey on a chain, and a corpus with unsealed rounds on two days."""
     Keyfile(tmp_path / "wallets" / "validator" / "hotkeys" / "default").set_keypair(BOB, encrypt=False)
-    subnet = {"network": "finney", "netuid": NETUID, "wallet_name": "validator", "wallet_path": tmp_path / "wallets"}
+    subnet = {
+        "network": "finney",
+        "netuid": NETUID,
+        "wallet_name": "validator",
+        "wallet_path": tmp_path / "wallets",
+        "trusted_validators": [VALIDATOR.ss58_address],
+    }
     settings = load_settings(store=str(tmp_path / "store"), subnet=subnet, seal={"reverify_fraction": 0})
     make_corpus(Corpus.open(settings).store, days=DAYS, rounds=1, miners=2, seal=False)
     return settings
@@ -40,6 +47,12 @@ def settings(tmp_path: Path) -> Settings:
 
 def on_chain(fake: FakeSubstrate) -> str | None:
     return BittensorChain("finney", NETUID, substrate=fake).read_commitment(BOB.ss58_address)
+
+
+def newest_root(settings: Settings) -> str:
+    newest = Log(Corpus.open(settings).store).newest()
+    assert newest is not None
+    return newest.head.root
 
 
 def seal(settings: Settings, day: date) -> SealSummary:
@@ -50,20 +63,38 @@ def test_the_root_of_a_sealed_day_is_on_the_chain(settings: Settings, fake: Fake
     first = seal(settings, DAYS[0])
     assert not first.already
     assert first.extrinsic == "1000-2"
-    assert on_chain(fake) == first.merkle_root
+    assert on_chain(fake) == newest_root(settings)
     (manifest,) = Corpus.open(settings).manifests()
     assert manifest.merkle_root == first.merkle_root
 
     again = seal(settings, DAYS[0])
     assert (again.already, again.extrinsic) == (True, None)
-    second = seal(settings, DAYS[1])
-    assert on_chain(fake) == second.merkle_root != first.merkle_root
+    earlier = newest_root(settings)
+    seal(settings, DAYS[1])
+    assert on_chain(fake) == newest_root(settings) != earlier
 
-    # An older root must not replace the newest, nor does sealing its day again write anything.
+    # Sealing an older day again sends the newest root where it is missing, and nothing where it is there.
     fake.commitments.clear()
-    assert seal(settings, DAYS[0]).extrinsic is None
-    assert on_chain(fake) is None
-    assert [signer for _, signer, _ in fake.submitted] == [BOB.ss58_address] * 2
+    assert seal(settings, DAYS[0]).extrinsic is not None
+    assert on_chain(fake) == newest_root(settings)
+    assert seal(settings, DAYS[1]).extrinsic is None
+    assert [signer for _, signer, _ in fake.submitted] == [BOB.ss58_address] * 3
+
+
+def test_a_root_on_the_chain_that_the_log_never_had_is_named(
+    settings: Settings, fake: FakeSubstrate, caplog: pytest.LogCaptureFixture
+) -> None:
+    seal(settings, DAYS[0])
+    seal(settings, DAYS[1])
+    assert "never had" not in caplog.text
+    # Somebody puts an earlier state of the log back.
+    store = Corpus.open(settings).store
+    store.delete("log/00000001.json")
+    store.delete(f"sealed/date={DAYS[1]}/manifest.json")
+    seal(settings, DAYS[1])
+    assert "a root that the log of 2 entries never had" in caplog.text
+    assert "restore it from a copy, and run `perturb audit`" in caplog.text
+    assert on_chain(fake) == newest_root(settings)
 
 
 @pytest.mark.parametrize("failure", ["unreachable", "refused"])
@@ -75,17 +106,16 @@ def test_a_root_that_missed_the_chain_is_sent_by_the_next_seal(
         fake.down = True
     else:
         fake.outcome = ExtrinsicResult(success=False, message="bad", error=ChainError("CommitmentSetRateLimitExceeded"))
-    with pytest.raises(SubnetError, match=r"2026-01-05 is sealed, but its Merkle root .* is not on the chain") as told:
+    with pytest.raises(SubnetError, match=r"2026-01-05 is sealed, but the log's root .* is not on the chain") as told:
         seal(settings, DAYS[0])
-    (manifest,) = Corpus.open(settings).manifests()
-    assert manifest.merkle_root in str(told.value)
+    assert newest_root(settings) in str(told.value)
     assert "run `perturb seal --day 2026-01-05` again" in str(told.value)
     fake.down, fake.outcome = False, accepting
     fake.commitments.clear()
 
     sealed = seal(settings, DAYS[0])
     assert (sealed.already, sealed.extrinsic) == (True, "1000-2")
-    assert on_chain(fake) == sealed.merkle_root == manifest.merkle_root
+    assert on_chain(fake) == newest_root(settings)
 
 
 def test_the_local_network_has_no_chain_to_write_to(settings: Settings, fake: FakeSubstrate) -> None:

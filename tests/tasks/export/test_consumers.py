@@ -8,7 +8,9 @@ import sys
 import tarfile
 from collections.abc import Iterator
 from datetime import date, datetime
+from functools import partial
 from io import BytesIO
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -23,15 +25,21 @@ import webdataset
 import yaml
 from PIL import Image
 
+from perturb.models.labels import imagenet_label, imagenet_labels
 from perturb.schemas.image import pixel_identity
+from perturb.schemas.imagenet import class_names
 from perturb.schemas.record import record_schema
 from perturb.schemas.tier import Tier
+from perturb.sinks.dataset.card import Contents, make_card
+from perturb.sinks.dataset.day_index import ExportFile, Statistics
+from perturb.sinks.dataset.photo_rows import photo_groups
 from perturb.sinks.dataset.writers import row_groups
 from perturb.sinks.stores.open import open_store
 from perturb.tasks.export.export import export
+from perturb.tasks.export.plan import plan_day
 from perturb.tasks.export.readback import read_back
 from perturb.tasks.export.share import share
-from perturb.tasks.tiers.grant import sample_id
+from perturb.tasks.tiers.identifiers import pair_id
 from perturb.tasks.tiers.tier_file import load_tiers
 from tests.support.corpora import Made, make_corpus, plain_draw
 
@@ -66,9 +74,10 @@ def load(path: Path, cache: Path, **options: Any) -> Any:
     return datasets.load_dataset(str(path), cache_dir=str(cache), **options)
 
 
-@pytest.mark.parametrize("tier", TIERS)
-@pytest.mark.parametrize("root", ["parquet", "wds"])
-def test_datasets_reads_both_roots_in_both_modes(made: Made, tmp_path: Path, tier: str, root: str) -> None:
+@pytest.mark.parametrize(
+    ("tier", "root"), [*product(TIERS, ["parquet", "wds"]), ("research", "by_photo"), ("professional", "by_photo")]
+)
+def test_datasets_reads_each_root_in_both_modes(made: Made, tmp_path: Path, tier: str, root: str) -> None:
     kept = load(folder(made, tier, root), tmp_path)
     streamed = load(folder(made, tier, root), tmp_path, streaming=True)
     assert set(kept) == set(streamed)
@@ -82,11 +91,66 @@ def test_datasets_reads_both_roots_in_both_modes(made: Made, tmp_path: Path, tie
 
 
 def _comparable(row: dict[str, Any]) -> dict[str, Any]:
-    return {
-        name: pixel_identity(np.asarray(value)) if isinstance(value, Image.Image) else value
-        for name, value in row.items()
-        if name != "__url__"
+    return {name: _plain(value) for name, value in row.items() if name != "__url__"}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_plain(each) for each in value]
+    return pixel_identity(np.asarray(value)) if isinstance(value, Image.Image) else value
+
+
+def test_labels_have_names_however_the_pairs_are_loaded(made: Made, tmp_path: Path) -> None:
+    """From the card, in a view, and from the files alone, as from a list of links: both modes."""
+    path = folder(made, "research", "parquet")
+    links = json.loads(share(made.corpus.store, "research").to_json())["data_files"]["parquet"]
+    for streaming in (False, True):
+        loaded = [
+            load(path, tmp_path / "card", streaming=streaming),
+            load(path, tmp_path / "view", name="minimal", streaming=streaming),
+            datasets.load_dataset("parquet", data_files=links, cache_dir=str(tmp_path / "links"), streaming=streaming),
+        ]
+        for found in loaded:
+            for column in ("true_label", "adversarial_label"):
+                labels = found["train"].features[column]
+                assert isinstance(labels, datasets.ClassLabel)
+                assert labels.names == list(class_names())
+                row = next(iter(found["train"]))
+                assert labels.int2str(row[column]) == imagenet_label(row[column]).name
+
+
+def test_names_of_classes_are_those_of_records_and_no_two_are_equal() -> None:
+    shared = {
+        134: "crane (n02012849)",
+        517: "crane (n03126707)",
+        638: "maillot (n03710637)",
+        639: "maillot (n03710721)",
     }
+    assert len(set(class_names())) == 1000
+    assert list(class_names()) == [shared.get(label.index, label.name) for label in imagenet_labels()]
+
+
+def test_a_card_is_short_and_does_not_grow_with_days_and_views(made: Made) -> None:
+    for tier in ("sample", "research", "professional"):
+        for root in ("parquet", "wds", *(["by_photo"] if tier != "sample" else [])):
+            text = (folder(made, tier, root) / "README.md").read_text()
+            assert len(text.splitlines()) < 200, (tier, root)
+    research = load_tiers(Path("tiers.toml"))["research"]
+    files = tuple(
+        ExportFile(
+            key=f"parquet/data/train/{n}.parquet", root="parquet", split="train", rows=1, size=1, sha256="0" * 64
+        )
+        for n in range(400)
+    )
+    statistics = Statistics(splits={"train": 400}, views={name: {"train": 1} for name in research.views})
+    card = make_card(Contents(research, tuple(DAYS), files, statistics), "parquet").decode()
+    assert len(card.splitlines()) < 200
+    front = card.split("---\n")[1]
+    assert front.count("great white shark") == 1
+    read = yaml.safe_load(front)
+    assert len(read["configs"]) == len(read["dataset_info"]) == 1 + len(research.views)
+    assert all(len(config["data_files"][0]["path"]) == 400 for config in read["configs"])
+    assert all(info["features"] == read["dataset_info"][0]["features"] for info in read["dataset_info"])
 
 
 def test_rows_are_those_of_the_corpus_value_by_value(made: Made, tmp_path: Path) -> None:
@@ -109,7 +173,7 @@ def test_rows_are_those_of_the_corpus_value_by_value(made: Made, tmp_path: Path)
         for pair in ((flat["original"], flat["perturbed"]), (nested["original.png"], nested["perturbed.png"])):
             identities = [pixel_identity(np.asarray(image)) for image in pair]
             assert identities == [source["original_sha256"], source["perturbed_sha256"]]
-            assert sample_id(*identities) == flat["sample_id"]
+            assert pair_id(*identities) == flat["sample_id"]
 
 
 def test_perturbed_bytes_are_those_that_the_miner_signed(made: Made) -> None:
@@ -151,7 +215,7 @@ def test_views_are_configurations(made: Made, tmp_path: Path) -> None:
         assert {split: len(list(rows)) for split, rows in streamed.items()} == view.num_rows
 
 
-@pytest.mark.parametrize("root", ["parquet", "wds"])
+@pytest.mark.parametrize("root", ["parquet", "wds", "by_photo"])
 def test_a_root_that_lost_samples_is_noticed(made: Made, tmp_path: Path, root: str) -> None:
     """A tar cut between two samples reads without error: the card's counts are what tells."""
     source = folder(made, "research", root)
@@ -236,12 +300,28 @@ def test_digests_are_those_of_the_files_and_the_card_lists_them_all(made: Made) 
         for file in listed:
             data = (base / file["key"]).read_bytes()
             assert (len(data), hashlib.sha256(data).hexdigest()) == (file["size"], file["sha256"])
-        for root in ("parquet", "wds"):
+        for root in {path.split("/")[0] for path in on_disk}:
             card = yaml.safe_load((base / root / "README.md").read_text().split("---")[1])
             (default,) = [config for config in card["configs"] if config["config_name"] == "default"]
             paths = {f"{root}/{path}" for split in default["data_files"] for path in split["path"]}
             assert paths == {key for key in on_disk if key.startswith(root)}
             assert "*" not in "".join(paths)
+
+
+def test_mlcroissant_reads_photographs_with_all_their_versions(made: Made, tmp_path: Path) -> None:
+    import mlcroissant
+
+    root = folder(made, "research", "by_photo")
+    loaded = mlcroissant.Dataset(jsonld=str(root / "croissant.json"))
+    assert not loaded.metadata.issues.errors
+    for split, rows in load(root, tmp_path).items():
+        for record, row in zip(loaded.records(split), rows, strict=True):
+            values = {name.removeprefix(f"{split}/"): value for name, value in record.items()}
+            assert values["image_id"].decode() == row["image_id"]
+            versions = [np.asarray(image) for image in values["adversarial"]]
+            assert all(map(np.array_equal, versions, map(np.asarray, row["adversarial"])))
+            assert len(versions) == len(row["adversarial"])
+            assert values["pairs.linf_levels"] == [pair["linf_levels"] for pair in row["pairs"]]
 
 
 def test_mlcroissant_reads_every_record_from_where_its_file_is(made: Made, tmp_path: Path) -> None:
@@ -263,6 +343,74 @@ def test_mlcroissant_reads_every_record_from_where_its_file_is(made: Made, tmp_p
             assert values["created_at"] == datetime.fromisoformat(row["created_at"])
             assert values["persists.jpeg75"] == row["persists"]["jpeg75"]
             assert values["transfer.margin"] == (row["transfer"] and [other["margin"] for other in row["transfer"]])
+
+
+def test_a_reader_of_the_public_dataset_reads_the_layout_by_photograph(made: Made, tmp_path: Path) -> None:
+    """As public trainers read it: images without decoding, a list of PNGs a row, the label by its English name."""
+    public = load(folder(made, "professional", "by_photo"), tmp_path)
+    pairs = {row["sample_id"]: row for split in load(folder(made, "professional", "parquet"), tmp_path).values()
+             for row in split.cast_column("original", datasets.Image(decode=False))
+             .cast_column("perturbed", datasets.Image(decode=False))}  # fmt: skip
+    seen = []
+    for rows in public.values():
+        assert isinstance(rows.features["true_label"], datasets.ClassLabel)
+        rows = rows.cast_column("image", datasets.Image(decode=False))
+        rows = rows.cast_column("adversarial", datasets.Sequence(datasets.Image(decode=False)))
+        assert len(set(rows["image_id"])) == len(rows)
+        for row in rows:
+            own = [pairs[pair["sample_id"]] for pair in row["pairs"]]
+            assert [version["bytes"] for version in row["adversarial"]] == [pair["perturbed"]["bytes"] for pair in own]
+            assert {pair["original"]["bytes"] for pair in own} == {row["image"]["bytes"]}
+            assert {pair["true_label_name"] for pair in own} == {row["label_name"]}
+            assert {pair["true_label"] for pair in own} == {row["true_label"]}
+            assert min(pair["created_at"] for pair in own) == row["created_at"]
+            elsewhere = ("original", "perturbed", "true_label", "true_label_name")
+            metadata = [{name: pair[name] for name in pair if name not in elsewhere} for pair in own]
+            assert row["pairs"] == metadata
+            seen += [pair["sample_id"] for pair in own]
+    assert sorted(seen) == sorted(pairs)
+
+
+def test_ids_of_photographs_are_valid_in_their_tier_alone(made: Made) -> None:
+    """Without hotkeys they are neither the pixel identities, which every tier has, nor those of another tier."""
+
+    def ids(tier: str) -> set[str]:
+        files = folder(made, tier, "by_photo").rglob("*.parquet")
+        return {name for file in files for name in pq.read_table(file, columns=["image_id"])["image_id"].to_pylist()}
+
+    identities = {row["original_sha256"] for row in made.rows}
+    assert len(ids("professional")) == len(identities)
+    assert ids("professional").isdisjoint(ids("research") | identities)
+
+
+def test_photographs_are_whole_wherever_files_and_row_groups_are_cut(tmp_path: Path, plain_plots: None) -> None:
+    """A photograph is in one file and one row, although its pairs come in several batches."""
+    made = make_corpus(open_store(str(tmp_path)), days=DAYS[:1], rounds=7, miners=5)
+    columns = ("true_label", "true_label_name", "original_sha256")
+    # With hotkeys files are cut by the bytes of their images, which are few here.
+    tier = Tier(name="t", description="d", columns=columns, layouts=("pairs", "by_photo"), miner="hotkey", license="l")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("perturb.sinks.dataset.writers.GROUP_BYTES", 1500)
+        patch.setattr("perturb.tasks.export.export.plan_day", partial(plan_day, shard_bytes=9_000))
+        export(made.corpus, tier, today=date(2027, 1, 1))
+    root = tmp_path / "exports/t/by_photo/data/train"
+    files = [pq.ParquetFile(path) for path in sorted(root.glob("*.parquet"))]
+    assert 1 < len(files) < sum(file.num_row_groups for file in files)
+    rows = [row for file in files for row in file.read().to_pylist()]
+    assert len({row["image_id"] for row in rows}) == len(rows)
+    assert all(len(row["pairs"]) == len(row["adversarial"]) == 4 for row in rows)
+    assert all({pair["original_sha256"] for pair in row["pairs"]} == {identity(row["image"])} for row in rows)
+
+
+def identity(image: dict[str, Any]) -> str:
+    return pixel_identity(np.asarray(Image.open(BytesIO(image["bytes"]))))
+
+
+def test_a_photograph_with_two_truths_has_two_rows() -> None:
+    names = ("true_label", "true_label_name")
+    rows = pa.table({"true_label": [1, 2, 1, 1], "true_label_name": ["a", "b", "a", "a"]})
+    assert photo_groups(rows, ["x", "x", "x", "y"]) == [[0, 2], [1], [3]]
+    assert photo_groups(rows.drop_columns(list(names)), ["x", "x", "x", "y"]) == [[0, 1, 2], [3]]
 
 
 def test_torch_and_numpy_take_every_column(made: Made, tmp_path: Path) -> None:
@@ -335,7 +483,7 @@ def test_read_back_proves_a_record_or_says_that_it_does_not_hold(made: Made, lab
     assert flips
     found = read_back(str(folder(made, "professional", "")), classifier=labels)
     assert found.agree
-    assert len(found.records) == 5
+    assert len(found.records) == 7
     assert set(found.records.values()) == {sum(row["outcome"] == "accepted" for row in made.rows)}
     assert found.proof.holds == found.proof.flips
     labels.lies = True
@@ -377,4 +525,4 @@ def test_every_snippet_of_the_docs_runs(made: Made, tmp_path: Path) -> None:
         text=True,
         timeout=250,
     )
-    assert ran.stdout.splitlines().count("ran") == 9, ran.stderr[-2000:]
+    assert ran.stdout.splitlines().count("ran") == 11, ran.stderr[-2000:]

@@ -82,7 +82,7 @@ def test_an_export_on_s3_is_the_export_of_a_directory(made: Made, tmp_path: Path
 
 
 @pytest.mark.parametrize("streaming", [True, False])
-@pytest.mark.parametrize(("builder", "root"), [("parquet", "parquet"), ("webdataset", "wds")])
+@pytest.mark.parametrize(("builder", "root"), [("parquet", "parquet"), ("webdataset", "wds"), ("parquet", "by_photo")])
 def test_presigned_lists_load_in_datasets(
     made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, builder: str, root: str, streaming: bool
 ) -> None:
@@ -91,7 +91,12 @@ def test_presigned_lists_load_in_datasets(
     loaded = datasets.load_dataset(
         builder, data_files=shared["data_files"][root], streaming=streaming, cache_dir=str(tmp_path)
     )
-    assert sum(len(list(rows)) for rows in loaded.values()) == sum(row["outcome"] == "accepted" for row in made.rows)
+    if builder == "parquet":
+        labels = loaded["train"].features["true_label"]
+        assert isinstance(labels, datasets.ClassLabel)
+        assert labels.num_classes == 1000
+    pairs = sum(len(row["pairs"]) if root == "by_photo" else 1 for rows in loaded.values() for row in rows)
+    assert pairs == sum(row["outcome"] == "accepted" for row in made.rows)
 
 
 def test_presigned_tars_load_in_webdataset_and_every_file_is_what_the_list_says(made: Made) -> None:
@@ -250,10 +255,35 @@ def test_publish_sends_a_root_in_one_commit_and_only_what_is_missing(local: Made
         target.write_bytes(data)
     loaded = datasets.load_dataset(str(tmp_path / "hub"), cache_dir=str(tmp_path / "cache"))
     assert sum(loaded.num_rows.values()) == sum(row["outcome"] == "accepted" for row in local.rows)
+    photographs = Hub()
+    publish(store, "professional", repo="org/perturb-photographs", root="by_photo", api=photographs)
+    assert {path for path in photographs.files if "/" not in path} == {"README.md", "croissant.json"}
+    assert any(path.startswith("data/") for path in photographs.files)
+    sample = load_tiers(Path("tiers.toml"))["sample"]
+    export(local.corpus, sample, today=date(2027, 1, 1))
+    with pytest.raises(TierError, match="sample is not exported as by_photo; its layouts say"):
+        publish(store, "sample", repo="org/perturb", root="by_photo", api=hub)
     with pytest.raises(SettingsError, match="org/name"):
         publish(store, "professional", repo="no such//name", api=hub)
     with pytest.raises(TierError, match="no export yet"):
-        publish(store, "sample", repo="org/perturb", api=hub)
+        publish(store, "research", repo="org/perturb", api=hub)
+
+
+def test_a_card_of_another_version_is_not_published(local: Made) -> None:
+    """As an interrupted export leaves it: the files of a day are there, the card does not list them."""
+    store, key = local.corpus.store, "exports/professional/parquet/README.md"
+    older = store.get(key)
+    make_corpus(store, days=[date(2026, 1, 2)], rounds=4, miners=3)
+    tier = load_tiers(Path("tiers.toml"))["professional"]
+    export(local.corpus, tier, today=date(2027, 1, 1))
+    newer = store.get(key)
+    for text, stated in ((older, "1.1.0"), (b"---\npretty_name: x\n---\n", "none that this program writes")):
+        store.put(key, text)
+        with pytest.raises(TierError, match=f"is a card of version {stated}, the export is at 1.2.0: .* run perturb"):
+            publish(store, tier.name, repo="org/perturb", api=Hub())
+    export(local.corpus, tier, today=date(2027, 1, 1))
+    assert store.get(key) == newer
+    assert publish(store, tier.name, repo="org/perturb", api=Hub()).version == "1.2.0"
 
 
 def test_objects_of_other_programs_beside_an_export_are_ignored(local: Made, tmp_path: Path, plain_plots: None) -> None:

@@ -17,13 +17,16 @@ import pytest
 from pydantic import SecretStr
 
 from perturb.schemas.errors import CorpusError, PerturbError, TierError
-from perturb.schemas.tier import Tier
+from perturb.schemas.image import pixel_identity
+from perturb.schemas.png import stored_pixels
+from perturb.schemas.tier import DEFAULT_LAYOUTS, Tier
 from perturb.sinks.corpus.corpus import Corpus
 from perturb.sinks.dataset.day_index import DayIndex
 from perturb.sinks.stores.base import Buffer, ObjectWriter
 from perturb.sinks.stores.directory import DirectoryStore
 from perturb.sinks.stores.open import open_store
 from perturb.tasks.export.export import export, export_day
+from perturb.tasks.export.operator_state import definition
 from perturb.tasks.tiers.tier_file import load_tiers
 from tests.support.corpora import Made, make_corpus
 
@@ -42,6 +45,7 @@ def corpus_at(folder: Path, days: list[date] = DAYS, **options: Any) -> Made:
     return make_corpus(open_store(str(folder)), days=days, **options)
 
 
+@pytest.mark.slow
 def test_days_come_one_by_one_or_all_at_once_to_the_same_bytes(tmp_path: Path, plain_plots: None) -> None:
     made = corpus_at(tmp_path / "one")
     for day in DAYS:
@@ -83,7 +87,7 @@ def test_files_of_earlier_days_never_change(tmp_path: Path, plain_plots: None) -
     before = tree(tmp_path)
     export(made.corpus, RESEARCH, today=LATER, key=KEY)
     after = tree(tmp_path)
-    day_files = [name for name in before if "/data/" in name or name.startswith(".perturb/")]
+    day_files = [name for name in before if "/data/" in name or name.startswith(".perturb/2")]
     assert day_files
     assert all(before[name] == after[name] for name in day_files)
     assert before["parquet/README.md"] != after["parquet/README.md"]
@@ -133,7 +137,7 @@ def test_an_export_interrupted_at_any_write_ends_in_the_same_bytes(tmp_path: Pat
     corpus_at(folder, DAYS[:2], rounds=3)
     export(Corpus(open_store(str(folder))), RESEARCH, today=LATER, key=KEY)
     whole = tree(folder)
-    cards = {whole["parquet/README.md"], whole["wds/README.md"]}
+    cards = {whole[f"{root}/README.md"] for root in ("parquet", "wds", "by_photo")}
     folder = tmp_path / "broken"
     corpus_at(folder, DAYS[:2], rounds=3)
     interruptions = 0
@@ -162,6 +166,7 @@ from pydantic import SecretStr
 from tests.support.corpora import make_corpus
 from perturb.sinks.stores.open import open_store
 from perturb.tasks.export.export import export, export_day
+from perturb.tasks.export.operator_state import definition
 from perturb.tasks.tiers.tier_file import load_tiers
 made = make_corpus(open_store(sys.argv[1]), days=[date(2026, 1, 1), date(2026, 1, 2)], rounds=3)
 export(made.corpus, load_tiers(Path("tiers.toml"))["research"], today=date(2027, 1, 1), key=SecretStr("k" * 20))
@@ -189,7 +194,7 @@ def test_a_tier_of_another_definition_and_a_release_that_exists_are_refused(tmp_
     made = corpus_at(tmp_path, DAYS[:1])
     export(made.corpus, RESEARCH, today=LATER, key=KEY, release="2026-q1")
     kept = tree(tmp_path)
-    for change in ({"fraction": 0.4}, {"columns": ("linf",)}, {"where": "linf_levels <= 1"}):
+    for change in ({"fraction": 0.4}, {"columns": ("linf",)}, {"where": "linf_levels <= 1"}, {"layouts": ("pairs",)}):
         with pytest.raises(TierError, match=next(iter(change))):
             export(made.corpus, RESEARCH.model_copy(update=change), today=LATER, key=KEY)
     with pytest.raises(TierError, match="key"):
@@ -201,6 +206,8 @@ def test_a_tier_of_another_definition_and_a_release_that_exists_are_refused(tmp_
     with pytest.raises(TierError, match="16"):
         export(made.corpus, RESEARCH, today=LATER, key=SecretStr("short"))
     assert tree(tmp_path) == kept
+    # Tiers without a word about layouts have the definition from before there were any.
+    assert "layouts" not in definition(RESEARCH.model_copy(update={"layouts": DEFAULT_LAYOUTS}), b"")
     # Words may change: they stand in the card alone.
     export(made.corpus, RESEARCH.model_copy(update={"license": "Other terms."}), today=LATER, key=KEY)
     assert b"Other terms." in tree(tmp_path)["parquet/README.md"]
@@ -261,15 +268,17 @@ def test_splits_are_by_photograph_and_a_pseudonym_holds_in_its_tier_only(tmp_pat
 
 def test_lower_tiers_are_subsets(tmp_path: Path, plain_plots: None) -> None:
     made = corpus_at(tmp_path, DAYS[:1], rounds=12)
-    ids = {}
+    pairs = {}
     for name, tier in load_tiers(Path("tiers.toml")).items():
         export(made.corpus, tier, today=LATER, key=KEY)
         files = (tmp_path / "exports" / name / "parquet").rglob("*.parquet")
-        ids[name] = {
-            row["sample_id"] for file in files for row in pq.read_table(file, columns=["sample_id"]).to_pylist()
+        pairs[name] = {
+            pixel_identity(stored_pixels(row["perturbed"]["bytes"]))
+            for file in files
+            for row in pq.read_table(file, columns=["perturbed"]).to_pylist()
         }
-    assert ids["sample"] <= ids["research"] <= ids["professional"] == ids["enterprise"]
-    assert 0 < len(ids["sample"]) < len(ids["research"]) < len(ids["professional"])
+    assert pairs["sample"] <= pairs["research"] <= pairs["professional"] == pairs["enterprise"]
+    assert 0 < len(pairs["sample"]) < len(pairs["research"]) < len(pairs["professional"])
 
 
 def test_every_error_is_a_sentence_with_an_exit_code() -> None:

@@ -12,6 +12,7 @@ from perturb.schemas.errors import CorpusError
 from perturb.schemas.settings import Settings
 from perturb.sinks.corpus.corpus import Corpus
 from perturb.sinks.dataset.keys import exported_days, releases
+from perturb.sinks.log.log import Log
 from perturb.sinks.stores.open import open_store
 from perturb.sinks.stores.own_keys import is_own_key
 from perturb.tasks.corpus.audit import audit
@@ -80,7 +81,7 @@ def seen(folder: Path) -> dict[str, object]:
     return {
         "records": corpus.dataset().count_rows(),
         "live": corpus.live_rounds(),
-        "log": [entry.day for entry in corpus.seal_log()],
+        "log": [date.fromisoformat(str(record.entry.detail["day"])) for record in Log(corpus.store).records()],
         "open day": corpus.open_day(datetime(2026, 1, 1, tzinfo=UTC)),
         "faults": audit(corpus).faults,
         "findings": read_status(corpus, settings, now=NOW).findings,
@@ -112,12 +113,11 @@ def test_all_that_the_project_writes_is_listed(clean: Path) -> None:
     assert not is_own_key("rounds/"), "the marker that consoles of S3 services create for a folder"
 
 
-def test_a_gap_in_the_seal_log_is_a_fault_beside_foreign_objects_too(clean: Path, tmp_path: Path) -> None:
+def test_a_gap_in_the_log_is_a_fault_beside_foreign_objects_too(clean: Path, tmp_path: Path) -> None:
     broken = tmp_path / "corpus"
     shutil.copytree(clean, broken)
-    log = broken / "sealed" / "log"
-    (log / "00000000.json").rename(log / "00000000 (conflicted copy).json")
+    (broken / "log/00000000.json").rename(broken / "log/00000000 (conflicted copy).json")
     corpus = Corpus(open_store(str(broken)))
-    with pytest.raises(CorpusError, match="restore the missing one"):
-        corpus.seal_log()
-    assert "sealed/log/" in {fault.where for fault in audit(corpus).faults}
+    with pytest.raises(CorpusError, match=r"log/00000000.json is missing from the log; restore it"):
+        list(Log(corpus.store).records())
+    assert "log/" in {fault.where for fault in audit(corpus).faults}

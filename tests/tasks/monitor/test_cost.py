@@ -11,6 +11,8 @@ import pytest
 from perturb.schemas.errors import CorpusError
 from perturb.schemas.settings import SealSettings, Settings, load_settings
 from perturb.sinks.corpus.corpus import Corpus
+from perturb.sinks.dataset.contents import ExportContents, write_contents
+from perturb.sinks.dataset.day_index import ExportFile
 from perturb.sinks.stores import directory
 from perturb.sinks.stores.base import Store
 from perturb.sinks.stores.directory import DirectoryStore
@@ -18,7 +20,7 @@ from perturb.sinks.stores.open import open_store
 from perturb.tasks.corpus.seal import seal_day
 from perturb.tasks.monitor.cost import ROUND_LISTS, ROUND_READS, ROUND_WRITES, SEAL_READS, estimate_cost
 from tests.support.corpora import Made, make_corpus
-from tests.support.monitored import TODAY
+from tests.support.monitored import TODAY, YESTERDAY
 
 READS = ("get", "head", "get_range", "get_ranges", "stream")
 
@@ -70,7 +72,10 @@ def test_cost_follows_sizes_and_prices(made: Made, settings: Settings) -> None:
         store=settings.store, tiers=settings.tiers, cost={"gb_month": 2.0, "put_1000": 3.0, "get_1000": 5.0}
     )
     found = estimate_cost(Corpus(store), priced, now=now)
-    assert found.stored_bytes == sum(entry.size for entry in store.entries())
+    small = ("log/", "/manifest.json", "operator/")
+    assert found.stored_bytes == sum(
+        entry.size for entry in store.entries() if not any(part in entry.key for part in small)
+    )
     assert found.rounds_per_day == pytest.approx(12 / 2, rel=0.01)
     assert found.records_per_round == 4
     assert found.superseded_bytes == pytest.approx(found.round_bytes * found.rounds_per_day * 7)
@@ -84,8 +89,9 @@ def test_cost_follows_sizes_and_prices(made: Made, settings: Settings) -> None:
     in_a_year = found.stored_bytes + 365 * found.growth_bytes_per_day + found.superseded_bytes
     assert found.storage_cost_in_a_year_per_month == pytest.approx(2 * in_a_year / 1e9)
 
-    store.put("exports/now/parquet/data/train/2026-03-01-00000.parquet", b"x" * 5000)
-    store.put("exports/now/parquet/data/train/.DS_Store", b"x" * 70)
+    key = "parquet/data/train/2026-03-01-00000.parquet"
+    file = ExportFile(key=key, root="parquet", split="train", rows=1, size=5000, sha256="0" * 64)
+    write_contents(store, ExportContents(tier="now", days={YESTERDAY: "0" * 64}, files=(file,)))
     grown = estimate_cost(Corpus(store), priced, now=now)
     assert grown.export_bytes_per_day == {"now": 5000}
     assert grown.growth_bytes_per_day == found.growth_bytes_per_day + 5000

@@ -2,6 +2,7 @@
 
 import pytest
 
+from perturb.sandbox.stored import pair_pixels
 from perturb.schemas.errors import CorpusError
 from perturb.schemas.settings import Settings
 from perturb.sinks.corpus.corpus import Corpus
@@ -31,7 +32,7 @@ def test_each_photograph_gives_its_best_pair_before_any_gives_a_second(days: Mad
     assert scores == [0.948, 0.848, 0.748, 0.9, 0.8]
     assert len({pair.row["original_sha256"] for pair in pairs[:3]}) == 3
     for pair in pairs:
-        original, perturbed = pair.pixels()
+        original, perturbed = pair_pixels(pair)
         assert original.shape == perturbed.shape == (pair.row["height"], pair.row["width"], 3)
     assert len(best_pairs(Corpus(days.corpus.store), 99)) == 18
     with pytest.raises(CorpusError, match="no accepted record on 2026-02-28"):

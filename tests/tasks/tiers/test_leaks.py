@@ -6,6 +6,7 @@ not in a card, a statistic, a plot, a file name, nor in the order of rows.
 """
 
 import hashlib
+import hmac
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from hypothesis import strategies as st
 from pydantic import SecretStr
 
 from perturb.schemas.image import encode_png
+from perturb.schemas.png import stored_pixels
 from perturb.schemas.record import Record, record_id, record_schema
 from perturb.schemas.settings import SealSettings
 from perturb.schemas.tier import Tier, grantable
@@ -28,8 +30,10 @@ from perturb.sinks.stores.open import open_store
 from perturb.tasks.corpus.commit import commit_records
 from perturb.tasks.corpus.seal import seal_day
 from perturb.tasks.export.export import export
+from perturb.tasks.export.plan import image_bytes
 from perturb.tasks.tiers.tier_file import load_tiers
 from tests.support.corpora import HOTKEYS, make_row
+from tests.support.png_writers import png_of
 
 DAY = date(2026, 1, 1)
 KEY = SecretStr("k" * 32)
@@ -56,8 +60,8 @@ WHERES = (
           lambda row: row["source_url"] is not None),
 )  # fmt: skip
 VIEWS = {"minimal": ("linf_levels = 1", "linf_levels"), "sure": ("margin > 1", "margin")}
-# Images and their digests are what is sold; `created_at` places a round in its day.
-FIXED = {"original_sha256", "perturbed_sha256", "body_sha256", "height", "width", "outcome", "created_at", "round_id"}
+# Pixels and their digests are what is sold; `created_at` places a round in its day.
+FIXED = {"original_sha256", "perturbed_sha256", "height", "width", "outcome", "created_at", "round_id"}
 FIXED |= {f"{image}_{part}" for image in ("original", "perturbed") for part in ("shard", "offset", "length")}
 
 
@@ -70,7 +74,7 @@ def tiers(draw: st.DrawFn) -> tuple[Tier, Where]:
     fraction = draw(st.sampled_from([1.0, 0.6, 0.3]))
     tier = Tier(
         name="t", description="d", where=where.sql, columns=tuple(columns), fraction=fraction, miner=identity,
-        views=views, license="l",
+        views=views, license="l", layouts=draw(st.sampled_from([("pairs", "wds"), ("pairs", "by_photo")])),
     )  # fmt: skip
     return tier, where
 
@@ -107,8 +111,9 @@ def granted_row(row: dict[str, Any], tier: Tier, where: Where) -> bool:
     """The grant in words of its own."""
     if row["outcome"] != "accepted" or not where.holds(row):
         return False
-    pair = f"{row['original_sha256']}|{row['perturbed_sha256']}"
-    return int(hashlib.sha256(pair.encode()).hexdigest()[:13], 16) / 16**13 < tier.fraction
+    pair = hashlib.sha256(f"{row['original_sha256']}|{row['perturbed_sha256']}".encode()).hexdigest()[:32]
+    drawn = hmac.new(KEY.get_secret_value().encode(), f"fraction\0{pair}".encode(), hashlib.sha256).hexdigest()
+    return int(drawn[:13], 16) / 16**13 < tier.fraction
 
 
 def other(value: Any, kind: str) -> Any:
@@ -119,6 +124,8 @@ def other(value: Any, kind: str) -> Any:
         return not value
     if kind.startswith("timestamp"):
         return value + timedelta(seconds=7)
+    if kind == "list<item: int64>":
+        return (*value, 7)
     return (value or 0) + 1 if kind in ("int64", "double") else None
 
 
@@ -132,12 +139,19 @@ def without_the_rest(made: list[Round], tier: Tier, where: Where) -> list[Round]
         rows = [(row, body) for row, body in zip(each.rows, each.bodies, strict=True) if granted_row(row, tier, where)]
         fresh = [scrambled(row, kept) for row, _ in rows]
         names = {row["record_id"]: new["record_id"] for (row, _), new in zip(rows, fresh, strict=True)}
-        for new in fresh:
+        bodies = [body if tier.miner == "hotkey" else other_file(body) for _, body in rows]
+        for new, body in zip(fresh, bodies, strict=True):
+            new["body_sha256"] = hashlib.sha256(body).hexdigest()
             if "near_duplicate_of" in kept:
                 new["near_duplicate_of"] = names.get(new["near_duplicate_of"])
         if rows:
-            changed.append(Round(each.original, fresh, [body for _, body in rows]))
+            changed.append(Round(each.original, fresh, bodies))
     return changed
+
+
+def other_file(body: bytes) -> bytes:
+    """Another PNG of the same pixels, twice as long: stored instead of compressed, in many chunks."""
+    return png_of(stored_pixels(body), level=0, row_filter=0, idat=4)
 
 
 def scrambled(row: dict[str, Any], kept: set[str]) -> dict[str, Any]:
@@ -150,7 +164,7 @@ def scrambled(row: dict[str, Any], kept: set[str]) -> dict[str, Any]:
     if "miner_hotkey" not in kept:
         new["miner_hotkey"] = HOTKEYS[(HOTKEYS.index(row["miner_hotkey"]) + 5) % len(HOTKEYS)]
     if "record_id" not in kept:
-        new["record_id"] = record_id(new["task_id"], new["miner_hotkey"], new["perturbed_sha256"])
+        new["record_id"] = record_id(new["created_at"], new["task_id"], new["miner_hotkey"], new["perturbed_sha256"])
     return new
 
 
@@ -170,10 +184,16 @@ def exported(folder: Path, made: list[Round], tier: Tier) -> dict[str, bytes]:
 
 
 def _masked(name: str, data: bytes) -> bytes:
-    """A day's Merkle root commits to every record, withheld ones too; it stands in one place and tells nothing."""
+    """A day's Merkle root commits to every record, withheld ones too. It tells nothing.
+
+    It stands in the index of the day and in the contents, which add the indexes up.
+    """
     if "/.perturb/" not in name:
         return data
-    return json.dumps(json.loads(data) | {"merkle_root": ""}).encode()
+    fields = json.loads(data)
+    if name.endswith("/contents.json"):
+        return json.dumps(fields | {"days": sorted(fields["days"])}).encode()
+    return json.dumps(fields | {"merkle_root": ""}).encode()
 
 
 def check(folder: Path, tier: Tier, where: Where, made: list[Round]) -> None:
@@ -186,6 +206,7 @@ def check(folder: Path, tier: Tier, where: Where, made: list[Round]) -> None:
     assert json.loads(before["t/.perturb/2026-01-01.json"])["records"] == rows
 
 
+@pytest.mark.slow
 @settings(
     max_examples=12, deadline=None, phases=[Phase.explicit, Phase.generate],
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large],
@@ -234,31 +255,15 @@ def _grants_more(patch: pytest.MonkeyPatch) -> None:
 
 
 def _samples_nothing_away(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr("perturb.tasks.tiers.grant.in_fraction", lambda identifier, fraction: True)
+    patch.setattr("perturb.tasks.tiers.grant.in_fraction", lambda pair, fraction, *, key: True)
 
 
 def _orders_by_miner(patch: pytest.MonkeyPatch) -> None:
     import perturb.tasks.tiers.grant as module
 
-    table = module._first_of_each
-
-    class Sorted:
-        def __init__(self, rows: Any):
-            self.rows = rows
-
-        def __getattr__(self, name: str) -> Any:
-            return getattr(self.rows, name)
-
-        def __getitem__(self, name: str) -> Any:
-            return self.rows[name]
-
-        def append_column(self, *more: Any) -> "Sorted":
-            return Sorted(self.rows.append_column(*more))
-
-        def sort_by(self, _: Any) -> Any:
-            return self.rows.sort_by([("__split", "ascending"), ("record_id", "ascending")])
-
-    patch.setattr(module, "_first_of_each", lambda rows: Sorted(table(rows)))
+    ordered = module._in_order
+    by_miner = [("__split", "ascending"), ("record_id", "ascending")]
+    patch.setattr(module, "_in_order", lambda rows, names: ordered(rows, names).sort_by(by_miner))
 
 
 def _keeps_record_ids(patch: pytest.MonkeyPatch) -> None:
@@ -266,19 +271,33 @@ def _keeps_record_ids(patch: pytest.MonkeyPatch) -> None:
 
     original = module._public
 
-    def public(rows: Any, tier: Tier, key: bytes) -> Any:
+    def public(rows: Any, tier: Tier, names: Any) -> Any:
         return original(
-            rows.set_column(rows.column_names.index("__sample_id"), "__sample_id", rows["record_id"]), tier, key
+            rows.set_column(rows.column_names.index("__sample_id"), "__sample_id", rows["record_id"]), tier, names
         )
 
     patch.setattr(module, "_public", public)
 
 
-@pytest.mark.parametrize("mutation", [_grants_more, _samples_nothing_away, _orders_by_miner, _keeps_record_ids])
+def _keeps_files(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr("perturb.tasks.export.write_day.reencode", lambda pairs: [pair.perturbed for pair in pairs])
+
+
+def _cuts_by_files(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr("perturb.tasks.export.write_day.cutting_bytes", lambda rows, tier: image_bytes(rows))
+
+
+MUTATIONS = [_grants_more, _samples_nothing_away, _orders_by_miner, _keeps_record_ids, _keeps_files, _cuts_by_files]
+
+
+@pytest.mark.parametrize("mutation", MUTATIONS)
 def test_the_property_sees_a_leak(
     tmp_path: Path, plain_plots: None, monkeypatch: pytest.MonkeyPatch, mutation: Callable[[pytest.MonkeyPatch], None]
 ) -> None:
-    tier = Tier(name="t", description="d", columns=("linf", "true_label"), fraction=0.6, license="l")
+    tier = Tier(name="t", description="d", columns=("linf", "true_label"), fraction=0.6, license="l",
+                layouts=("pairs", "wds", "by_photo"))  # fmt: skip
+    # Several row groups, so that a cut by the length of a file would show.
+    monkeypatch.setattr("perturb.sinks.dataset.writers.GROUP_BYTES", 1500)
     check(tmp_path / "right", tier, WHERES[0], _rounds(5, 5))
     if mutation is _grants_more:
         # What the tier grants is asked before the mutation, as the operator who wrote it down understood it.

@@ -19,6 +19,8 @@ TEXT = SHIPPED.read_text()
 TEXT = TEXT.replace("fraction = 0.25", "fraction = 0.25\ndelay_days = 30")
 TEXT = TEXT.replace("fraction = 0.5", "fraction = 0.5\ndelay_days = 7")
 
+LAYOUTS = 'layouts = ["pairs", "wds", "by_photo"]'
+
 
 def line_of(text: str) -> int:
     return 1 + TEXT[: TEXT.index(text)].count("\n")
@@ -83,6 +85,8 @@ def test_groups_cover_every_column_that_may_leave() -> None:
         ('views = ["minimal"]', 'views = ["persistent"]', 'views = ["minimal"]', "does not grant"),
         ('views = ["minimal"]', 'views = ["tiny"]', 'views = ["minimal"]', "not in [views]"),
         ("[tiers.sample]", "[tiers.Sample]", "[tiers.sample]", "lower-case"),
+        (LAYOUTS, 'layouts = ["by_photo"]', LAYOUTS, 'list "pairs"'),
+        (LAYOUTS, 'layouts = ["pairs", "tars"]', LAYOUTS, "'tars'"),
         ("delay_days = 30", "delay = 30", "delay_days = 30", "not a key"),
         ("format = 1", "format = 2", "format = 1", "format = 1"),
     ],
@@ -93,6 +97,11 @@ def test_mistakes_are_named_with_their_line(old: str, new: str, line: str, says:
         parse_tiers(TEXT.replace(old, new, 1))
     assert str(caught.value).startswith(f"tiers.toml, line {line_of(line)}:"), caught.value
     assert says in str(caught.value)
+
+
+def test_an_editor_of_windows_changes_nothing(tmp_path: Path) -> None:
+    (tmp_path / "tiers.toml").write_bytes(b"\xef\xbb\xbf" + SHIPPED.read_bytes().replace(b"\n", b"\r\n"))
+    assert load_tiers(tmp_path / "tiers.toml") == load_tiers(SHIPPED)
 
 
 def test_a_circle_of_tiers_and_text_that_is_no_toml_are_refused(tmp_path: Path) -> None:
@@ -154,5 +163,5 @@ def test_a_value_that_breaks_a_cast_is_a_sentence() -> None:
 def test_groups_stand_for_what_the_identity_allows() -> None:
     tier = Tier(name="t", description="d", columns=("@identity", "@response"), license="l")
     assert set(tier.granted) == {
-        "round_id", "created_at", "netuid", "block", "validator_hotkey", "response_ms", "outcome", "body_sha256",
+        "round_id", "created_at", "netuid", "block", "validator_hotkey", "response_ms", "outcome",
     }  # fmt: skip

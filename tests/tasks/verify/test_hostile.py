@@ -15,10 +15,10 @@ import pytest
 from PIL import Image, PngImagePlugin
 
 from perturb.models.judge.judge import NoJudge
+from perturb.sandbox.pool import DecodePool
 from perturb.schemas.image import encode_png
 from perturb.schemas.outcome import Outcome
 from perturb.tasks.verify.round import verify
-from perturb.tasks.verify.sandbox import DecodePool
 from tests.support.verification_rounds import (
     SETTINGS,
     answers,

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from perturb.models.classifier import load_classifier
 from perturb.models.judge.judge import Judgement, NoJudge
+from perturb.sandbox.pool import DecodePool
 from perturb.schemas.challenge import Challenge
 from perturb.schemas.image import encode_png
 from perturb.schemas.response import Response
@@ -18,7 +19,6 @@ from perturb.schemas.settings import Settings
 from perturb.schemas.verdict import Verdict
 from perturb.tasks.verify.merge_slices import merge_slices
 from perturb.tasks.verify.round import verify
-from perturb.tasks.verify.sandbox import DecodePool
 from tests.support.verification_rounds import SETTINGS, answers, attack, challenge, classifier, clean, flipped
 
 pytestmark = pytest.mark.slow

@@ -26,5 +26,5 @@ def test_a_cosine_above_095_is_a_near_duplicate(more: int, marked: bool) -> None
         case.pixels = image
         case.findings.perturbed_sha256 = pixel_identity(image)
     NearDuplicates()(cases, context)
-    first = record_id(context.task.task_id, "miner-0", pixel_identity(images[0]))
+    first = record_id(context.created_at, context.task.task_id, "miner-0", pixel_identity(images[0]))
     assert [case.findings.near_duplicate_of for case in cases] == [None, first if marked else None]

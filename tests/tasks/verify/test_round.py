@@ -8,6 +8,7 @@ import pytest
 import skimage.data
 
 from perturb.models.classifier import Classifier, load_classifier
+from perturb.models.hypernyms import hypernym_height
 from perturb.models.judge.judge import Judgement, NoJudge
 from perturb.models.metrics import CleanSsim, distances
 from perturb.models.prediction import predict
@@ -109,7 +110,7 @@ def test_the_fastest_of_equals_keeps_its_score() -> None:
     verdicts = verify(asked, responses, classifier=classifier(), judge=NoJudge(), settings=SETTINGS)
     # Miner 3 was as fast as miner 1, and has the lower uid.
     assert [verdict.outcome for verdict in verdicts] == ["duplicate", "duplicate", "duplicate", "accepted"]
-    first = record_id(asked.task.task_id, "miner-3", pixel_identity(flipped()))
+    first = record_id(asked.created_at, asked.task.task_id, "miner-3", pixel_identity(flipped()))
     assert [verdict.duplicate_of for verdict in verdicts] == [first, first, first, None]
 
 
@@ -131,7 +132,9 @@ def test_near_duplicates_are_marked_and_keep_their_place() -> None:
     almost, other = thinned(flipped(), 0.97), attack(want=3.0, seed=5)
     first, second, third = judged(asked, [flipped(), almost, other])
     assert [v.outcome for v in (first, second, third)] == ["accepted"] * 3
-    assert second.near_duplicate_of == record_id(asked.task.task_id, "miner-0", first.perturbed_sha256)
+    assert second.near_duplicate_of == record_id(
+        asked.created_at, asked.task.task_id, "miner-0", first.perturbed_sha256
+    )
     assert (first.near_duplicate_of, third.near_duplicate_of) == (None, None)
 
 
@@ -259,6 +262,18 @@ def test_a_flip_to_the_same_kind_of_thing_is_refused() -> None:
     assert verdicts[0].semantic_mismatch is False
     # Asked once for a pair of labels, however many answers lead to it.
     assert len(judge.asked) == len(set(judge.asked))
+
+
+def test_a_flip_to_an_excluded_label_is_refused_whatever_the_judge_finds() -> None:
+    (free,) = judged(challenge(), [flipped()])
+    assert free.accepted
+    assert free.adversarial_label is not None
+    assert free.hypernym_height == hypernym_height(label(), free.adversarial_label) > 0
+    (verdict,) = judged(challenge(excluded_labels=(free.adversarial_label,)), [flipped()])
+    assert verdict.outcome == "semantic_match"
+    assert f"{free.adversarial_label_name!r} is among the challenge's excluded_labels" in str(verdict.detail)
+    # The opinion of the judge stands beside the decision.
+    assert verdict.semantic_mismatch is True
 
 
 @pytest.mark.slow

@@ -15,7 +15,7 @@ from perturb.schemas.errors import CorpusError, SettingsError
 from perturb.schemas.neuron import Neuron
 from perturb.schemas.record import record_schema
 from perturb.tasks.weights.emission import EMISSION_POLICIES, WeightsPlan, emission, plan_weights, submit_weights
-from perturb.tasks.weights.history import miner_histories
+from perturb.tasks.weights.history import WholeHistory, miner_histories
 
 NETUID = 26
 
@@ -47,7 +47,7 @@ def neurons(*hotkeys: str) -> list[Neuron]:
 
 
 def histories(rows: list[dict[str, object]], *hotkeys: str, window: int = 100):
-    return miner_histories(table(rows), neurons(*hotkeys), netuid=NETUID, window=window)
+    return miner_histories(WholeHistory(table(rows)), neurons(*hotkeys), netuid=NETUID, window=window)
 
 
 def test_a_miner_that_answers_is_known_by_its_average() -> None:
@@ -116,7 +116,7 @@ def test_other_subnets_are_not_ours() -> None:
 
 def test_an_empty_corpus_knows_nobody() -> None:
     assert histories([], "hotkey-0")[0].processed == 0
-    assert miner_histories(table([row(1, 0)]), [], netuid=NETUID) == []
+    assert miner_histories(WholeHistory(table([row(1, 0)])), [], netuid=NETUID) == []
 
 
 def test_a_dataset_of_files_reads_like_a_table(tmp_path: Path) -> None:
@@ -126,17 +126,18 @@ def test_a_dataset_of_files_reads_like_a_table(tmp_path: Path) -> None:
         pq.write_table(records.slice(part * 30, 30), tmp_path / f"{part}.parquet")
     dataset = pyarrow.dataset.dataset(tmp_path, schema=record_schema())
     who = neurons("hotkey-0", "hotkey-1", "hotkey-2")
-    assert miner_histories(dataset, who, netuid=NETUID) == miner_histories(records, who, netuid=NETUID)
+    from_files = miner_histories(WholeHistory(dataset), who, netuid=NETUID)
+    assert from_files == miner_histories(WholeHistory(records), who, netuid=NETUID)
 
 
 def test_missing_columns_are_named() -> None:
     with pytest.raises(CorpusError, match="round_id, score"):
-        miner_histories(table([]).drop_columns(["score", "round_id"]), [], netuid=NETUID)
+        miner_histories(WholeHistory(table([]).drop_columns(["score", "round_id"])), [], netuid=NETUID)
 
 
 def test_only_more_than_a_hundred_challenges_make_eligible() -> None:
     rows = [row(number, 0) for number in range(101)] + [row(number, 1, score=0.9) for number in range(1, 101)]
-    plan = plan_weights(table(rows), neurons("hotkey-0", "hotkey-1", "hotkey-2"), netuid=NETUID)
+    plan = plan_weights(WholeHistory(table(rows)), neurons("hotkey-0", "hotkey-1", "hotkey-2"), netuid=NETUID)
     assert plan.weights == {0: 1.0}
     assert [str(line.reason) for line in plan.rows] == [
         "None",
@@ -175,7 +176,7 @@ def test_nonsense_is_refused() -> None:
     with pytest.raises(ValueError, match="uid 1 has score nan"):
         emission({1: float("nan")}, "proportional")
     with pytest.raises(SettingsError, match="window of 0"):
-        plan_weights(table([]), [], netuid=NETUID, window=0)
+        plan_weights(WholeHistory(table([])), [], netuid=NETUID, window=0)
 
 
 class RecordingChain:
@@ -194,6 +195,6 @@ def test_a_plan_is_submitted_unless_nobody_earns() -> None:
     empty = WeightsPlan("proportional", 100, 100, NETUID, None, ())
     assert submit_weights(chain, empty, object()).extrinsic is None
     rows = [row(number, 0) for number in range(101)]
-    plan = plan_weights(table(rows), neurons("hotkey-0"), netuid=NETUID, emission_policy="proportional")
+    plan = plan_weights(WholeHistory(table(rows)), neurons("hotkey-0"), netuid=NETUID, emission_policy="proportional")
     assert submit_weights(chain, plan, object()).extrinsic == "1-2"
     assert chain.asked == [{0: 1.0}]

@@ -1,0 +1,70 @@
+"""Certification of a subject under contract: again after a while, and when its weights change."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from perturb.certificates.aging import open_certificate
+from perturb.certificates.places import located
+from perturb.certificates.run import RunSummary
+from perturb.certificates.steps import PlanRequest, open_log, plan_certificate, run_certificate
+from perturb.certificates.subject import load_subject
+from perturb.schemas.settings import Settings
+from perturb.subnet.keys import load_keypair
+
+
+@dataclass(frozen=True)
+class Certified:
+    """What a scheduled certification did. `summary` is None where the last certificate is recent enough."""
+
+    subject_sha256: str
+    reason: str
+    summary: RunSummary | None
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Return figures for an artifact: a row for clean accuracy, each level and each claim."""
+        if self.summary is None or self.summary.certificate is None:
+            return [{"what": "certificate", "value": self.reason}]
+        statement, _, _ = open_certificate(self.summary.certificate)
+        block = statement["predicate"]["robustness"]
+        rows = [{"what": "correct without change", "value": block["cleanAccuracy"]["share"]}]
+        rows += [
+            {"what": f"left at {level['epsilon']}", "value": level["robust"]["share"]} for level in block["levels"]
+        ]
+        rows += [
+            {"what": f"{claim['metric']}{claim['comparator']}{claim['threshold']}", "value": claim["verdict"]}
+            for claim in statement["predicate"]["claims"]
+        ]
+        flags = ", ".join(flag["name"] for flag in block["flags"])
+        return [*rows, {"what": "flags", "value": flags or "none"}]
+
+
+def certify_when_due(
+    settings: Settings,
+    request: PlanRequest,
+    *,
+    folder: Path,
+    every_days: int,
+    workers: int,
+    tell: Callable[[str], None] = lambda _: None,
+) -> Certified:
+    """Plan and run a certificate unless the log has one of these weights, by the own hotkey, that is recent enough."""
+    sha256 = load_subject(*located(request.subject, settings), classes=request.classes).description.sha256
+    last = _last(settings, sha256)
+    if last is not None and datetime.now(UTC) - last < timedelta(days=every_days):
+        return Certified(sha256, f"the last one of these weights is of {last:%Y-%m-%d}", None)
+    reason = "these weights have no certificate yet" if last is None else f"the last one is of {last:%Y-%m-%d}"
+    planned = plan_certificate(settings, request, folder=folder, log=True, tell=tell)
+    return Certified(sha256, reason, run_certificate(settings, planned.folder, workers=workers, log=True, tell=tell))
+
+
+def _last(settings: Settings, sha256: str) -> datetime | None:
+    signer = load_keypair(settings.subnet).ss58_address
+    found = None
+    for record in open_log(settings).records():
+        entry = record.entry
+        if entry.kind == "certificate" and entry.signer == signer and entry.detail.get("subject") == sha256:
+            found = entry.at
+    return found

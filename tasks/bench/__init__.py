@@ -1,0 +1,1 @@
+"""The validator's whole examination of an attack, on this machine."""

@@ -1,0 +1,1 @@
+"""What a set of perturbations, and fresh attacks, do to a network."""

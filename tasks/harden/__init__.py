@@ -1,0 +1,1 @@
+"""Hardening: a network trained on what the corpus found against its parent."""

@@ -1,0 +1,1 @@
+"""Whether a challenger may become a target."""
