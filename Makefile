@@ -38,9 +38,9 @@ demo: $(INSTALLED) ## everything once on the embedded profile: photographs in, d
 play: $(INSTALLED) ## the playground: a page that attacks a photograph before one's eyes
 	$(BIN)/perturb play
 
-certify: $(INSTALLED) ## a robustness certificate of the embedded classifier, verified; its page in demo/certificate.html
-	$(BIN)/perturb certify --n 12 --claim 'robust@1>=0.30' --folder demo/certificates --html demo/certificate.html
-	$(BIN)/perturb certificate verify $$(ls -t demo/certificates/*/certificate.dsse.json | head -n 1) --log data
+certify: $(INSTALLED) ## certificates of the embedded classifier and of its hardened generation, compared: demo/certificate.html
+	$(BIN)/perturb certify --pool sample:24 --n 12 --claim 'robust@1>=0.30' --hardened --folder demo/certificates --html demo/certificate.html
+	for file in $$(ls -t demo/certificates/*/certificate.dsse.json | head -n 2); do $(BIN)/perturb certificate verify $$file --log data || exit; done
 
 serve: $(INSTALLED) ## Prefect server, worker and all deployments on this machine, until Ctrl-C
 	$(BIN)/perturb serve

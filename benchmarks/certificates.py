@@ -21,11 +21,10 @@ import torch
 from pyautoattack import AutoAttack
 
 from perturb.certificates.autoattack import QUICK, run_autoattack
+from perturb.certificates.places import open_subject
 from perturb.certificates.pool import pool_photos
 from perturb.certificates.steps import PlanRequest, plan_certificate, run_certificate
-from perturb.certificates.subject import load_subject
 from perturb.certificates.verify import Request, trusts, verify
-from perturb.models.classifier import load_classifier
 from perturb.schemas.settings import load_settings
 
 
@@ -33,6 +32,8 @@ def main() -> None:
     """Measures, and ends in the JSON object."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--photos", required=True, help="folder of labelled photographs")
+    parser.add_argument("--subject", default="tf_efficientnet_lite0", help="as `perturb certify` takes it")
+    parser.add_argument("--store", help="with --parity: the store whose registry has the subject target:NAME")
     parser.add_argument("--n", type=int, default=100)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--parity", type=int, default=0, metavar="IMAGES")
@@ -46,7 +47,7 @@ def _cost(arguments: argparse.Namespace) -> dict[str, object]:
     with tempfile.TemporaryDirectory() as folder:
         subnet = {"network": "local", "hotkey_file": Path(folder) / "hotkey"}
         settings = load_settings(store=f"{folder}/store", subnet=subnet)
-        request = PlanRequest("tf_efficientnet_lite0", f"folder:{arguments.photos}", arguments.n)
+        request = PlanRequest(arguments.subject, f"folder:{arguments.photos}", arguments.n)
         began = time.perf_counter()
         planned = plan_certificate(settings, request, folder=Path(folder), log=True)
         plan_s = time.perf_counter() - began
@@ -56,7 +57,7 @@ def _cost(arguments: argparse.Namespace) -> dict[str, object]:
         run_s = time.perf_counter() - began
         peak = memory.stop()
         assert summary.certificate is not None
-        subject = load_subject("tf_efficientnet_lite0", settings.classifier)
+        subject = open_subject(arguments.subject, settings)
         request_ = Request(summary.certificate, None, trusts([]), datetime.now(UTC), lambda _: subject)
         verified = verify(request_)
         page = (planned.folder / "report.html").stat().st_size
@@ -101,7 +102,7 @@ class _Memory:
 
 def _parity(arguments: argparse.Namespace) -> dict[str, object]:
     torch.set_num_threads(1)
-    classifier = load_classifier(load_settings().classifier)
+    classifier = open_subject(arguments.subject, load_settings(store=arguments.store)).classifier
     agree, fell = 0, 0
     seconds = {"early stop": 0.0, "AutoAttack": 0.0}
     gradients = 0
@@ -134,6 +135,7 @@ def _parity(arguments: argparse.Namespace) -> dict[str, object]:
         fell += theirs
     count = min(arguments.parity, len(right))
     return {
+        "subject": arguments.subject,
         "images": count,
         "level": arguments.level,
         "agree": agree,

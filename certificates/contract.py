@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from perturb.certificates.aging import open_certificate
-from perturb.certificates.places import located
+from perturb.certificates.places import open_subject
 from perturb.certificates.run import RunSummary
 from perturb.certificates.steps import PlanRequest, open_log, plan_certificate, run_certificate
-from perturb.certificates.subject import load_subject
 from perturb.schemas.settings import Settings
 from perturb.subnet.keys import load_keypair
 
@@ -51,7 +50,7 @@ def certify_when_due(
     tell: Callable[[str], None] = lambda _: None,
 ) -> Certified:
     """Plan and run a certificate unless the log has one of these weights, by the own hotkey, that is recent enough."""
-    sha256 = load_subject(*located(request.subject, settings), classes=request.classes).description.sha256
+    sha256 = open_subject(request.subject, settings, classes=request.classes).description.sha256
     last = _last(settings, sha256)
     if last is not None and datetime.now(UTC) - last < timedelta(days=every_days):
         return Certified(sha256, f"the last one of these weights is of {last:%Y-%m-%d}", None)

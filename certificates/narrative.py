@@ -52,6 +52,11 @@ def _clean(rate: Mapping[str, Any], labels: str) -> str:
     within = f" (limits {interval(rate['limits'])})" if rate["limits"] else ""
     if labels == "source":
         return f"It classified {rate['count']} of {rate['of']} unchanged images correctly{within}."
+    if labels == "other-confirmed":
+        return (
+            f"The labels of some images are another network's, confirmed by a judge; it agreed with {rate['count']} of "
+            f"{rate['of']}{within}."
+        )
     return (
         f"The labels of some images are its own, confirmed by a judge; it repeated {rate['count']} of {rate['of']}"
         f"{within}, which is no measurement of its accuracy."

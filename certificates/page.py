@@ -27,8 +27,17 @@ PAIRS = 6
 _VERDICTS = {"refuted": "refuted", "not_refuted": "not refuted", "undecided": "undecided"}
 
 
-def render_page(statement: Mapping[str, Any], rows: Sequence[Row], members: Mapping[str, bytes]) -> str:
-    """Return the page. `members` are those of evidence.tar. Raises AuditError where an image of it can't be read."""
+def render_page(
+    statement: Mapping[str, Any],
+    rows: Sequence[Row],
+    members: Mapping[str, bytes],
+    *,
+    beside: Mapping[str, Any] | None = None,
+) -> str:
+    """Return the page. `members` are those of evidence.tar; `beside` is a comparison with another network, to be shown.
+
+    Raises AuditError where an image of the evidence can't be read.
+    """
     from jinja2 import Environment, StrictUndefined
 
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined)
@@ -48,6 +57,7 @@ def render_page(statement: Mapping[str, Any], rows: Sequence[Row], members: Mapp
         severe=SEVERE_HEIGHT,
         articles=ARTICLES,
         digest=_digest(statement),
+        beside=beside,
     )
 
 

@@ -1,9 +1,25 @@
 """Subjects by name of the registry: `target:NAME` beside the specs of `certificates/subject.py`."""
 
-from perturb.schemas.settings import ClassifierSettings, Settings
-from perturb.tasks.lineup.find import classifier_settings
+from dataclasses import replace
+from pathlib import Path
 
-_PREFIX = "target:"
+from perturb.certificates.subject import Subject, load_subject
+from perturb.schemas.settings import ClassifierSettings, Settings
+from perturb.tasks.lineup.find import classifier_settings, open_registry
+
+TARGET = "target:"
+
+
+def open_subject(spec: str, settings: Settings, *, classes: Path | None = None) -> Subject:
+    """Return the subject that `spec` names; a target goes by its name in the registry.
+
+    Raises what `located` and `load_subject` raise.
+    """
+    subject = load_subject(*located(spec, settings), classes=classes)
+    if not spec.startswith(TARGET):
+        return subject
+    name = spec.removeprefix(TARGET)
+    return replace(subject, description=subject.description.model_copy(update={"name": name}))
 
 
 def located(spec: str, settings: Settings) -> tuple[str, ClassifierSettings]:
@@ -11,7 +27,14 @@ def located(spec: str, settings: Settings) -> tuple[str, ClassifierSettings]:
 
     Raises ModelError for a target that the registry of the configured store does not have.
     """
-    if not spec.startswith(_PREFIX):
+    if not spec.startswith(TARGET):
         return spec, settings.classifier
-    chosen = classifier_settings(settings, spec.removeprefix(_PREFIX))
+    chosen = classifier_settings(settings, spec.removeprefix(TARGET))
     return chosen.name, chosen
+
+
+def newest_hardened(settings: Settings) -> str | None:
+    """Return the name of the target that was hardened last, whatever its gates said; None where none ever was."""
+    registry = open_registry(settings)
+    hardened = [one for one in map(registry.get, registry.names()) if one.recipe is not None]
+    return max(hardened, key=lambda one: (one.created_at, one.name)).name if hardened else None

@@ -92,7 +92,10 @@ class Harm(_Part):
 
 
 class Plan(_Part):
-    """What is fixed. Times are RFC 3339 in UTC, shares are decimal strings."""
+    """What is fixed. Times are RFC 3339 in UTC, shares are decimal strings.
+
+    `drawn_as` is the digest of the plan whose sample this one takes, so that two networks meet the same images.
+    """
 
     format: Literal[1] = 1
     created_at: str
@@ -104,6 +107,7 @@ class Plan(_Part):
     subject: SubjectDescription
     pool: PoolDescription
     n: int = Field(gt=0)
+    drawn_as: str | None = Field(None, pattern=r"^[0-9a-f]{64}$")
     levels: tuple[int, ...]
     alpha: str = Field(pattern=r"^0\.[0-9]{1,6}$")
     suite: SuiteDescription
@@ -125,6 +129,11 @@ class Plan(_Part):
         return hashlib.sha256(self.body()).hexdigest()
 
     @property
+    def draw_key(self) -> str:
+        """The digest that chooses the sample: that of this plan, or of the one whose sample it takes."""
+        return self.drawn_as or self.sha256
+
+    @property
     def id(self) -> str:
         """The name of the certificate's folder."""
         return self.sha256[:24]
@@ -142,6 +151,7 @@ def make_plan(
     companion: str,
     now: datetime,
     with_beacon: bool,
+    drawn_as: str | None = None,
     crowd: bool = False,
     alpha: str = "0.05",
     valid_days: int = 365,
@@ -180,6 +190,7 @@ def make_plan(
             left_out=pool.left_out,
         ),
         n=n,
+        drawn_as=drawn_as,
         levels=chosen,
         alpha=alpha,
         suite=SuiteDescription(

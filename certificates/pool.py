@@ -2,7 +2,7 @@
 
 import itertools
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,11 +54,31 @@ def read_pool(spec: str, subject: Subject, judge: Judge) -> Pool:
     that it belongs to what the source says the photograph shows. Images without either, of classes that the subject
     doesn't have, and duplicates are left out and counted. Raises SourceError where fewer than 20 are left.
     """
+    return _collected(spec, subject, lambda photo, pixels: _label(photo, pixels, subject, judge))
+
+
+def read_pool_like(spec: str, subject: Subject, rows: Sequence[Row]) -> Pool:
+    """Return the pool of `spec` with the labels that another plan gave its images, so that both networks meet the same.
+
+    A label that a judge confirmed for the other network is of the kind `other-confirmed`. Raises what `read_pool` does.
+    """
+    known = {row["source"]: row for row in rows}
+
+    def label_of(photo: Photo, _: Pixels) -> tuple[int | None, str]:
+        row = known.get(_source(photo))
+        if row is None:
+            return None, "that the other plan left out"
+        return row["label"], "source" if row["label_from"] == "source" else "other-confirmed"
+
+    return _collected(spec, subject, label_of)
+
+
+def _collected(spec: str, subject: Subject, label_of: Callable[[Photo, Pixels], tuple[int | None, str]]) -> Pool:
     rows: dict[str, Row] = {}
     left_out: Counter[str] = Counter()
     for photo in pool_photos(spec):
         pixels = subject.classifier.prepare(photo.pixels)
-        label, label_from = _label(photo, pixels, subject, judge)
+        label, label_from = label_of(photo, pixels)
         identity = pixel_identity(pixels)
         if label is None:
             left_out[label_from] += 1
@@ -70,7 +90,7 @@ def read_pool(spec: str, subject: Subject, judge: Judge) -> Pool:
                 "label": label,
                 "label_from": label_from,
                 "cluster": photo.source_id.partition("@")[0] if photo.source == "sample" else photo.source_id,
-                "source": f"{photo.source}:{photo.source_id}",
+                "source": _source(photo),
                 "license": photo.license,
             }
     if len(rows) < SMALLEST:
@@ -100,6 +120,10 @@ def pool_pixels(spec: str, subject: Subject, wanted: set[str]) -> dict[str, Pixe
         f"pool {spec} lacks {len(missing)} images that were there when it was planned, such as {missing[0][:12]}…; "
         "restore the photographs, or make a new plan"
     )
+
+
+def _source(photo: Photo) -> str:
+    return f"{photo.source}:{photo.source_id}"
 
 
 def _label(photo: Photo, pixels: Pixels, subject: Subject, judge: Judge) -> tuple[int | None, str]:

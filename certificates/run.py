@@ -31,12 +31,12 @@ from perturb.certificates.folder import (
 )
 from perturb.certificates.measure import ImageResult, Measurement, empty_rows
 from perturb.certificates.page import render_page
-from perturb.certificates.places import located
+from perturb.certificates.places import located, open_subject
 from perturb.certificates.plan import Plan, code_digest, moment, open_plan, timestamp
 from perturb.certificates.pool import pool_pixels
 from perturb.certificates.severity import judge_facts, judge_rows
 from perturb.certificates.statement import Observed, derive, digest_of, harness_version
-from perturb.certificates.subject import Subject, load_subject
+from perturb.certificates.subject import Subject
 from perturb.certificates.tables import POOL, RESULTS, Row, read_table, tree_root, write_table
 from perturb.certificates.workers import Job, SubjectPlace, measure_all, one_thread
 from perturb.models.judge.judge import judge_for, load_judge
@@ -100,12 +100,11 @@ def run_plan(
     drawn = _draw(plan, folder, beacon or places.beacon, settings)
     tell(f"loading {plan.subject.name}")
     classes = Path(places.classes) if places.classes else None
-    spec, chosen = located(places.subject, settings)
-    subject = load_subject(spec, chosen, classes=classes)
+    subject = open_subject(places.subject, settings, classes=classes)
     _check_subject(plan, subject)
     tell(f"reading {len(drawn.identities)} of the pool's {plan.pool.images} images")
     pixels = pool_pixels(places.pool, subject, set(drawn.identities))
-    place = SubjectPlace(spec, chosen, classes)
+    place = SubjectPlace(*located(places.subject, settings), classes)
     deadline = began + budget_seconds if budget_seconds is not None else float("inf")
     _measure(
         plan, drawn, pixels, subject, place, folder, places, settings, workers=workers, deadline=deadline, tell=tell
@@ -151,7 +150,7 @@ def _draw(plan: Plan, folder: CertificateFolder, source: str | None, settings: S
         pulse = _pulse(folder, source, plan.beacon.round, settings)
     drawn = _Draw(pulse, [], pool)
     identities = sample(
-        (row["identity"] for row in pool), count=plan.n, plan_sha256=plan.sha256, randomness=drawn.randomness
+        (row["identity"] for row in pool), count=plan.n, plan_sha256=plan.draw_key, randomness=drawn.randomness
     )
     return _Draw(pulse, identities, pool)
 

@@ -124,7 +124,7 @@ def _robustness(
             "atlas": ["AML.T0015", "AML.T0043.000" if access == "gradients" else "AML.T0043.001"],
             "adaptive": False,
         },
-        "labels": "source" if set(plan.pool.labels) == {"source"} else "model-confirmed",
+        "labels": _labels(plan),
         "cleanAccuracy": figures.clean(),
         "levels": figures.levels(),
         "curveBand": figures.band(),
@@ -154,6 +154,11 @@ def _robustness(
         "resultsRoot": tree_root(results),
         "observed": observed.model_dump(mode="json"),
     }
+
+
+def _labels(plan: Plan) -> str:
+    """Whose the labels are; where the network's own are among them, its clean accuracy is no measurement."""
+    return next((kind for kind in ("model-confirmed", "other-confirmed") if kind in plan.pool.labels), "source")
 
 
 def decimal_alpha(value: float) -> str:

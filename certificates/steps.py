@@ -8,15 +8,15 @@ from pathlib import Path
 from perturb.certificates.envelope import STATEMENT_TYPE, open_envelope
 from perturb.certificates.folder import CERTIFICATE, PAGE, CertificateFolder, LocalPlaces
 from perturb.certificates.log_check import key_of
-from perturb.certificates.places import located
+from perturb.certificates.places import open_subject
 from perturb.certificates.plan import Plan, check_terms, make_plan, open_plan, read_harm, sign_plan
-from perturb.certificates.pool import read_pool
+from perturb.certificates.pool import Pool, read_pool, read_pool_like
 from perturb.certificates.run import RunSummary, run_plan
 from perturb.certificates.statement import digest_of
-from perturb.certificates.subject import load_subject
-from perturb.certificates.tables import POOL, write_table
+from perturb.certificates.subject import Subject
+from perturb.certificates.tables import POOL, read_table, write_table
 from perturb.models.judge.judge import judge_for, load_judge
-from perturb.schemas.errors import CorpusError
+from perturb.schemas.errors import CorpusError, SettingsError
 from perturb.schemas.settings import Settings
 from perturb.sinks.log.entry import LogRecord, NewEntry
 from perturb.sinks.log.log import Log
@@ -30,7 +30,10 @@ Tell = Callable[[str], None]
 
 @dataclass(frozen=True)
 class PlanRequest:
-    """What a person asks of a plan: specs of subject and pool, and "none" or where the beacon's round comes from."""
+    """What a person asks of a plan: specs of subject and pool, and "none" or where the beacon's round comes from.
+
+    `like` is the folder of another plan: its pool, labels and sample are taken, and `pool` is not read.
+    """
 
     subject: str
     pool: str
@@ -39,6 +42,7 @@ class PlanRequest:
     suite: str = "quick"
     claims: tuple[str, ...] = ()
     beacon: str = "none"
+    like: Path | None = None
     classes: Path | None = None
     crowd: str | None = None
     harm: Path | None = None
@@ -74,13 +78,9 @@ def plan_certificate(
     # Before anything is loaded.
     check_terms(request.levels, request.suite, request.claims)
     tell(f"loading {request.subject}")
-    subject = load_subject(*located(request.subject, settings), classes=request.classes)
+    subject = open_subject(request.subject, settings, classes=request.classes)
     harm = read_harm(request.harm) if request.harm else ()
-    tell(f"reading the pool {request.pool}")
-    judge = judge_for(
-        load_judge(settings.judge, cache=settings.cache, tell=tell), num_classes=subject.classifier.num_classes
-    )
-    pool = read_pool(request.pool, subject, judge)
+    source, pool, drawn_as = _pool(settings, request, subject, tell)
     hotkey = load_keypair(settings.subnet)
     companion = companion_keypair(settings.subnet, hotkey.ss58_address)
     plan = make_plan(
@@ -94,6 +94,7 @@ def plan_certificate(
         companion=companion.public_key.hex(),
         now=now or datetime.now(UTC),
         with_beacon=request.beacon != "none",
+        drawn_as=drawn_as,
         crowd=request.crowd is not None,
         alpha=request.alpha,
         valid_days=request.valid_days,
@@ -108,7 +109,7 @@ def plan_certificate(
     made.keep_places(
         LocalPlaces(
             subject=request.subject,
-            pool=request.pool,
+            pool=source,
             classes=str(request.classes) if request.classes else None,
             crowd=request.crowd,
             beacon=request.beacon,
@@ -117,6 +118,27 @@ def plan_certificate(
     made.write("plan.json", sign_plan(plan, hotkey=hotkey, companion=companion))
     entry = enter_plan(settings, made) if log else None
     return Planned(plan, made.path, entry)
+
+
+def _pool(settings: Settings, request: PlanRequest, subject: Subject, tell: Tell) -> tuple[str, Pool, str | None]:
+    """The pool, its spec, and the digest of the plan whose sample is taken."""
+    if request.like is None:
+        tell(f"reading the pool {request.pool}")
+        judge = load_judge(settings.judge, cache=settings.cache, tell=tell)
+        judge = judge_for(judge, num_classes=subject.classifier.num_classes)
+        return request.pool, read_pool(request.pool, subject, judge), None
+    other = CertificateFolder(request.like)
+    plan = open_plan(other.read("plan.json"), str(request.like / "plan.json"))
+    for name in ("height", "width", "class_names_sha256"):
+        if getattr(plan.subject, name) != getattr(subject.description, name):
+            raise SettingsError(
+                f"--like {request.like}: {plan.subject.name} and {subject.description.name} differ in {name}; "
+                "accepted: the plan of a network that sees images of the same size and knows the same classes"
+            )
+    spec = other.places().pool
+    tell(f"reading the pool {spec}")
+    rows = read_table(other.read("pool.parquet"), POOL, "pool.parquet")
+    return spec, read_pool_like(spec, subject, rows), plan.draw_key
 
 
 def run_certificate(

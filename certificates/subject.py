@@ -37,14 +37,16 @@ ACCEPTED = (
 class SubjectDescription(BaseModel):
     """What a plan fixes of its subject. Decimal numbers are strings, so that no float stands in a signed document.
 
-    `sha256` is the digest of the weights. `code_sha256` is that of the source file of a torch module's function. With
-    `access` "scores" no gradient is available, so only attacks that use scores run.
+    `architecture` is timm's name of a timm network, under which a file of weights is loaded; a target of the registry
+    has a `name` of its own beside it. `sha256` is the digest of the weights. `code_sha256` is that of the source file
+    of a torch module's function. With `access` "scores" no gradient is available, so only attacks that use scores run.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str
     kind: Literal["timm", "torch", "onnx"]
+    architecture: str | None = None
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
     code_sha256: str | None = None
     height: int = Field(gt=0)
@@ -170,6 +172,7 @@ def _described(
     description = SubjectDescription(
         name=Path(classifier.name).name if kind == "onnx" else classifier.name,
         kind=kind,
+        architecture=classifier.name if kind == "timm" else None,
         sha256=classifier.sha256,
         code_sha256=code_sha256,
         height=classifier.height,

@@ -208,7 +208,7 @@ class _Verifier:
         if faults:
             return faults
         identities = (row["identity"] for row in self._pool)
-        expected = sample(identities, count=plan.n, plan_sha256=plan.sha256, randomness=randomness)
+        expected = sample(identities, count=plan.n, plan_sha256=plan.draw_key, randomness=randomness)
         found = [row["identity"] for row in self._results if row["level"] == plan.levels[0]]
         for place, (one, other) in enumerate(zip(expected, found, strict=True)):
             if one != other:

@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from perturb.cli.arguments import Json, Store
-from perturb.cli.certification import Classes, certify, settings_of, show_progress
+from perturb.cli.certification import certify, comparison_table, settings_of, show_progress
+from perturb.cli.certification_terms import Classes
 from perturb.cli.certify import PANEL
-from perturb.cli.output import facts, say, say_json, styled, table, write_file
+from perturb.cli.output import facts, say, say_json, styled, write_file
 
 if TYPE_CHECKING:
     from perturb.certificates.plan import Plan
@@ -60,7 +61,7 @@ def verify(
     from perturb.certificates.verify import verify as run_verification
     from perturb.schemas.errors import AuditError
 
-    settings = settings_of(None)
+    settings = settings_of(log)
     found = run_verification(
         Request(
             file,
@@ -69,7 +70,7 @@ def verify(
             datetime.now(UTC),
             lambda plan: _subject(plan, settings, weights, classes),
             replay=replay,
-            log=_log(settings, log, [*(hotkey or []), *([on_chain] if on_chain else [])]),
+            log=_log(settings, [*(hotkey or []), *([on_chain] if on_chain else [])]) if log else None,
             on_chain=(lambda: _root(settings, on_chain)) if on_chain else None,
         ),
         tell=show_progress,
@@ -94,6 +95,7 @@ def show(
 ) -> None:
     """Say what a certificate says, or write it in other forms. The signatures are checked, the rest is not."""
     from perturb.certificates.aging import open_certificate
+    from perturb.certificates.compare import page_beside
     from perturb.certificates.narrative import narrative
 
     statement, plan, _ = open_certificate(file)
@@ -102,7 +104,7 @@ def show(
     for sentence in narrative(statement):
         say(sentence)
     if html:
-        write_file(html, _page(file, statement), "--html")
+        write_file(html, page_beside(file, None), "--html")
         say(styled("the page is in ", (str(html), "bold")))
     if cyclonedx:
         import json
@@ -124,19 +126,21 @@ def show(
 def compare(
     first: Annotated[Path, typer.Argument(help="certificate.dsse.json of one network.", show_default=False)],
     second: Annotated[Path, typer.Argument(help="That of another, on the same pool.", show_default=False)],
+    html: Annotated[
+        Path | None, typer.Option(help="Write the first one's page with the comparison in it.", show_default=False)
+    ] = None,
     json_: Json = False,
 ) -> None:
     """Compare two networks on the images that both certificates measured: paired, with exact tests."""
     from perturb.certificates.compare import compare as compared
-    from perturb.certificates.folder import CertificateFolder
-    from perturb.certificates.tables import RESULTS, read_table
+    from perturb.certificates.compare import page_beside, read_side
 
-    sides = []
     for file in (first, second):
-        _, plan = _checked(file)
-        sides.append((plan, read_table(CertificateFolder(file.parent).read("results.parquet"), RESULTS, str(file))))
-    found = compared(sides[0], sides[1])
+        _checked(file)
+    found = compared(read_side(first), read_side(second))
     say(comparison_table(found))
+    if html:
+        write_file(html, page_beside(first, found), "--html")
     if json_:
         say_json(found)
 
@@ -190,50 +194,28 @@ def revoke(
     say(f"revoked; log entry {record.entry.sequence}")
 
 
-def comparison_table(found: dict[str, Any]) -> Any:
-    """Return a comparison of two certificates as a table."""
-    rows = [
-        (
-            row["what"],
-            row["first"],
-            row["second"],
-            row["difference"],
-            f"{row['limits']['lower']} to {row['limits']['upper']}",
-            row["onlyFirst"],
-            row["onlySecond"],
-            row["p"],
-        )
-        for row in found["rows"]
-    ]
-    title = f"{found['first']} and {found['second']} on {found['images']} common images"
-    names = ["", "first", "second", "difference", "limits", "only first", "only second", "p"]
-    return table(title, names, rows)
-
-
 def _subject(plan: "Plan", settings: "Settings", weights: str | None, classes: Path | None) -> "Subject":
-    from perturb.certificates.places import located
-    from perturb.certificates.subject import load_subject
+    from perturb.certificates.places import TARGET, open_subject
     from perturb.certificates.verify import Skipped
     from perturb.schemas.errors import ModelError, SettingsError
 
-    spec = weights or plan.subject.name
-    if weights and plan.subject.kind == "timm" and Path(weights).is_file() and not weights.endswith(".onnx"):
-        spec = f"{plan.subject.name}={weights}"
+    named = plan.subject
+    is_target = named.architecture not in (None, named.name)
+    spec = weights or (f"{TARGET}{named.name}" if is_target else named.name)
+    if weights and named.architecture and Path(weights).is_file() and not weights.endswith(".onnx"):
+        spec = f"{named.architecture}={weights}"
     try:
-        return load_subject(*located(spec, settings), classes=classes)
+        return open_subject(spec, settings, classes=classes)
     except (ModelError, SettingsError) as error:
         if weights:
             raise
         raise Skipped(f"the subject's weights are not here ({error}); name them with --weights") from error
 
 
-def _log(settings: "Settings", store: str | None, hotkeys: list[str]) -> Any:
-    if store is None:
-        return None
+def _log(settings: "Settings", hotkeys: list[str]) -> Any:
     from perturb.certificates.steps import open_log
-    from perturb.schemas.settings import load_settings
 
-    return open_log(load_settings(store=store), hotkeys=hotkeys)
+    return open_log(settings, hotkeys=hotkeys)
 
 
 def _root(settings: "Settings", hotkey: str) -> str | None:
@@ -260,16 +242,6 @@ def _checked(file: Path) -> tuple[dict[str, Any], "Plan"]:
         raise AuditError(f"{file} does not hold; each fault is named above")
     statement, plan, _ = open_certificate(file)
     return statement, plan
-
-
-def _page(file: Path, statement: dict[str, Any]) -> bytes:
-    from perturb.certificates.folder import CertificateFolder, unpack
-    from perturb.certificates.page import render_page
-    from perturb.certificates.tables import RESULTS, read_table
-
-    folder = CertificateFolder(file.parent)
-    rows = read_table(folder.read("results.parquet"), RESULTS, "results.parquet")
-    return render_page(statement, rows, unpack(folder.read("evidence.tar"), "evidence.tar")).encode()
 
 
 def _figures(statement: dict[str, Any]) -> Any:

@@ -1,12 +1,15 @@
 """Commands that certify a network: `certify`, which plans and runs, `certify plan`, `certify run`."""
 
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from perturb.cli.arguments import Json, Store
-from perturb.cli.output import say, say_json, styled, write_file
+from perturb.cli.certification_terms import with_terms
+from perturb.cli.output import say, say_json, styled, table, write_file
 
 if TYPE_CHECKING:
     from perturb.certificates.run import RunSummary
@@ -18,67 +21,34 @@ certify = typer.Typer(
     invoke_without_command=True,
 )
 
-SubjectSpec = Annotated[
-    str,
-    typer.Option(
-        help="target:NAME of the registry, timm name, timm name with weights (resnet18=FILE), module:function of a "
-        "torch module, or FILE.onnx.",
-    ),
-]
-PoolSpec = Annotated[str, typer.Option(help="Labelled photographs: folder:DIR, or sample[:COUNT].")]
-Images = Annotated[int, typer.Option("--n", min=1, help="Images to draw from the pool.")]
-Levels = Annotated[str, typer.Option(help="Largest changes of a value, in levels of 255, with commas.")]
-Suite = Annotated[str, typer.Option(help="quick: AutoAttack's apgd-ce and apgd-t; standard: with fab-t and square.")]
-Claims = Annotated[
-    list[str] | None,
-    typer.Option("--claim", help="Claim to decide, such as 'robust@1>=0.30' or 'clean>=0.7'; may be repeated."),
-]
-Beacon = Annotated[
-    str,
-    typer.Option(
-        help="Public randomness for the sample: none, chain, a drand HTTP relay, or a JSON file of its round."
-    ),
-]
 Folder = Annotated[Path, typer.Option("--folder", help="Folder of certificates; each gets a folder of its own in it.")]
 Logged = Annotated[
     bool, typer.Option("--log/--no-log", help="Publish in the store and enter in its log, so that the order is proven.")
 ]
 Workers = Annotated[int, typer.Option(min=1, help="Processes that attack; the results do not depend on it.")]
 Budget = Annotated[
-    str | None, typer.Option(help="Stop after this time, such as 90s, 20m or 2h; `run` continues later.")
+    str | None,
+    typer.Option(help="Stop after this time, such as 90s, 20m or 2h; `run` continues later.", show_default=False),
 ]
-Classes = Annotated[
-    Path | None, typer.Option(help="Names of the subject's classes, one a line, where they are not ImageNet-1k's.")
-]
-Crowd = Annotated[str | None, typer.Option(help="Store of a corpus whose records of the same photographs attack too.")]
-HarmFile = Annotated[Path | None, typer.Option("--harm", help="TOML list of how bad which mistake is.")]
-Valid = Annotated[int, typer.Option("--valid-days", min=1, help="Days for which the certificate is valid.")]
-Provider = Annotated[str | None, typer.Option(help="Provider of the network, for the certificate.")]
-Responsible = Annotated[str | None, typer.Option(help="Person responsible for the evaluation, for the certificate.")]
-Purpose = Annotated[str | None, typer.Option(help="Intended purpose, as the provider states it, for the certificate.")]
+Terms = Callable[[], "PlanRequest"]
 
 
 @certify.callback()
+@with_terms
 def certify_both(
     context: typer.Context,
-    subject: SubjectSpec = "tf_efficientnet_lite0",
-    pool: PoolSpec = "sample",
-    n: Images = 30,
-    levels: Levels = "1,2,4,8",
-    suite: Suite = "quick",
-    claim: Claims = None,
+    terms: Terms,
     folder: Folder = Path("certificates"),
     log: Logged = True,
     workers: Workers = 2,
     budget: Budget = None,
-    classes: Classes = None,
-    crowd: Crowd = None,
-    harm: HarmFile = None,
-    valid_days: Valid = 365,
-    provider: Provider = None,
-    responsible: Responsible = None,
-    purpose: Purpose = None,
-    html: Annotated[Path | None, typer.Option(help="Copy the page to this file.", show_default=False)] = None,
+    hardened: Annotated[
+        bool,
+        typer.Option(
+            "--hardened", help="Certify the network that was hardened last, too, on the same images, and compare."
+        ),
+    ] = False,
+    html: Annotated[Path | None, typer.Option(help="Write the page to this file, too.", show_default=False)] = None,
     store: Store = None,
     json_: Json = False,
 ) -> None:
@@ -89,43 +59,39 @@ def certify_both(
     if context.invoked_subcommand is not None:
         return
     settings = settings_of(store)
-    request = _request(
-        subject, pool, n, levels, suite, claim, "none", classes, crowd, harm, valid_days, provider, responsible, purpose
-    )
+    request = terms()
     planned = _planned(settings, request, folder, log=log)
     summary = _run(settings, planned.folder, workers, budget, log=log)
+    _say_run(summary)
+    found = None
+    if hardened and summary.certificate is not None:
+        found = _beside(settings, request, summary.certificate, folder, workers, log=log)
     if html is not None and summary.certificate is not None:
-        write_file(html, summary.certificate.with_name("report.html").read_bytes(), "--html")
-    _say_run(summary, json_=json_)
+        from perturb.certificates.compare import page_beside
+
+        write_file(html, page_beside(summary.certificate, found), "--html")
+        say(styled("the page is ", (str(html), "bold")))
+    if json_:
+        say_json({**_as_json(summary), "comparison": found})
 
 
 @certify.command("plan")
+@with_terms
 def certify_plan(
-    subject: SubjectSpec = "tf_efficientnet_lite0",
-    pool: PoolSpec = "sample",
-    n: Images = 30,
-    levels: Levels = "1,2,4,8",
-    suite: Suite = "quick",
-    claim: Claims = None,
-    beacon: Beacon = "none",
+    terms: Terms,
+    beacon: Annotated[
+        str,
+        typer.Option(
+            help="Public randomness for the sample: none, chain, a drand HTTP relay, or a JSON file of its round."
+        ),
+    ] = "none",
     folder: Folder = Path("certificates"),
     log: Logged = True,
-    classes: Classes = None,
-    crowd: Crowd = None,
-    harm: HarmFile = None,
-    valid_days: Valid = 365,
-    provider: Provider = None,
-    responsible: Responsible = None,
-    purpose: Purpose = None,
     store: Store = None,
     json_: Json = False,
 ) -> None:
     """Fix, sign and log what will be measured, before anything is."""
-    settings = settings_of(store)
-    request = _request(
-        subject, pool, n, levels, suite, claim, beacon, classes, crowd, harm, valid_days, provider, responsible, purpose
-    )
-    planned = _planned(settings, request, folder, log=log)
+    planned = _planned(settings_of(store), replace(terms(), beacon=beacon), folder, log=log)
     if json_:
         say_json({"id": planned.plan.id, "folder": str(planned.folder), "entry": planned.entry})
 
@@ -158,50 +124,9 @@ def certify_run(
 
         shutil.rmtree(folder / "work", ignore_errors=True)
     summary = _run(settings_of(store), folder, workers, budget, log=log, accept_partial=accept_partial, beacon=beacon)
-    _say_run(summary, json_=json_)
-
-
-def _request(
-    subject: str,
-    pool: str,
-    n: int,
-    levels: str,
-    suite: str,
-    claims: list[str] | None,
-    beacon: str,
-    classes: Path | None,
-    crowd: str | None,
-    harm: Path | None,
-    valid_days: int,
-    provider: str | None,
-    responsible: str | None,
-    purpose: str | None,
-) -> "PlanRequest":
-    from perturb.certificates.steps import PlanRequest
-    from perturb.schemas.errors import SettingsError
-
-    try:
-        chosen = tuple(int(level) for level in levels.split(","))
-    except ValueError as error:
-        raise SettingsError(
-            f"--levels {levels!r} is no list of levels; accepted: whole numbers, such as 1,2,4,8"
-        ) from error
-    return PlanRequest(
-        subject=subject,
-        pool=pool,
-        n=n,
-        levels=chosen,
-        suite=suite,
-        claims=tuple(claims or ()),
-        beacon=beacon,
-        classes=classes,
-        crowd=crowd,
-        harm=harm,
-        valid_days=valid_days,
-        provider=provider,
-        responsible=responsible,
-        purpose=purpose,
-    )
+    _say_run(summary)
+    if json_:
+        say_json(_as_json(summary))
 
 
 def _planned(settings: "Settings", request: "PlanRequest", folder: Path, *, log: bool) -> "Planned":
@@ -248,6 +173,46 @@ def _run(
     )
 
 
+def _beside(
+    settings: "Settings", request: "PlanRequest", first: Path, folder: Path, workers: int, *, log: bool
+) -> "dict[str, Any] | None":
+    """Certify the newest hardened network on the images of a certificate, and return the comparison."""
+    from perturb.certificates.compare import compare, read_side
+    from perturb.certificates.places import TARGET, newest_hardened
+
+    name = newest_hardened(settings)
+    if name is None:
+        say(f"{settings.store} has no hardened network, so there is nothing to compare with; `perturb demo` makes one")
+        return None
+    request = replace(request, subject=f"{TARGET}{name}", like=first.parent)
+    summary = _run(settings, _planned(settings, request, folder, log=log).folder, workers, None, log=log)
+    _say_run(summary)
+    assert summary.certificate is not None
+    found = compare(read_side(first), read_side(summary.certificate))
+    say(comparison_table(found))
+    return found
+
+
+def comparison_table(found: dict[str, Any]) -> Any:
+    """Return a comparison of two certificates as a table."""
+    rows = [
+        (
+            row["what"],
+            row["first"],
+            row["second"],
+            row["difference"],
+            f"{row['limits']['lower']} to {row['limits']['upper']}" if row["limits"] else None,
+            row["onlyFirst"],
+            row["onlySecond"],
+            row["p"],
+        )
+        for row in found["rows"]
+    ]
+    names = ["", "first", "second", "difference", "limits", "only first", "only second", "p"]
+    few = f", of {found['clusters']} photographs: too few for limits" if found["rows"][0]["limits"] is None else ""
+    return table(f"{found['first']} and {found['second']} on {found['images']} common images{few}", names, rows)
+
+
 def _seconds(budget: str) -> float:
     from perturb.schemas.errors import SettingsError
 
@@ -259,7 +224,7 @@ def _seconds(budget: str) -> float:
         raise SettingsError(f"--budget {budget!r} is no time; accepted: 90s, 20m or 2h") from error
 
 
-def _say_run(summary: "RunSummary", *, json_: bool) -> None:
+def _say_run(summary: "RunSummary") -> None:
     if summary.certificate is None:
         say(
             f"{summary.measured} of {summary.planned} images are measured; `perturb certify run {summary.folder}` "
@@ -267,8 +232,10 @@ def _say_run(summary: "RunSummary", *, json_: bool) -> None:
         )
     else:
         say(styled("the certificate is ", (str(summary.certificate), "bold"), ", its page report.html beside it"))
-    if json_:
-        say_json({name: value if value is None else str(value) for name, value in vars(summary).items()})
+
+
+def _as_json(summary: "RunSummary") -> dict[str, Any]:
+    return {name: value if value is None else str(value) for name, value in vars(summary).items()}
 
 
 def settings_of(store: str | None) -> "Settings":

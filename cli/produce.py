@@ -33,7 +33,7 @@ def demo(
     json_: Json = False,
 ) -> None:
     """Run every step once: rounds with local miners, seal, tier exports, read back by subscribers' libraries, audit,
-    a robustness certificate, a hardened network with its report.
+    a hardened network with its report, and robustness certificates of both networks.
 
     Five reference miners are started on loopback ports; one of them answers wrongly on purpose.
     """
@@ -41,6 +41,7 @@ def demo(
 
     # The server starts while the next line imports torch and the rest.
     server = start_server()
+    from perturb.cli.certification import comparison_table
     from perturb.cli.harden import show_report
     from perturb.flows.demo import run_demo
 
@@ -50,14 +51,17 @@ def demo(
         _say_export(exported)
     found = f"the audit of the corpus found no faults: {result.audited_records} records; the picture is "
     say(styled(found, (str(result.picture), "bold")))
-    if result.certificate:
-        say(styled("the classifier's robustness certificate holds; its page is ", (str(result.certificate), "bold")))
     if result.hardened:
         show_report(result.hardened.report)
         say(
             f"{result.hardened.target} is a network trained on what the miners found: only if every gate passes would "
             f"it be attacked next, and {result.hardened.report.photographs} photographs rarely prove that it learned"
         )
+    if result.certified:
+        if result.certified.comparison:
+            say(comparison_table(result.certified.comparison))
+        networks = "both networks" if result.certified.hardened else "the classifier"
+        say(styled(f"the certificate of {networks} holds; the page is ", (str(result.certified.page), "bold")))
     if json_:
         say_json(result.model_dump(mode="json"))
 

@@ -4,14 +4,15 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, date, datetime
 from pathlib import Path
+from typing import Any
 
 import torch
 from pydantic import BaseModel
 from rich.markup import escape
 
-from perturb.certificates.folder import PAGE
+from perturb.certificates.compare import compare, page_beside, read_side
+from perturb.certificates.places import TARGET, open_subject
 from perturb.certificates.steps import PlanRequest, open_log, plan_certificate, run_certificate
-from perturb.certificates.subject import load_subject
 from perturb.certificates.verify import Request, trusts, verify
 from perturb.flows.engine.prefect_server import ServerStart
 from perturb.flows.produce import ProduceSummary, prepared_produce
@@ -38,7 +39,8 @@ from perturb.tasks.tiers.tier_file import get_tier, load_tiers
 TIERS = ("sample", "research")
 LOCAL_MINERS = 5
 PICTURE_PAIRS = 4
-CERTIFIED_IMAGES = 6
+CERTIFIED_POOL = "sample:24"
+CERTIFIED_IMAGES = 12
 # A handful of photographs shows the step. What it teaches can't be told from chance, and the verdict says so.
 FEWEST_TO_HARDEN = 3
 HARDEN_MINUTES = 0.02
@@ -54,6 +56,15 @@ class Exported(BaseModel):
     read_back: ReadBack
 
 
+class Certified(BaseModel):
+    """The certificates of the classifier and of the hardened network, their comparison, and the page of both."""
+
+    page: Path
+    certificate: Path
+    hardened: Path | None
+    comparison: dict[str, Any] | None
+
+
 class DemoSummary(BaseModel):
     """What the demo produced."""
 
@@ -62,8 +73,8 @@ class DemoSummary(BaseModel):
     exports: tuple[Exported, ...]
     audited_records: int
     picture: Path
-    certificate: Path | None
     hardened: HardenSummary | None
+    certified: Certified | None
 
 
 def run_demo(
@@ -76,7 +87,7 @@ def run_demo(
     tell: Callable[[str], None],
 ) -> DemoSummary:
     """Produce `rounds` rounds, seal their day early, export two tiers, load them back, audit, draw `picture`,
-    certify, harden.
+    harden, certify both networks.
 
     Rounds are produced by the `produce` flow on `server`, which may still be starting; the other steps run without
     Prefect. `tell` receives a line of rich markup before each step. Raises AuditError when the corpus or what was read
@@ -107,50 +118,65 @@ def run_demo(
         raise AuditError(f"the corpus in {settings.store} has {len(report.faults)} faults; `perturb audit` names them")
     tell(f"[bold]6/8 draw[/] {escape(str(picture))}")
     write_contact_sheet(picture, best_pairs(corpus, PICTURE_PAIRS, day=sealed.day))
-    certificate = _certify(settings, picture.parent, tell)
     hardened = _harden(settings, sealed.day, tell)
+    certified = _certify(settings, hardened, picture.parent, tell)
     return DemoSummary(
         produced=produced,
         sealed=sealed,
         exports=exports,
         audited_records=report.records,
         picture=picture,
-        certificate=certificate,
         hardened=hardened,
+        certified=certified,
     )
 
 
-def _certify(settings: Settings, folder: Path, tell: Callable[[str], None]) -> Path | None:
-    """Certify the classifier on a few crops of the sample photographs, verify the certificate, and return its page."""
+def _certify(
+    settings: Settings, hardened: HardenSummary | None, folder: Path, tell: Callable[[str], None]
+) -> Certified | None:
+    """Certify the classifier and the hardened network on the same crops of the sample photographs, and verify both.
+
+    The page is the classifier's, with the comparison in it. The hardened one is certified whatever its gates said.
+    """
     if settings.judge.name == "none":
-        tell("[bold]7/8 certify[/] is left out: without a judge the sample photographs have no labels")
+        tell("[bold]8/8 certify[/] is left out: without a judge the sample photographs have no labels")
         return None
-    tell(
-        f"[bold]7/8 certify[/] {escape(settings.classifier.name)} on {CERTIFIED_IMAGES} sample photographs, and verify"
-    )
-    request = PlanRequest(settings.classifier.name, "sample:24", CERTIFIED_IMAGES, claims=("robust@1>=0.30",))
+    name = settings.classifier.name
+    beside = f" and {hardened.target}" if hardened else ""
+    tell(f"[bold]8/8 certify[/] {escape(name + beside)} on {CERTIFIED_IMAGES} sample photographs, and verify")
+    request = PlanRequest(name, CERTIFIED_POOL, CERTIFIED_IMAGES, claims=("robust@1>=0.30",))
     if settings.classifier.weights.kind == "file":
-        request = replace(request, subject=f"{request.subject}={settings.classifier.weights.path}")
-    planned = plan_certificate(settings, request, folder=folder / "certificates", log=True)
-    made = run_certificate(settings, planned.folder, workers=1, log=True)
+        request = replace(request, subject=f"{name}={settings.classifier.weights.path}")
+    first = _certified(settings, request, folder / "certificates")
+    second = found = None
+    if hardened:
+        other = replace(request, subject=f"{TARGET}{hardened.target}", like=first.parent)
+        second = _certified(settings, other, folder / "certificates")
+        found = compare(read_side(first), read_side(second))
+    page = folder / "certificate.html"
+    replace_file(page, page_beside(first, found))
+    return Certified(page=page, certificate=first, hardened=second, comparison=found)
+
+
+def _certified(settings: Settings, request: PlanRequest, folder: Path) -> Path:
+    planned = plan_certificate(settings, request, folder=folder, log=True)
+    made = run_certificate(settings, planned.folder, workers=2, log=True)
     assert made.certificate is not None
-    subject = load_subject(request.subject, settings.classifier)
+    subject = open_subject(request.subject, settings)
     now = datetime.now(UTC)
     found = verify(Request(made.certificate, None, trusts([]), now, lambda _: subject, log=open_log(settings)))
     if not found.holds:
         raise AuditError(f"the certificate {made.certificate} does not hold; `perturb certificate verify` says why")
-    page = folder / "certificate.html"
-    replace_file(page, (planned.folder / PAGE).read_bytes())
-    return page
+    return made.certificate
 
 
 def _harden(settings: Settings, day: date, tell: Callable[[str], None]) -> HardenSummary | None:
     """Harden the classifier on the day's few photographs, and measure it; None where it can't be."""
     name = escape(settings.classifier.name)
     if not can_be_hardened(load_classifier(settings.classifier)):
-        tell(f"[bold]8/8 harden[/] is left out: {name} is not one of the networks that can be hardened")
+        tell(f"[bold]7/8 harden[/] is left out: {name} is not one of the networks that can be hardened")
         return None
-    tell(f"[bold]8/8 harden[/] {name} on what the miners found, beside a control arm, and measure both")
+    tell(f"[bold]7/8 harden[/] {name} on what the miners found, beside a control arm, and measure both")
     threads = torch.get_num_threads()
     # Threads that wait for one another take many times as long where another program has a core.
     torch.set_num_threads(1)

@@ -8,13 +8,10 @@ from pathlib import Path
 import pytest
 
 from perturb.certificates.aging import revoke
-from perturb.certificates.compare import compare
 from perturb.certificates.folder import CertificateFolder
-from perturb.certificates.plan import open_plan
 from perturb.certificates.steps import enter_certificate, enter_plan, open_log
-from perturb.certificates.tables import RESULTS, read_table
 from perturb.certificates.verify import Request, Verification, trusts, verify
-from perturb.schemas.errors import AuditError, CorpusError, SettingsError
+from perturb.schemas.errors import CorpusError, SettingsError
 from perturb.schemas.settings import Settings
 from tests.certificates.conftest import Made
 from tests.support.certificates import NOW, certificate_settings, certified, planned
@@ -84,33 +81,6 @@ def test_another_document_under_the_same_key_is_refused(timely: tuple[Made, Sett
     folder.write("report.html", b"another page")
     with pytest.raises(CorpusError, match="is there already with other bytes"):
         enter_certificate(settings, folder)
-
-
-def test_comparison_is_paired(made: Made, tmp_path: Path) -> None:
-    sides = []
-    for subject in ("tests.support.networks:small", "tests.support.networks:retrained"):
-        plan = planned(
-            made.settings,
-            tmp_path / subject[-5:],
-            made.pool,
-            n=12,
-            subject=subject,
-            beacon=False,
-            levels=(16,),
-            claims=(),
-        )
-        file = certified(made.settings, plan)
-        sides.append((plan.plan, read_table((file.parent / "results.parquet").read_bytes(), RESULTS, "")))
-    found = compare(sides[0], sides[1])
-    assert found["images"] >= 3
-    for row in found["rows"]:
-        assert row["both"] + row["onlyFirst"] + row["onlySecond"] + row["neither"] == found["images"]
-    clean = found["rows"][0]
-    assert clean["onlyFirst"] > clean["onlySecond"], "the labels are those that the first network sees"
-    assert float(clean["limits"]["upper"]) < 0
-    other = open_plan((made.folder / "plan.json").read_bytes(), "").model_copy(update={"levels": (5,)})
-    with pytest.raises(AuditError, match="no level in common"):
-        compare(sides[0], (other, sides[0][1]))
 
 
 def test_surviving_images_are_attacked_again(made: Made, tmp_path: Path) -> None:

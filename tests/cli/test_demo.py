@@ -56,13 +56,22 @@ def test_the_picture_is_a_contact_sheet(demo: tuple[Path, dict]) -> None:
         assert np.asarray(sheet.convert("L")).std() > 20
 
 
-def test_the_classifiers_certificate_is_logged_and_its_page_written(demo: tuple[Path, dict]) -> None:
+def test_both_networks_are_certified_on_the_same_images_and_compared(demo: tuple[Path, dict]) -> None:
     home, summary = demo
-    page = (home / summary["certificate"]).read_text()
+    made = summary["certified"]
+    page = (home / made["page"]).read_text()
     assert "independent photographs" in page
-    (certificate,) = (home / "demo" / "certificates").glob("*/certificate.dsse.json")
-    assert page == certificate.with_name("report.html").read_text()
-    assert (home / "data" / "certificates" / certificate.parent.name / certificate.name).is_file()
+    for file in (made["certificate"], made["hardened"]):
+        assert (home / "data" / "certificates" / Path(file).parent.name / "certificate.dsse.json").is_file()
+    found = made["comparison"]
+    assert (found["first"], found["second"]) == ("tf_efficientnet_lite0", "lite0-g1")
+    assert (found["secondSha256"], found["images"]) == (summary["hardened"]["sha256"], 12)
+    assert "Beside lite0-g1" in page
+    verified = perturb("certificate", "verify", made["hardened"], "--log", "data", "--json", cwd=home)
+    said = json.loads(verified.stdout.splitlines()[-1])
+    outcomes = {level["name"]: level["outcome"] for level in said["levels"]}
+    assert outcomes == {**dict.fromkeys(("L1", "L2", "L3", "L4", "L5", "L7"), "holds"), "L6": "skipped"}
+    assert said["status"] == "valid"
 
 
 def test_a_challenger_is_measured_and_judged(demo: tuple[Path, dict]) -> None:
