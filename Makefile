@@ -39,8 +39,9 @@ play: $(INSTALLED) ## the playground: a page that attacks a photograph before on
 	$(BIN)/perturb play
 
 certify: $(INSTALLED) ## certificates of the embedded classifier and of its hardened generation, compared: demo/certificate.html
+	mkdir -p demo && touch demo/.certify
 	$(BIN)/perturb certify --pool sample:24 --n 12 --claim 'robust@1>=0.30' --hardened --folder demo/certificates --html demo/certificate.html
-	for file in $$(ls -t demo/certificates/*/certificate.dsse.json | head -n 2); do $(BIN)/perturb certificate verify $$file --log data || exit; done
+	find demo/certificates -name certificate.dsse.json -newer demo/.certify -print0 | xargs -0 -n 1 $(BIN)/perturb certificate verify --log data
 
 serve: $(INSTALLED) ## Prefect server, worker and all deployments on this machine, until Ctrl-C
 	$(BIN)/perturb serve

@@ -40,7 +40,7 @@ TIERS = ("sample", "research")
 LOCAL_MINERS = 5
 PICTURE_PAIRS = 4
 CERTIFIED_POOL = "sample:24"
-CERTIFIED_IMAGES = 12
+MOST_CERTIFIED = 12
 # A handful of photographs shows the step. What it teaches can't be told from chance, and the verdict says so.
 FEWEST_TO_HARDEN = 3
 HARDEN_MINUTES = 0.02
@@ -119,7 +119,7 @@ def run_demo(
     tell(f"[bold]6/8 draw[/] {escape(str(picture))}")
     write_contact_sheet(picture, best_pairs(corpus, PICTURE_PAIRS, day=sealed.day))
     hardened = _harden(settings, sealed.day, tell)
-    certified = _certify(settings, hardened, picture.parent, tell)
+    certified = _certify(settings, hardened, min(rounds, MOST_CERTIFIED), picture.parent, tell)
     return DemoSummary(
         produced=produced,
         sealed=sealed,
@@ -132,7 +132,7 @@ def run_demo(
 
 
 def _certify(
-    settings: Settings, hardened: HardenSummary | None, folder: Path, tell: Callable[[str], None]
+    settings: Settings, hardened: HardenSummary | None, images: int, folder: Path, tell: Callable[[str], None]
 ) -> Certified | None:
     """Certify the classifier and the hardened network on the same crops of the sample photographs, and verify both.
 
@@ -143,8 +143,8 @@ def _certify(
         return None
     name = settings.classifier.name
     beside = f" and {hardened.target}" if hardened else ""
-    tell(f"[bold]8/8 certify[/] {escape(name + beside)} on {CERTIFIED_IMAGES} sample photographs, and verify")
-    request = PlanRequest(name, CERTIFIED_POOL, CERTIFIED_IMAGES, claims=("robust@1>=0.30",))
+    tell(f"[bold]8/8 certify[/] {escape(name + beside)} on {images} sample photographs, and verify")
+    request = PlanRequest(name, CERTIFIED_POOL, images, claims=("robust@1>=0.30",))
     if settings.classifier.weights.kind == "file":
         request = replace(request, subject=f"{name}={settings.classifier.weights.path}")
     first = _certified(settings, request, folder / "certificates")

@@ -65,13 +65,13 @@ def test_both_networks_are_certified_on_the_same_images_and_compared(demo: tuple
         assert (home / "data" / "certificates" / Path(file).parent.name / "certificate.dsse.json").is_file()
     found = made["comparison"]
     assert (found["first"], found["second"]) == ("tf_efficientnet_lite0", "lite0-g1")
-    assert (found["secondSha256"], found["images"]) == (summary["hardened"]["sha256"], 12)
+    assert (found["secondSha256"], found["images"]) == (summary["hardened"]["sha256"], ROUNDS)
     assert "Beside lite0-g1" in page
     verified = perturb("certificate", "verify", made["hardened"], "--log", "data", "--json", cwd=home)
     said = json.loads(verified.stdout.splitlines()[-1])
     outcomes = {level["name"]: level["outcome"] for level in said["levels"]}
     assert outcomes == {**dict.fromkeys(("L1", "L2", "L3", "L4", "L5", "L7"), "holds"), "L6": "skipped"}
-    assert said["status"] == "valid"
+    assert said["status"].startswith("valid")
 
 
 def test_a_challenger_is_measured_and_judged(demo: tuple[Path, dict]) -> None:
