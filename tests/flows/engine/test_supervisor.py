@@ -103,9 +103,13 @@ def test_a_second_signal_ends_the_waiting_and_leaves_no_orphan(monkeypatch: pyte
         time.sleep(1)
         os.kill(os.getpid(), signal.SIGINT)
         wait_for(lambda: stop.requested)
-        threading.Timer(1, os.kill, (os.getpid(), signal.SIGTERM)).start()
+        second = threading.Timer(1, os.kill, (os.getpid(), signal.SIGTERM))
+        second.start()
         begun = time.monotonic()
         stubborn.stop()
+        # Past this block nothing catches it.
+        second.cancel()
+        second.join()
     assert 0.9 < time.monotonic() - begun < 10
     wait_for(lambda: not any(map(lives, processes)), 10)
 
