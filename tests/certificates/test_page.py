@@ -1,41 +1,37 @@
 """The page in a real browser: nothing overflows, nothing is fetched, each figure is the statement's."""
 
+import base64
 import html
-import json
 import re
-import shutil
-import subprocess
 from collections.abc import Iterator
 from functools import reduce
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from perturb.certificates.aging import open_certificate
+from perturb.certificates.compare import compare, page_beside, read_side
 from perturb.certificates.narrative import claim_text, percent
 from tests.certificates.conftest import Made
+from tests.support.browser import BROWSER, MISSING, Tab, browser_tab
 
-BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-browser = pytest.mark.skipif(BROWSER is None, reason="no Chromium here: apt-get install chromium")
-
-
-class Figures(HTMLParser):
-    """Collects the text of elements that name a figure."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.found: list[tuple[str, str]] = []
-        self._path: str | None = None
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self._path = dict(attrs).get("data-figure")
-
-    def handle_data(self, data: str) -> None:
-        if self._path:
-            self.found.append((self._path, data))
-            self._path = None
+browser = pytest.mark.skipif(BROWSER is None, reason=MISSING)
+# A4 without the margins that the page asks for, in CSS pixels.
+PRINTED = 688
+WIDE = """(() => { const root = document.documentElement, width = root.clientWidth;
+  const wide = [...document.querySelectorAll("*")].filter(n => n.getBoundingClientRect().right > width + 1);
+  return [root.scrollWidth - width, wide.map(n => n.tagName + n.textContent.slice(0, 30))]; })()"""
+# The lowest contrast of a text with what is behind it, as WCAG 2.2 defines it.
+CONTRAST = """(() => { const numbers = s => s.match(/[\\d.]+/g).map(Number);
+  const light = s => { const [r, g, b] = numbers(s).map(v => v / 255).map(
+    v => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4); return 0.2126 * r + 0.7152 * g + 0.0722 * b; };
+  const behind = n => { for (; n; n = n.parentElement) { const c = getComputedStyle(n).backgroundColor;
+    if ((numbers(c)[3] ?? 1) > 0) return c; } return "rgb(255, 255, 255)"; };
+  return Math.min(...[...document.body.querySelectorAll("*")].filter(n => !n.closest("svg") &&
+    [...n.childNodes].some(c => c.nodeType === 3 && c.data.trim())).map(n => {
+      const [a, b] = [light(getComputedStyle(n).color), light(behind(n))];
+      return (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05); })); })()"""
 
 
 def value_at(statement: Any, path: str) -> Any:
@@ -53,11 +49,15 @@ def shown(statement: Any, path: str) -> str:
     return str(value)
 
 
-def run_browser(made: Made, tmp_path: Path, *arguments: str) -> str:
-    command = [str(BROWSER), "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}"]
-    page = (made.folder / "report.html").as_uri()
-    found = subprocess.run([*command, *arguments, page], capture_output=True, text=True, timeout=120, check=True)
-    return found.stdout
+@pytest.fixture(scope="module")
+def tab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tab]:
+    with browser_tab(tmp_path_factory.mktemp("browser")) as opened:
+        yield opened
+
+
+def show(tab: Tab, page: Path) -> None:
+    tab.call("Page.navigate", url=page.as_uri())
+    tab.until(f"document.readyState === 'complete' && location.href === '{page.as_uri()}'")
 
 
 def test_the_page_needs_nothing_else(made: Made) -> None:
@@ -80,51 +80,42 @@ def test_text_of_others_is_escaped(made: Made) -> None:
 
 
 @pytest.mark.browser
+@pytest.mark.slow
 @browser
-def test_each_figure_in_the_browsers_document_is_the_statements(made: Made, tmp_path: Path) -> None:
-    parser = Figures()
-    parser.feed(run_browser(made, tmp_path, "--dump-dom"))
+def test_each_figure_that_the_browser_shows_is_the_statements(tab: Tab, made: Made) -> None:
+    show(tab, made.folder / "report.html")
+    found = tab.value("[...document.querySelectorAll('[data-figure]')].map(e => [e.dataset.figure, e.textContent])")
     statement, _, _ = open_certificate(made.file)
-    assert len(parser.found) > 30
-    assert [(path, text) for path, text in parser.found if text != shown(statement, path)] == []
+    assert len(found) > 30
+    assert [(path, text) for path, text in found if text != shown(statement, path)] == []
 
 
 @pytest.mark.browser
 @pytest.mark.slow
 @browser
-def test_nothing_overflows_at_two_widths_in_light_and_dark_and_in_print(made: Made, tmp_path: Path) -> None:
-    probe = tmp_path / "probe.html"
-    for width, scheme in overflowing_sizes():
-        # A frame of the width, measured from the page around it: the page itself has no scripts.
-        inner = html.escape(
-            (made.folder / "report.html").read_text().replace("default-src 'none'", "default-src data:")
-        )
-        probe.write_text(
-            f'<body style="margin:0"><iframe id="f" style="border:0;width:{width}px;height:900px" '
-            f'srcdoc="{inner}"></iframe><p id="out"></p><script>document.getElementById("f").onload = e => {{'
-            'const d = e.target.contentDocument.documentElement; const wide = [...d.querySelectorAll("*")].filter('
-            f"n => n.getBoundingClientRect().right > {width} + 1).map(n => n.tagName + n.textContent.slice(0, 30));"
-            'document.getElementById("out").textContent = JSON.stringify([d.scrollWidth, wide]);};</script>'
-        )
-        command = [str(BROWSER), "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'p'}"]
-        options = ["--virtual-time-budget=4000", "--window-size=1400,1000", "--dump-dom"]
-        if scheme == "dark":
-            options.append("--blink-settings=preferredColorScheme=0")
-        dumped = subprocess.run(
-            [*command, *options, probe.as_uri()], capture_output=True, text=True, timeout=120, check=True
-        )
-        found = re.findall(r'<p id="out">(.*?)</p>', dumped.stdout)
-        assert len(found) == 1
-        scrolled, wide = json.loads(html.unescape(found[0]))
-        assert scrolled <= width, (width, scheme, wide[:5])
-        assert wide == [], (width, scheme)
-    pdf = tmp_path / "page.pdf"
-    run_browser(made, tmp_path, f"--print-to-pdf={pdf}", "--no-pdf-header-footer")
-    assert pdf.read_bytes().startswith(b"%PDF-")
-    assert len(pdf.read_bytes()) > 20_000
-
-
-def overflowing_sizes() -> Iterator[tuple[int, str]]:
-    for width in (320, 1280):
-        for scheme in ("light", "dark"):
-            yield width, scheme
+def test_it_fits_is_legible_and_asks_for_nothing_in_light_and_dark_and_in_print(
+    tab: Tab, made: Made, tmp_path: Path
+) -> None:
+    beside = tmp_path / "beside.html"
+    beside.write_bytes(page_beside(made.file, compare(read_side(made.file), read_side(made.file))))
+    for page in (made.folder / "report.html", beside):
+        tab.requests.clear()
+        show(tab, page)
+        papers = set()
+        for width in (320, 1280):
+            for dark in (False, True):
+                tab.look(width=width, height=900, dark=dark)
+                assert tab.value(WIDE) == [0, []], (page.name, width, dark)
+                assert tab.value(CONTRAST) >= 4.5, (page.name, width, dark)
+                papers.add((dark, tab.value("getComputedStyle(document.body).backgroundColor")))
+        assert papers == {(False, "rgb(255, 255, 255)"), (True, "rgb(13, 17, 23)")}
+        tab.look(width=PRINTED, height=1000, dark=True)
+        tab.call("Emulation.setEmulatedMedia", media="print")
+        assert tab.value(WIDE) == [0, []], page.name
+        pdf = base64.b64decode(tab.call("Page.printToPDF", preferCSSPageSize=True, printBackground=True)["data"])
+        tab.call("Emulation.setEmulatedMedia", media="")
+        assert pdf.startswith(b"%PDF-")
+        assert len(re.findall(rb"/Type /Page\b", pdf)) >= 2
+        asked = [url for url in tab.requests if not url.startswith("data:image/png;base64,")]
+        assert asked == [page.as_uri()]
+    assert tab.console == []
