@@ -77,6 +77,11 @@ def plan_certificate(
     """
     # Before anything is loaded.
     check_terms(request.levels, request.suite, request.claims)
+    if request.beacon == "chain" and settings.subnet.network == LOCAL_NETWORK:
+        raise SettingsError(
+            "--beacon chain: subnet.network is local, which has no chain; accepted there: none, a JSON file of the "
+            "round, or a drand HTTP relay"
+        )
     tell(f"loading {request.subject}")
     subject = open_subject(request.subject, settings, classes=request.classes)
     harm = read_harm(request.harm) if request.harm else ()

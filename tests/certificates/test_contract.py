@@ -47,8 +47,9 @@ def test_a_person_plans_runs_verifies_and_shows(made: Made, tmp_path: Path, monk
     def run(*arguments: str) -> Result:
         return CliRunner().invoke(app, arguments)
 
-    done = run("certify", *network, "--claim", "robust@16>=0.3", "--workers", "1", "--json")
+    done = run("certify", *network, "--claim", "robust@16>=0.3", "--workers", "1", "--hardened", "--json")
     assert done.exit_code == 0, done.output
+    assert "data has no hardened network, so there is nothing to compare with" in " ".join(done.stdout.split())
     file = json.loads(done.stdout.splitlines()[-1])["certificate"]
     verified = run("certificate", "verify", file, "--log", "data", "--json")
     found = json.loads(verified.stdout.splitlines()[-1])
@@ -57,6 +58,8 @@ def test_a_person_plans_runs_verifies_and_shows(made: Made, tmp_path: Path, monk
     shown = run("certificate", "show", file, "--html", "page.html", "--cyclonedx", "bom.json")
     assert "undecided" in shown.stdout
     assert Path("page.html").read_bytes() == Path(file).with_name("report.html").read_bytes()
+    refused = run("certify", "plan", *network, "--beacon", "chain").exception
+    assert str(refused).startswith("--beacon chain: subnet.network is local, which has no chain")
     planned = run("certify", "plan", *network, "--no-log", "--json")
     folder = json.loads(planned.stdout.splitlines()[-1])["folder"]
     stopped = run("certify", "run", folder, "--budget", "0s", "--no-log")
