@@ -12,7 +12,7 @@ import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, Self, get_args
 from urllib.parse import unquote
 
 from pydantic import (
@@ -24,6 +24,7 @@ from pydantic import (
     PlainSerializer,
     SecretStr,
     ValidationError,
+    model_validator,
 )
 from pydantic_core import ErrorDetails
 from pydantic_settings import (
@@ -369,6 +370,32 @@ class TargetSettings(_Section):
     share: float = Field(0.5, gt=0, le=0.75, description="share of the challenges that it then gets")
 
 
+class ModelTrackSettings(_Section):
+    """Networks that miners hand in: how they are fetched, measured and paid."""
+
+    share: float = Field(0.2, ge=0, le=1, description="share of the weights that the winner gets")
+    age_hours: float = Field(24, ge=0, description="hours that a commitment must have stood before it counts")
+    result_hours: float = Field(72, gt=0, description="hours for which a result is paid; then it needs a newer one")
+    max_bytes: int = Field(200 * 2**20, gt=0, description="maximum size of a file of weights, in bytes")
+    fetch_seconds: float = Field(300, gt=0, description="maximum time of a download, in seconds")
+    measure_seconds: float = Field(900, gt=0, description="maximum time of measuring one network, in seconds")
+    memory_bytes: int = Field(8 * 2**30, gt=0, description="maximum memory of the process that measures one network")
+    total_minutes: float = Field(180, gt=0, description="after so many minutes no further network is begun")
+    days: int = Field(2, ge=1, description="newest sealed days whose perturbations networks are measured on")
+    photographs: int = Field(64, ge=20, description="maximum number of photographs that networks are measured on")
+    attacked: int = Field(24, ge=1, description="number of these photographs that are attacked anew")
+    epsilon: float = Field(0.01, ge=0, le=1, description="scores that differ by no more than this count as equal")
+    clean_weight: float = Field(1, ge=0, description="weight of clean accuracy in the score")
+    old_weight: float = Field(1, ge=0, description="weight of the resistance to perturbations of the last days")
+    effort_weight: float = Field(1, ge=0, description="weight of the effort that fresh attacks need")
+
+    @model_validator(mode="after")
+    def _weigh_something(self) -> Self:
+        if not self.clean_weight + self.old_weight + self.effort_weight:
+            raise ValueError("clean_weight, old_weight and effort_weight are all 0; one of them must be above 0")
+        return self
+
+
 class CostSettings(_Section):
     """Prices for `perturb cost`; the defaults are the list prices of AWS S3 Standard, us-east-1, in USD."""
 
@@ -438,6 +465,7 @@ class Settings(BaseSettings):
     seal: SealSettings = SealSettings()
     status: StatusSettings = StatusSettings()
     targets: TargetSettings = TargetSettings()
+    model_track: ModelTrackSettings = ModelTrackSettings()
     cost: CostSettings = CostSettings()
 
     @property

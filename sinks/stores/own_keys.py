@@ -27,6 +27,7 @@ _BELOW = {
         r"[a-z0-9][a-z0-9_.-]*/((weights|control)\.safetensors|card\.json|reports/\d{4}\.json)"
     ),
     "line-ups": r"\d{8}-[0-9a-f]{16}\.json",
+    "model-track": r"\d{8}T\d{6}Z-[0-9a-f]{16}\.json",
     "operator": r"pseudonym\.key|tiers/[^/.]+\.json",
     "exports": (
         r"[^/]+/(\.perturb/(contents|\d{4}-\d{2}-\d{2})\.json|releases/(?![^/]*\.sync-conflict-)[^/]+\.json|(parquet|wds|by_photo)/("

@@ -109,10 +109,13 @@ GATES: Mapping[str, Mapping[str, Gate]] = MappingProxyType(
                 "no collapse": no_collapse,
                 "no leak": no_leak,
             }
-        )
+        ),
+        "track-1": MappingProxyType({"sound": sound, "clean": clean, "not masked": not_masked}),
     }
 )
-"""Sets of gates by name. A set never changes; other limits get a new name."""
+"""Sets of gates by name: `gate-1` for challengers, `track-1` for networks that miners hand in, of whose training
+nothing is known. A set never changes; other limits get a new name.
+"""
 
 
 def judge(card: ReportCard, gates: str = "gate-1") -> CardVerdict:

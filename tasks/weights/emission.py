@@ -62,6 +62,17 @@ def emission(scores: Mapping[int, float], emission_policy: str) -> dict[int, flo
     return {uid: share / total for (uid, _), share in zip(ranked, shares, strict=False)}
 
 
+def blend(scanning: Mapping[int, float], model: Mapping[int, float], *, model_share: float) -> dict[int, float]:
+    """Return weights by uid that sum to 1: `model_share` (0..1) of the model track's, the rest of scanning's.
+
+    Each track's weights sum to 1, or are empty; the share of an empty one goes to the other.
+    """
+    share = 0.0 if not model else 1.0 if not scanning else model_share
+    uids = sorted({*scanning, *model})
+    mixed = {uid: (1 - share) * scanning.get(uid, 0.0) + share * model.get(uid, 0.0) for uid in uids}
+    return {uid: weight for uid, weight in mixed.items() if weight > 0}
+
+
 @dataclass(frozen=True)
 class WeightRow:
     """One neuron of the plan. `reason` says why its weight is 0; None where it has one."""
@@ -97,9 +108,13 @@ def plan_weights(
     window: int = WINDOW,
     min_processed: int = MIN_PROCESSED,
     block: int | None = None,
+    model_winner: str | None = None,
+    model_share: float = 0.0,
 ) -> WeightsPlan:
     """Plan weights for `neurons` from the history of the corpus. Only miners that processed more than `min_processed`
     challenges can earn; scores are averages over the latest `window` challenges that count.
+
+    The hotkey `model_winner`, where it is one of the neurons, gets `model_share` (0..1) of all weights besides.
 
     Raises SettingsError for an unknown policy or a window below 1, CorpusError for records without the columns.
     """
@@ -108,8 +123,12 @@ def plan_weights(
     histories = miner_histories(history, neurons, netuid=netuid, window=window)
     reasons = {history.uid: _ineligible(history, min_processed) for history in histories}
     scores = {history.uid: history.average for history in histories if reasons[history.uid] is None}
-    weights = emission(scores, emission_policy)
-    rows = tuple(WeightRow(history, weights.get(history.uid, 0.0), reasons[history.uid]) for history in histories)
+    winner = {neuron.uid: 1.0 for neuron in neurons if neuron.hotkey == model_winner}
+    weights = blend(emission(scores, emission_policy), winner, model_share=model_share)
+    rows = tuple(
+        WeightRow(history, weights.get(history.uid, 0.0), None if history.uid in weights else reasons[history.uid])
+        for history in histories
+    )
     return WeightsPlan(emission_policy, window, min_processed, netuid, block, rows)
 
 

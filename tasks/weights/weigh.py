@@ -1,6 +1,8 @@
 """The step once a tempo: plan weights from the corpus' records and submit them to the chain."""
 
 import logging
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
 from typing import TypeAlias
 
 from pydantic import BaseModel
@@ -8,6 +10,8 @@ from pydantic import BaseModel
 from perturb.schemas.neuron import Neuron
 from perturb.schemas.settings import Settings
 from perturb.sinks.corpus.corpus import Corpus
+from perturb.sinks.log.log import Log
+from perturb.sinks.targets.track_results import newest_result
 from perturb.subnet.chain import open_chain
 from perturb.subnet.keys import LOCAL_NETWORK, load_keypair
 from perturb.subnet.neurons import local_roster, metagraph_cache
@@ -32,7 +36,8 @@ class WeightsSummary(BaseModel):
     """A plan in numbers and what became of it.
 
     `block` is the block at which the neurons were read, None off chain. `weights` are by uid and sum to 1. `extrinsic`
-    is the ID of the submission, or None with the `reason` why nothing was submitted. `left` counts the sealed days and
+    is the ID of the submission, or None with the `reason` why nothing was submitted. `model_winner` is the hotkey that
+    the model track's share went to, or None. `left` counts the sealed days and
     rounds that pay nobody, because no trusted validator signed them, by the reason.
     """
 
@@ -42,6 +47,7 @@ class WeightsSummary(BaseModel):
     weights: dict[int, float]
     extrinsic: str | None
     reason: str | None
+    model_winner: str | None = None
     left: dict[str, int] = {}
 
 
@@ -57,8 +63,18 @@ def weigh_miners(
     """
     neurons, block = _neurons(settings)
     trust = load_trust(settings.subnet)
-    history = OwnHistory(Corpus.open(settings), trust, cache=settings.cache / "weights")
-    plan = plan_weights(history, neurons, netuid=settings.subnet.netuid, emission_policy=emission_policy, block=block)
+    corpus = Corpus.open(settings)
+    history = OwnHistory(corpus, trust, cache=settings.cache / "weights")
+    winner = _model_winner(settings, Log(corpus.store, trust=trust), neurons)
+    plan = plan_weights(
+        history,
+        neurons,
+        netuid=settings.subnet.netuid,
+        emission_policy=emission_policy,
+        block=block,
+        model_winner=winner,
+        model_share=settings.model_track.share,
+    )
     history.forget_unused()
     for why, count in history.left.items():
         log.warning("%d left out of the weights: %s; run `perturb audit`", count, why)
@@ -70,6 +86,7 @@ def weigh_miners(
         weights=plan.weights,
         extrinsic=submitted.extrinsic,
         reason=submitted.reason,
+        model_winner=winner,
         left=dict(history.left),
     )
 
@@ -80,6 +97,15 @@ def _neurons(settings: Settings) -> tuple[tuple[Neuron, ...], int | None]:
         return tuple(local_roster(settings.subnet).neurons), None
     graph = metagraph_cache(settings.subnet).current()
     return graph.neurons, graph.block
+
+
+def _model_winner(settings: Settings, log_: Log, neurons: Sequence[Neuron]) -> str | None:
+    """Return the hotkey that won the model track last, if that was lately and it still is a neuron."""
+    result = newest_result(log_)
+    oldest = datetime.now(UTC) - timedelta(hours=settings.model_track.result_hours)
+    if result is None or result.measured_at < oldest:
+        return None
+    return next((neuron.hotkey for neuron in neurons if neuron.hotkey == result.winner), None)
 
 
 def _submit(plan: WeightsPlan, settings: Settings, *, dry_run: bool) -> WeightsSubmitted:

@@ -50,7 +50,7 @@ def test_help_names_every_command_in_its_panel(tmp_path: Path) -> None:
         "Deliver": "export share publish tiers ",
         "Certify": "audit prove log certify certificate ",
         "Operate": "init doctor status cost weights judge serve ",
-        "Mine": "miner score bench ",
+        "Mine": "miner score bench model ",
         "Harden": "harden evaluate targets ",
         "Show": "play ",
     }

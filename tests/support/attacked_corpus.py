@@ -8,6 +8,7 @@ import skimage.data
 from perturb.models.classifier import Classifier
 from perturb.schemas.image import Pixels, encode_png
 from perturb.schemas.settings import SealSettings
+from perturb.schemas.signature import Signer
 from perturb.sinks.corpus.corpus import Corpus
 from perturb.tasks.corpus.commit import commit_records
 from perturb.tasks.corpus.seal import seal_day
@@ -26,7 +27,9 @@ def photographs(classifier: Classifier, count: int) -> list[Pixels]:
     return [classifier.prepare(np.ascontiguousarray(image)) for image in made[:count]]
 
 
-def seal_attacked(corpus: Corpus, classifier: Classifier, *, count: int, miners: int) -> None:
+def seal_attacked(
+    corpus: Corpus, classifier: Classifier, *, count: int, miners: int, signer: Signer | None = None
+) -> None:
     """Seal a day on which each of `miners` perturbed each of `count` photographs by PGD at one or two levels."""
     for number, pixels in enumerate(photographs(classifier, count)):
         label = int(classifier.logits(pixels[None])[0].argmax())
@@ -41,5 +44,5 @@ def seal_attacked(corpus: Corpus, classifier: Classifier, *, count: int, miners:
             )  # fmt: skip
             records.append(record)
             bodies[record.record_id] = body
-        commit_records(corpus, records, encode_png(pixels), bodies)
-    seal_day(corpus, DAY, settings=SealSettings(grace_minutes=0, reverify_fraction=0), early=True)
+        commit_records(corpus, records, encode_png(pixels), bodies, signer=signer)
+    seal_day(corpus, DAY, settings=SealSettings(grace_minutes=0, reverify_fraction=0), signer=signer, early=True)
