@@ -8,9 +8,7 @@ import tomllib
 from collections import Counter
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
-from functools import cache
 from importlib.metadata import version
-from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,6 +19,7 @@ from perturb.certificates.autoattack import SUITES, attacks_of
 from perturb.certificates.claims import Claim, parse_claim
 from perturb.certificates.envelope import PLAN_TYPE, open_envelope, parsed_body, seal, signature_faults
 from perturb.certificates.pool import Pool
+from perturb.certificates.program import PACKAGES, code_digest, package_digest
 from perturb.certificates.subject import Subject, SubjectDescription
 from perturb.schemas.canonical_json import canonical_json
 from perturb.schemas.errors import AuditError, SettingsError
@@ -30,21 +29,6 @@ FORMAT = 1
 LARGEST_LEVEL = 64
 RUN_WITHIN = timedelta(days=30)
 SEED_RULE = "sha256(randomness || plan_sha256 || identity [|| 'autoattack' || level as 2 bytes])"
-# Packages whose version changes what is measured.
-_PACKAGES = ("perturb", "pyautoattack", "torch", "timm", "numpy")
-# Modules that decide which images count as broken.
-_CODE = {
-    "perturb.certificates": (
-        "autoattack.py",
-        "measure.py",
-        "draw.py",
-        "canary.py",
-        "flags.py",
-        "subject.py",
-        "pool.py",
-    ),
-    "perturb.attacks": ("base.py", "grid.py"),
-}
 
 
 class _Part(BaseModel):
@@ -199,8 +183,8 @@ def make_plan(
             skipped=skipped,
             grid=access == "gradients",
             crowd=crowd,
-            packages={name: version(name) for name in _PACKAGES},
-            autoattack_sha256=_package_digest("pyautoattack", None),
+            packages={name: version(name) for name in PACKAGES},
+            autoattack_sha256=package_digest("pyautoattack"),
             code_sha256=code_digest(),
         ),
         claims=parsed,
@@ -271,12 +255,6 @@ def moment(text: str) -> datetime:
     return datetime.strptime(text, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC)
 
 
-def code_digest() -> str:
-    """Return the digest of this program's code that decides what counts as broken."""
-    parts = [_package_digest(package, names) for package, names in _CODE.items()]
-    return hashlib.sha256("|".join(parts).encode()).hexdigest()
-
-
 def _levels(levels: Sequence[int]) -> tuple[int, ...]:
     chosen = tuple(sorted(set(levels)))
     if not chosen or len(chosen) != len(levels) or not all(1 <= level <= LARGEST_LEVEL for level in chosen):
@@ -289,13 +267,3 @@ def _levels(levels: Sequence[int]) -> tuple[int, ...]:
 
 def _counts(values: Any) -> dict[str, int]:
     return dict(sorted(Counter(values).items()))
-
-
-@cache
-def _package_digest(package: str, names: tuple[str, ...] | None) -> str:
-    """The sha256 over names and contents of a package's Python files."""
-    digest = hashlib.sha256()
-    for file in sorted(files(package).iterdir(), key=lambda entry: entry.name):
-        if file.is_file() and file.name.endswith(".py") and (names is None or file.name in names):
-            digest.update(f"{file.name}\n".encode() + hashlib.sha256(file.read_bytes()).digest())
-    return digest.hexdigest()

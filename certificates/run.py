@@ -17,8 +17,9 @@ from perturb.certificates.finish import Run, observe, write_certificate
 from perturb.certificates.folder import CERTIFICATE, CertificateFolder, LocalPlaces
 from perturb.certificates.measure import ImageResult, Measurement
 from perturb.certificates.places import located, open_subject
-from perturb.certificates.plan import Plan, code_digest, moment, open_plan
+from perturb.certificates.plan import Plan, moment, open_plan
 from perturb.certificates.pool import pool_pixels
+from perturb.certificates.program import code_digest
 from perturb.certificates.subject import Subject
 from perturb.certificates.workers import Job, SubjectPlace, measure_all
 from perturb.schemas.errors import ModelError, SettingsError

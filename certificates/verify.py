@@ -19,6 +19,7 @@ from perturb.certificates.envelope import STATEMENT_TYPE, Envelope, open_envelop
 from perturb.certificates.folder import EVIDENCE, PAGE, CertificateFolder, unpack
 from perturb.certificates.page import render_page
 from perturb.certificates.plan import Plan, moment, open_plan, parse_plan
+from perturb.certificates.program import code_digest
 from perturb.certificates.sample_check import sample_faults
 from perturb.certificates.statement import PREDICATE, STATEMENT, Observed, derive, digest_of, pulse_of
 from perturb.certificates.subject import Subject
@@ -223,7 +224,7 @@ class _Verifier:
             raise Skipped("not asked for; --replay K attacks K surviving images again")
         if self._found.levels[-1].outcome != "holds":
             raise Skipped("the subject's weights are needed")
-        if self._plan.suite.code_sha256 != _code():
+        if self._plan.suite.code_sha256 != code_digest():
             raise Skipped("the code of the attacks changed since; use the version that made the certificate")
         pulse = pulse_of(self._observed)
         randomness = drand.NO_RANDOMNESS if pulse is None else pulse.randomness
@@ -254,12 +255,6 @@ class _Verifier:
         except (KeyError, TypeError, ValueError):
             return "unknown"
         return "expired" if self._request.now > until else "valid"
-
-
-def _code() -> str:
-    from perturb.certificates.plan import code_digest
-
-    return code_digest()
 
 
 def _differences(derived: Any, stated: Any, place: str = "") -> list[str]:
