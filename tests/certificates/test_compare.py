@@ -17,18 +17,18 @@ from tests.support.certificates import NOW, PLANNED_AT, certified, planned
 
 def test_two_networks_meet_the_same_images(made: Made, tmp_path: Path) -> None:
     """The second plan takes pool, labels and sample of the first, and its certificate holds like any other."""
-    first = planned(made.settings, tmp_path / "first", made.pool, n=12, beacon=False, levels=(16,), claims=())
-    request = PlanRequest("tests.support.networks:retrained", "not read", 12, levels=(16,), like=first.folder)
+    first = planned(made.settings, tmp_path / "first", made.pool, n=24, beacon=False, levels=(16,), claims=())
+    request = PlanRequest("tests.support.networks:retrained", "not read", 24, levels=(16,), like=first.folder)
     second = plan_certificate(made.settings, request, folder=tmp_path / "second", log=False, now=PLANNED_AT)
     files = [certified(made.settings, plan) for plan in (first, second)]
     sides = [read_side(file) for file in files]
     assert [row["identity"] for row in sides[0].results] == [row["identity"] for row in sides[1].results]
     assert sides[0].pool == sides[1].pool
     found = compare(sides[0], sides[1])
-    assert (found["images"], found["otherLabels"]) == (12, 0)
+    assert (found["images"], found["otherLabels"]) == (24, 0)
     for row in found["rows"]:
-        assert row["both"] + row["onlyFirst"] + row["onlySecond"] + row["neither"] == 12
-        assert row["limits"] is row["p"] is None, "12 photographs are too few"
+        assert row["both"] + row["onlyFirst"] + row["onlySecond"] + row["neither"] == 24
+        assert row["limits"] is row["p"] is None, "24 photographs are too few"
     assert found["rows"][0]["onlyFirst"] > found["rows"][0]["onlySecond"], "the labels are what the first one sees"
     verified = verify(
         Request(files[1], None, trusts([]), NOW, lambda _: load_subject(request.subject, made.settings.classifier))
@@ -36,7 +36,7 @@ def test_two_networks_meet_the_same_images(made: Made, tmp_path: Path) -> None:
     assert verified.holds, [level.faults for level in verified.levels]
     page = page_beside(files[0], found).decode()
     assert "Beside tests.support.networks:retrained" in page
-    assert "from 12 independent photographs, so the table says nothing about others" in page
+    assert "from 24 independent photographs, so the table says nothing about others" in page
     assert page_beside(files[0], None) == (files[0].parent / "report.html").read_bytes()
     without_labels = replace(sides[1], results=[{**row, "label": row["label"] + 1} for row in sides[1].results])
     with pytest.raises(AuditError, match="no image in common"):
