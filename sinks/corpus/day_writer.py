@@ -21,7 +21,8 @@ from perturb.sinks.corpus.manifest import FileEntry, Kind
 from perturb.sinks.corpus.miner_state import AskedRounds
 from perturb.sinks.corpus.rounds import StoredRound
 from perturb.sinks.corpus.sorted_rows import SortedRows
-from perturb.sinks.formats.merkle import leaf_hash, record_root
+from perturb.sinks.formats.leaves import leaves_by_id
+from perturb.sinks.formats.merkle import record_root
 from perturb.sinks.formats.parquet import rows_table, table_writer, with_record_columns
 from perturb.sinks.formats.tar import Member, TarWriter
 from perturb.sinks.stores.base import ObjectWriter, Store
@@ -172,7 +173,7 @@ class DayWriter:
             rows.append(row)
         if changed:
             table = rows_table(rows, with_record_columns([stored.table.schema]))
-            leaves = {row["record_id"]: leaf_hash(row) for row in rows}
+            leaves = leaves_by_id(table, lambda: rows)
         else:
             table, leaves = _with_pointers(stored.table, rows), stored.leaves
         if double := leaves.keys() & self.totals.leaves.keys():

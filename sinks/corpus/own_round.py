@@ -33,6 +33,7 @@ def read_own_round(corpus: Corpus, ref: RoundRef, trust: Trust) -> StoredRound |
         return f"it states that it is round {stored.statement.round_id}"
     if speaker := stored.speaker_fault():
         return speaker
-    if any(row["original_shard"] != keys.round_folder(ref.day, ref.round_id) + "original.tar" for row in stored.rows):
+    folder = keys.round_folder(ref.day, ref.round_id)
+    if stored.table["original_shard"].unique().to_pylist() not in ([], [folder + "original.tar"]):
         return "its rows point into another folder"
     return stored

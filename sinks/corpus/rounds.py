@@ -17,7 +17,8 @@ from perturb.schemas.record import POINTERS, Record, Row
 from perturb.schemas.signature import Signer
 from perturb.sinks.corpus import keys
 from perturb.sinks.corpus.manifest import FileEntry, Kind, RoundStatement, parse_round
-from perturb.sinks.formats.merkle import leaf_hash, record_root
+from perturb.sinks.formats.leaves import leaves_by_id
+from perturb.sinks.formats.merkle import record_root
 from perturb.sinks.formats.parquet import open_table, read_statement, read_table, rows_table, table_writer
 from perturb.sinks.formats.tar import Member, TarWriter
 from perturb.sinks.formats.version import FORMAT
@@ -57,17 +58,20 @@ class RoundDraft:
             round_id=self.round_id,
             records=len(self.rows),
             images=len(self.bodies),
-            merkle_root=record_root({row["record_id"]: leaf_hash(row) for row in self.rows}),
+            merkle_root=record_root(leaves_by_id(self._table, lambda: self.rows)),
             files=tuple(files),
         ).signed(self.signer)
 
     @cached_property
+    def _table(self) -> pa.Table:
+        return rows_table(self.rows)
+
+    @cached_property
     def metadata(self) -> bytes:
         """The commit object: the rows as Parquet, with the statement in the schema metadata."""
-        table = rows_table(self.rows)
         sink = io.BytesIO()
         with table_writer(sink, statement=self.statement.model_dump(mode="json"), brief=True) as writer:
-            writer.add(table)
+            writer.add(self._table)
         return sink.getvalue()
 
     @property
@@ -85,12 +89,17 @@ class StoredRound:
     statement: RoundStatement
     commit_sha256: str
     table: pa.Table
-    rows: list[Row]
+
+    @cached_property
+    def rows(self) -> list[Row]:
+        """The rows as dictionaries, which takes as long as all other reading."""
+        rows: list[Row] = self.table.to_pylist()
+        return rows
 
     @cached_property
     def leaves(self) -> dict[str, bytes]:
-        """The Merkle leaf of each record ID."""
-        return {row["record_id"]: leaf_hash(row) for row in self.rows}
+        """The Merkle leaf of each record ID. Raises CorpusError for values that JSON cannot hold."""
+        return leaves_by_id(self.table, lambda: self.rows)
 
     def faults(self) -> list[str]:
         """Return where the rows contradict the round's own signed statement, and what is wrong with its signature."""
@@ -100,9 +109,9 @@ class StoredRound:
     def row_faults(self) -> list[str]:
         """Return where the rows contradict the round's own statement."""
         found = []
-        if len(self.rows) != self.statement.records:
-            found.append(f"it has {len(self.rows)} rows, its statement says {self.statement.records}")
-        if len(self.leaves) != len(self.rows):
+        if self.table.num_rows != self.statement.records:
+            found.append(f"it has {self.table.num_rows} rows, its statement says {self.statement.records}")
+        if len(self.leaves) != self.table.num_rows:
             found.append("a record ID occurs twice")
         if record_root(self.leaves) != self.statement.merkle_root:
             found.append("the rows differ from those that were committed: their Merkle root is not the stated one")
@@ -113,7 +122,8 @@ class StoredRound:
 
         A signed round must name its signer in each row, so that no validator speaks for another.
         """
-        others = {str(row["validator_hotkey"]) for row in self.rows} - {self.statement.signer}
+        named = self.table["validator_hotkey"].unique().to_pylist()
+        others = {str(validator) for validator in named} - {self.statement.signer}
         if self.statement.signer is None or not others:
             return None
         return f"it is signed by {self.statement.signer}, but its records are from {', '.join(sorted(others))}"
@@ -226,5 +236,4 @@ def read_round(store: Store, day: date, round_id: str) -> StoredRound:
         statement=parse_round(read_statement(file.schema_arrow, key), key),
         commit_sha256=hashlib.sha256(data).hexdigest(),
         table=table,
-        rows=table.to_pylist(),
     )
