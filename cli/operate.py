@@ -14,6 +14,8 @@ from perturb.schemas.clean_text import clean
 if TYPE_CHECKING:
     from perturb.schemas.settings import Settings
     from perturb.schemas.status import Status, TargetCounts
+    from perturb.schemas.target_matrix import TargetMatrix
+    from perturb.sinks.corpus.corpus import Corpus
     from perturb.tasks.monitor.doctor import Check
 
 PANEL = "Operate"
@@ -65,6 +67,20 @@ def _checks(settings: "Settings") -> Iterator["Check"]:
     yield check_prefect()
 
 
+def _target_matrix(corpus: "Corpus") -> "TargetMatrix":
+    from perturb.schemas.errors import CorpusError
+    from perturb.schemas.target_matrix import TargetMatrix
+    from perturb.sinks.targets.registry import Registry
+    from perturb.tasks.targets.matrix import read_matrix
+
+    try:
+        return read_matrix(Registry(corpus.store))
+    except CorpusError as error:
+        # The page is for a person who looks for what is wrong: one damaged report does not keep it back.
+        say(styled(("WARNING", "yellow"), f" the page shows no targets: {error}"))
+        return TargetMatrix({})
+
+
 def status(
     path: StorePath = None,
     html: Annotated[
@@ -97,7 +113,7 @@ def status(
         from perturb.sinks.report.status_page import write_page
         from perturb.tasks.monitor.latest_pairs import latest_pairs
 
-        write_page(html, found, latest_pairs(corpus, _PAIRS, trust=trust))
+        write_page(html, found, latest_pairs(corpus, _PAIRS, trust=trust), _target_matrix(corpus))
     if json_:
         say_json(found.model_dump(mode="json") | {"well": found.well})
     if not found.well:

@@ -13,6 +13,8 @@ from perturb.schemas.image import Pixels
 from perturb.schemas.pair import Pair
 from perturb.schemas.record import Row
 from perturb.schemas.status import Status
+from perturb.schemas.target_matrix import TargetMatrix
+from perturb.sinks.report.arms_race import render_arms_race
 from perturb.sinks.report.contact_sheet import amplified_difference
 from perturb.sinks.report.replace_file import replace_file
 
@@ -29,20 +31,25 @@ def data_uri(pixels: Pixels, *, side: int = _SIDE) -> str:
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
-def write_page(path: Path, status: Status, pairs: Sequence[Pair]) -> None:
+def write_page(path: Path, status: Status, pairs: Sequence[Pair], targets: TargetMatrix) -> None:
     """Replace `path` by the page, in one step. Raises StoreError where it cannot be written."""
-    replace_file(path, render_page(status, pairs).encode())
+    replace_file(path, render_page(status, pairs, targets).encode())
 
 
-def render_page(status: Status, pairs: Sequence[Pair]) -> str:
-    """Return the page with `pairs` in their order. It refers to no other resource, and all values are escaped."""
+def render_page(status: Status, pairs: Sequence[Pair], targets: TargetMatrix) -> str:
+    """Return the page with `pairs` in their order, and the arms race of the targets.
+
+    It refers to no other resource, and all values are escaped.
+    """
     from jinja2 import Environment
 
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.filters["age"] = age
     environment.filters["amount"] = amount
     template = files("perturb.sinks.report").joinpath("status.html").read_text(encoding="utf-8")
-    return environment.from_string(template).render(status=status, pictures=map(_picture, pairs))
+    return environment.from_string(template).render(
+        status=status, pictures=map(_picture, pairs), arms_race=render_arms_race(targets)
+    )
 
 
 def _picture(pair: Pair) -> dict[str, str]:

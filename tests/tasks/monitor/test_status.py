@@ -14,6 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from perturb.schemas.errors import StoreError, TierError
 from perturb.schemas.settings import Settings
 from perturb.schemas.status import Status
+from perturb.schemas.target_matrix import TargetMatrix
 from perturb.sinks.corpus.corpus import Corpus
 from perturb.sinks.report.openmetrics import write_metrics
 from perturb.sinks.report.status_page import render_page, write_page
@@ -136,7 +137,7 @@ class _Tags(HTMLParser):
 
 def test_the_page_stands_alone_and_escapes_what_came_from_outside(made: Made, settings: Settings) -> None:
     found = status_of(made, settings)
-    page = render_page(found, latest_pairs(Corpus(made.corpus.store), 3))
+    page = render_page(found, latest_pairs(Corpus(made.corpus.store), 3), TargetMatrix({}))
     tags = _Tags()
     tags.feed(page)
     assert HOSTILE not in page
@@ -161,7 +162,7 @@ def test_gauges_parse_and_agree(made: Made, settings: Settings, tmp_path: Path) 
     # The collector is another user.
     assert target.stat().st_mode & 0o044 == 0o044
 
-    write_page(target.with_name("status.html"), found, [])
+    write_page(target.with_name("status.html"), found, [], TargetMatrix({}))
     assert sorted(path.name for path in target.parent.iterdir()) == ["perturb.prom", "status.html"]
     with pytest.raises(StoreError, match=r"perturb\.prom.*cannot be written"):
         write_metrics(target / "perturb.prom", found)
@@ -177,7 +178,9 @@ def test_a_store_without_a_round_needs_attention(settings: Settings, tmp_path: P
 @pytest.mark.skipif(BROWSER is None, reason="no Chromium here: apt-get install chromium")
 def test_a_browser_shows_the_page(made: Made, settings: Settings, tmp_path: Path) -> None:
     page, shot = tmp_path / "status.html", tmp_path / "status.png"
-    page.write_text(render_page(status_of(made, settings), latest_pairs(Corpus(made.corpus.store), 3)))
+    page.write_text(
+        render_page(status_of(made, settings), latest_pairs(Corpus(made.corpus.store), 3), TargetMatrix({}))
+    )
     flags = ("--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--window-size=1000,2200")
     profile = f"--user-data-dir={tmp_path / 'profile'}"
     subprocess.run(
