@@ -317,12 +317,17 @@ class Corpus:
         return ds.dataset(paths, format="parquet", filesystem=open_filesystem(self.store))
 
     def rows(self, manifest: Manifest) -> Iterator[list[Row]]:
+        """Yield the records of one sealed day as dictionaries, a few thousand at a time. Raises as `tables`."""
+        for table in self.tables(manifest):
+            yield table.to_pylist()
+
+    def tables(self, manifest: Manifest) -> "Iterator[pa.Table]":
         """Yield the records of one sealed day with the columns that its files have, a few thousand at a time.
 
         Raises ObjectMissing when a file does not exist, and CorpusError when one is damaged or has another number of
         rows than the manifest states.
         """
-        from perturb.sinks.formats.parquet import open_table, read_rows
+        from perturb.sinks.formats.parquet import open_table, read_tables
         from perturb.sinks.stores.arrow import open_filesystem
 
         filesystem = open_filesystem(self.store)
@@ -334,7 +339,7 @@ class Corpus:
                 count = table.metadata.num_rows
                 if count != entry.rows:
                     raise CorpusError(f"{entry.key} has {count} rows, the manifest states {entry.rows}")
-                yield from read_rows(table, entry.key)
+                yield from read_tables(table, entry.key)
 
     def read_pairs(self, rows: Sequence[Row]) -> list[Pair]:
         """Return the images of accepted records with their rows, in their order.

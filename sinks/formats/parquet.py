@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from perturb.schemas.canonical_json import canonical_json
 from perturb.schemas.errors import CorpusError
-from perturb.schemas.record import Row, record_schema
+from perturb.schemas.record import record_schema
 from perturb.sinks.formats.version import FORMAT, check_format
 from perturb.sinks.stores.base import Buffer, ByteSink
 
@@ -175,10 +175,13 @@ def read_table(file: pq.ParquetFile, where: str) -> pa.Table:
         raise CorpusError(f"{where} is damaged ({error}); restore it from a copy") from error
 
 
-def read_rows(file: pq.ParquetFile, where: str) -> Iterator[list[Row]]:
-    """Yield rows with the columns that the file has, thousands at a time. Raises CorpusError when it is damaged."""
+def read_tables(file: pq.ParquetFile, where: str) -> Iterator[pa.Table]:
+    """Yield rows as tables with the columns that the file has, thousands at a time.
+
+    Raises CorpusError when it is damaged.
+    """
     try:
         for piece in file.iter_batches(batch_size=_BATCH):
-            yield piece.to_pylist()
+            yield pa.Table.from_batches([piece])
     except (pa.ArrowException, OSError) as error:
         raise CorpusError(f"{where} is damaged ({error}); restore it from a copy") from error

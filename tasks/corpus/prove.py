@@ -138,13 +138,16 @@ def _holds(corpus: Corpus, manifest: Manifest, record_id: str) -> bool:
 def _prove_in(
     corpus: Corpus, log: Log, newest: LogRecord, sealed: LogRecord, manifest: Manifest, record_id: str
 ) -> Proof:
+    import pyarrow.dataset as ds
+
+    from perturb.sinks.formats.leaves import leaves_by_id
+
     leaves: dict[str, bytes] = {}
     wanted: Row = {}
-    for batch in corpus.rows(manifest):
-        for row in batch:
-            leaves[row["record_id"]] = leaf_hash(row)
-            if row["record_id"] == record_id:
-                wanted = json.loads(canonical_json(canonical_record(row)))
+    for table in corpus.tables(manifest):
+        leaves |= leaves_by_id(table, table.to_pylist)
+        for row in table.filter(ds.field("record_id") == record_id).to_pylist():
+            wanted = json.loads(canonical_json(canonical_record(row)))
     ids = sorted(leaves)
     index = ids.index(record_id)
     return Proof(
