@@ -67,9 +67,8 @@ def _checks(settings: "Settings") -> Iterator["Check"]:
     yield check_prefect()
 
 
-def _target_matrix(corpus: "Corpus") -> "TargetMatrix":
+def _target_matrix(corpus: "Corpus") -> "TargetMatrix | None":
     from perturb.schemas.errors import CorpusError
-    from perturb.schemas.target_matrix import TargetMatrix
     from perturb.sinks.targets.registry import Registry
     from perturb.tasks.targets.matrix import read_matrix
 
@@ -78,7 +77,7 @@ def _target_matrix(corpus: "Corpus") -> "TargetMatrix":
     except CorpusError as error:
         # The page is for a person who looks for what is wrong: one damaged report does not keep it back.
         say(styled(("WARNING", "yellow"), f" the page shows no targets: {error}"))
-        return TargetMatrix({})
+        return None
 
 
 def status(

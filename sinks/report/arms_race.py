@@ -11,14 +11,17 @@ from perturb.schemas.target_matrix import TargetMatrix
 
 # The attack whose flips at one level are drawn; the others are in `perturb targets matrix`.
 _FRESH = "pgd"
-_WIDTH, _HEIGHT, _LEFT, _BOTTOM, _TOP = 640, 220, 48, 34, 12
+# Sizes are CSS pixels of the smallest drawing: two generations fit a screen of 320 pixels, more can be scrolled.
+_HEIGHT, _LEFT, _BOTTOM, _TOP = 200, 52, 28, 10
+_STEP, _LETTERS = 105, 14
+# Lines stand beside each other at a generation, so that no interval hides another.
+_BESIDE = 14
 
 
 @dataclass(frozen=True)
 class Point:
     """A figure of one generation, as text and in units of the picture."""
 
-    name: str
     text: str
     x: float
     y: float
@@ -43,7 +46,7 @@ class Chart:
     series: tuple[Series, ...]
     names: tuple[tuple[float, str], ...]
     ticks: tuple[tuple[float, str], ...]
-    width: int = _WIDTH
+    width: int
     height: int = _HEIGHT
     left: int = _LEFT
 
@@ -85,25 +88,33 @@ def _chart(
     ticks: list[float],
     text: Callable[[float], str],
 ) -> Chart:
-    step = (_WIDTH - _LEFT) / len(reports)
-    places = [_LEFT + step * (number + 0.5) for number in range(len(reports))]
+    places = [_LEFT + _STEP * (number + 0.5) for number in range(len(reports))]
 
     def height(value: float) -> float:
         return round(_TOP + (_HEIGHT - _BOTTOM - _TOP) * (1 - min(value, top) / top), 1)
 
-    def points(figure: Callable[[TargetReport], Estimate | None]) -> Iterator[Point]:
+    def points(figure: Callable[[TargetReport], Estimate | None], beside: float) -> Iterator[Point]:
         for x, report in zip(places, reports, strict=True):
             if (one := figure(report)) is not None:
                 shown = f"{report.target}: {text(one.value)} ({text(one.low)} to {text(one.high)}), n = {one.n}"
-                yield Point(report.target, shown, round(x, 1), height(one.value), height(one.low), height(one.high))
+                yield Point(shown, x + beside, height(one.value), height(one.low), height(one.high))
 
-    series = (Series(name, style, tuple(points(figure))) for name, style, figure in wanted)
+    middle = (len(wanted) - 1) / 2
+    series = (
+        Series(name, style, tuple(points(figure, _BESIDE * (number - middle))))
+        for number, (name, style, figure) in enumerate(wanted)
+    )
     return Chart(
         title,
         tuple(one for one in series if one.points),
-        tuple((round(x, 1), report.target) for x, report in zip(places, reports, strict=True)),
+        tuple((x, _short(report.target)) for x, report in zip(places, reports, strict=True)),
         tuple((height(tick), text(tick)) for tick in ticks),
+        width=_LEFT + _STEP * len(reports),
     )
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= _LETTERS else name[: _LETTERS - 1] + "…"
 
 
 def _fresh(report: TargetReport) -> Estimate | None:

@@ -31,15 +31,15 @@ def data_uri(pixels: Pixels, *, side: int = _SIDE) -> str:
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
-def write_page(path: Path, status: Status, pairs: Sequence[Pair], targets: TargetMatrix) -> None:
+def write_page(path: Path, status: Status, pairs: Sequence[Pair], targets: TargetMatrix | None) -> None:
     """Replace `path` by the page, in one step. Raises StoreError where it cannot be written."""
     replace_file(path, render_page(status, pairs, targets).encode())
 
 
-def render_page(status: Status, pairs: Sequence[Pair], targets: TargetMatrix) -> str:
+def render_page(status: Status, pairs: Sequence[Pair], targets: TargetMatrix | None) -> str:
     """Return the page with `pairs` in their order, and the arms race of the targets.
 
-    It refers to no other resource, and all values are escaped.
+    `targets` is None where their reports cannot be read. The page refers to no other resource; all values are escaped.
     """
     from jinja2 import Environment
 
@@ -48,7 +48,7 @@ def render_page(status: Status, pairs: Sequence[Pair], targets: TargetMatrix) ->
     environment.filters["amount"] = amount
     template = files("perturb.sinks.report").joinpath("status.html").read_text(encoding="utf-8")
     return environment.from_string(template).render(
-        status=status, pictures=map(_picture, pairs), arms_race=render_arms_race(targets)
+        status=status, pictures=map(_picture, pairs), arms_race=None if targets is None else render_arms_race(targets)
     )
 
 

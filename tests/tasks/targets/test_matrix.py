@@ -75,6 +75,7 @@ def test_the_status_page_draws_the_arms_race_with_the_figures_of_the_reports(tmp
     add(registry, "z-g0", 0, [{"z-g0": 1.0}])
     alone = render_arms_race(read_matrix(registry))
     assert "<svg" not in alone
+    assert "Each generation forgets" not in alone
     add(registry, "a-g1", 1, [{"z-g0": 0.75}])
     matrix = read_matrix(registry)
     fresh = {"attack": "pgd", "one_level": share(0.85, 0.05), "within_bounds": share(1.0), "changed_values": 9}
@@ -91,6 +92,8 @@ def test_the_status_page_draws_the_arms_race_with_the_figures_of_the_reports(tmp
     root = ElementTree.fromstring(f"<div>{page}</div>")
     cells = [(cell.get("style"), cell.text) for cell in root.iter("td") if cell.get("class") == "share"]
     assert cells == [("--share: 1.000", "100 %"), ("--share: 0.750", "75 %"), ("--share: 0.750", "75 %")]
+    beneath = [small.text for small in root.iter("small")][:2]
+    assert beneath == ["100 % to 100 %", "n = 20"]
     titles = [title.text for title in root.iter("title") if "a-g1" in str(title.text)]
     assert titles == [
         "perturbations made for z-g0, a-g1: 75 % (75 % to 75 %), n = 20",
@@ -101,3 +104,21 @@ def test_the_status_page_draws_the_arms_race_with_the_figures_of_the_reports(tmp
     # What flips more is drawn higher.
     heights = {style: root.find(f".//g[@class='{style}']/g[last()]/circle").get("cy") for style in ("old", "control")}
     assert float(heights["control"]) < float(heights["old"])
+
+
+def test_status_reads_reports_for_its_page_alone_and_a_damaged_one_does_not_keep_the_page_back(tmp_path: Path) -> None:
+    store, page = tmp_path / "store", tmp_path / "status.html"
+    registry = Registry(open_store(str(store)))
+    add(registry, "z-g0", 0, [{"z-g0": 1.0}])
+    add(registry, "a-g1-of-a-long-name", 1, [{"z-g0": 0.75}])
+    command = ["status", str(store)]
+    shown = CliRunner().invoke(app, [*command, "--html", str(page)])
+    assert "WARNING" not in shown.output
+    assert ">75 %<" in page.read_text()
+    assert ">a-g1-of-a-lon…<" in page.read_text()
+    (report,) = store.glob("targets/z-g0/reports/*.json")
+    report.write_text("{}")
+    assert "WARNING" not in CliRunner().invoke(app, command).output
+    shown = CliRunner().invoke(app, [*command, "--html", str(page)])
+    assert "the page shows no targets" in shown.output
+    assert "a report cannot be read" in page.read_text()
