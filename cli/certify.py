@@ -35,7 +35,11 @@ def audit(
     ] = None,
     since_entry: Annotated[
         int | None,
-        typer.Option(min=0, help="Audit the log from this entry on, and the days that it seals.", show_default=False),
+        typer.Option(
+            min=0,
+            help="Audit the log from this entry on, and the days that it seals: `reached` of an earlier audit.",
+            show_default=False,
+        ),
     ] = None,
     sample: Annotated[float, typer.Option(min=0, max=1, help="Share of the images whose bytes are read.")] = 1.0,
     deep: Annotated[
@@ -119,6 +123,7 @@ def audit(
                 store=path,
                 sample=sample,
                 deep=deep,
+                whole=True,
                 day=chosen,
                 since=start,
                 since_entry=since_entry,

@@ -1,4 +1,4 @@
-"""The `audit` flow: every week a sample of the corpus is verified again from its bytes."""
+"""The `audit` flow: every week what is new in the corpus is verified from its bytes, a sample of the images too."""
 
 from datetime import date
 
@@ -7,11 +7,13 @@ from prefect import flow, task
 from perturb.flows.engine.artifacts import show_table
 from perturb.schemas.settings import load_settings
 from perturb.tasks.corpus.audit import AuditFailed, AuditReport, audit_store
+from perturb.tasks.corpus.audit_onward import audit_onward
 
 
 @task(name="audit corpus")
 def _audit(
     store: str | None,
+    whole: bool,
     day: date | None,
     since: date | None,
     since_entry: int | None,
@@ -19,15 +21,13 @@ def _audit(
     deep: bool,
     hotkeys: list[str],
 ) -> AuditReport:
-    report = audit_store(
-        load_settings(store=store),
-        day=day,
-        since=since,
-        since_entry=since_entry,
-        sample=sample,
-        deep=deep,
-        hotkeys=hotkeys,
-    )
+    settings = load_settings(store=store)
+    if day is None and since is None and since_entry is None:
+        report = audit_onward(settings, whole=whole, sample=sample, deep=deep, hotkeys=hotkeys)
+    else:
+        report = audit_store(
+            settings, day=day, since=since, since_entry=since_entry, sample=sample, deep=deep, hotkeys=hotkeys
+        )
     if not report.holds:
         show_table("audit-faults", [{"where": fault.where, "what": fault.what} for fault in report.faults], "faults")
         raise AuditFailed(report)
@@ -39,14 +39,16 @@ def audit(
     store: str | None = None,
     sample: float = 1.0,
     deep: bool = True,
+    whole: bool = False,
     day: date | None = None,
     since: date | None = None,
     since_entry: int | None = None,
     hotkeys: list[str] | None = None,
 ) -> AuditReport:
-    """Check digests, counts, pointers and signatures of everything, and the images of a `sample` from their bytes.
+    """Check digests, counts, pointers and signatures, and the images of a `sample` from their bytes.
 
-    Everything must be signed by one of `hotkeys` or, without any, by the own hotkey or a trusted validator of the
-    settings. The run fails with AuditFailed where a fault was found.
+    It goes on where this machine's last audit without a fault ended (`audit_onward`), or reads the `whole` corpus, or
+    what `day`, `since` or `since_entry` name. Everything must be signed by one of `hotkeys` or, without any, by the own
+    hotkey or a trusted validator of the settings. The run fails with AuditFailed where a fault was found.
     """
-    return _audit(store, day, since, since_entry, sample, deep, hotkeys or [])
+    return _audit(store, whole, day, since, since_entry, sample, deep, hotkeys or [])

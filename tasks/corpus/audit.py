@@ -2,8 +2,10 @@
 
 import logging
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import date
+from itertools import chain, takewhile
 
 from perturb.schemas.errors import AuditError, CorpusError
 from perturb.schemas.pair import Reverify
@@ -22,6 +24,7 @@ from perturb.subnet.trust import load_trust
 from perturb.tasks.corpus.audit_duplicates import DuplicateAuditor
 from perturb.tasks.corpus.audit_images import ImageAuditor
 from perturb.tasks.corpus.audit_rows import AuditFindings, Fault, audit_day, audit_round
+from perturb.tasks.corpus.audit_tasks import TaskAuditor
 from perturb.tasks.corpus.local_reverifier import local_reverifier
 from perturb.tasks.lineup.check_draw import DrawChecker
 
@@ -33,7 +36,9 @@ class AuditReport:
     """What was audited, and its faults.
 
     `entries` counts those of the log, `unsigned` rounds and days without a signature, and `signers` those of each
-    hotkey that they name.
+    hotkey that they name. `reached` is the number of the log's entries up to which log and days were audited, by this
+    audit or those that it goes on from, and `root` the root of the log of so many: `--since-entry` goes on there. They
+    are 0 and None where one day was audited alone.
     """
 
     entries: int = 0
@@ -43,6 +48,8 @@ class AuditReport:
     images: int = 0
     reverified: int = 0
     unsigned: int = 0
+    reached: int = 0
+    root: str | None = None
     signers: dict[str, int] = field(default_factory=dict)
     faults: list[Fault] = field(default_factory=list)
 
@@ -92,8 +99,9 @@ def audit(
     """Audit sealed days and live rounds, or those of one `day`.
 
     With `since` only the days from that one on are read, and the log from their first entry on; with `since_entry`, the
-    log from that entry on and its days. The state of miners is compared with that of the day before, so that an audit
-    that goes on where the last one ended leaves nothing out.
+    log from that entry on and its days. The number of the entry behind the newest leaves live rounds only. The state of
+    miners is compared with that of the day before, and the tasks of earlier days with those days, so that an audit that
+    goes on where the last one ended leaves nothing out.
 
     Digests of metadata, counts, pointers, Merkle roots and signatures are always checked in full. `sample` is the share
     of images whose bytes are read; with 1 the digests of the shards are checked too. With `reverify` the audit is deep:
@@ -110,25 +118,28 @@ def audit(
     draws = DrawChecker(entries)
     first, since = _beginning(entries, since, since_entry)
     manifests = _manifests(corpus, report, since)
-    _check_log(corpus, entries, manifests, report, first)
+    records = _check_log(corpus, entries, manifests, report, first)
+    if day is None:
+        _set_reached(report, entries, records, manifests, first)
     live = corpus.live_rounds(manifests=manifests if since is None else None)
     duplicates = DuplicateAuditor(corpus, live)
-    seen: dict[str, str] = {}
+    tasks = TaskAuditor(corpus, since)
     for manifest in manifests:
         if day is None or manifest.day == day:
             where = keys.manifest_key(manifest.day)
             found = audit_day(corpus, manifest, where, auditor=auditor, draws=draws, trust=trust)
             report.days += 1
             report.add(found)
-            _check_tasks(found, where, seen, report)
+            report.faults += [Fault(*fault) for fault in tasks.add(found.tasks, where)]
             _check_duplicates(duplicates, {where: found.duplicates}, report)
     claims: dict[str, list[Row]] = {}
     for ref in live:
         if day is None or ref.day == day:
             report.rounds += 1
-            claims[ref.commit_key] = _audit_live(corpus, ref, report, seen, auditor=auditor, draws=draws, trust=trust)
+            claims[ref.commit_key] = _audit_live(corpus, ref, report, tasks, auditor=auditor, draws=draws, trust=trust)
     # Together, so that each day that they name is read once.
     _check_duplicates(duplicates, claims, report)
+    report.faults += [Fault(*fault) for fault in tasks.older_faults()]
     if day is not None and not report.days and not report.rounds:
         raise CorpusError(f"there is nothing to audit for {day}; `perturb status` lists the days of a corpus")
     return report
@@ -138,7 +149,7 @@ def _audit_live(
     corpus: Corpus,
     ref: RoundRef,
     report: AuditReport,
-    seen: dict[str, str],
+    tasks: TaskAuditor,
     *,
     auditor: ImageAuditor,
     draws: DrawChecker,
@@ -152,7 +163,7 @@ def _audit_live(
         return []
     found = audit_round(corpus.store, ref, stored, auditor=auditor, draws=draws, trust=trust)
     report.add(found)
-    _check_tasks(found, ref.commit_key, seen, report)
+    report.faults += [Fault(*fault) for fault in tasks.add(found.tasks, ref.commit_key)]
     return found.duplicates
 
 
@@ -161,13 +172,6 @@ def _check_duplicates(auditor: DuplicateAuditor, claims: Mapping[str, Sequence[R
     places = {row["record_id"]: where for where, rows in claims.items() for row in rows}
     for row, what in auditor.faults([row for rows in claims.values() for row in rows]):
         report.faults.append(Fault(f"{places[row['record_id']]} record {row['record_id']}", what))
-
-
-def _check_tasks(found: AuditFindings, where: str, seen: dict[str, str], report: AuditReport) -> None:
-    """Report tasks that occur in two places. A task belongs to one round, so that round is in the corpus twice."""
-    for task_id in found.tasks:
-        if (first := seen.setdefault(task_id, where)) != where:
-            report.faults.append(Fault(where, f"task {task_id} is in {first} too: its records are in the corpus twice"))
 
 
 def _beginning(entries: Log, since: date | None, since_entry: int | None) -> tuple[int, date | None]:
@@ -179,8 +183,8 @@ def _beginning(entries: Log, since: date | None, since_entry: int | None) -> tup
         return 0, None
     newest = entries.newest()
     if since_entry is not None:
-        if newest is None or not 0 <= since_entry < newest.head.size:
-            there = 0 if newest is None else newest.head.size
+        there = 0 if newest is None else newest.head.size
+        if not 0 <= since_entry <= there:
             raise CorpusError(f"the log has no entry {since_entry}; it has {there}, numbered from 0: see `perturb log`")
         days = (entry_day(record.entry) for record in entries.records(since_entry) if record.entry.kind == "sealed-day")
         # Without a day behind the entry only live rounds are left.
@@ -212,8 +216,13 @@ def _manifests(corpus: Corpus, report: AuditReport, since: date | None) -> list[
     return found
 
 
-def _check_log(corpus: Corpus, entries: Log, manifests: Sequence[Manifest], report: AuditReport, first: int) -> None:
-    """Check that the log is one tree without gaps from entry `first` on, and that it and the manifests agree."""
+def _check_log(
+    corpus: Corpus, entries: Log, manifests: Sequence[Manifest], report: AuditReport, first: int
+) -> list[LogRecord]:
+    """Check that the log is one tree without gaps from entry `first` on, and that it and the manifests agree.
+
+    Returns the entries that could be read.
+    """
     records: list[LogRecord] = []
     before, previous = Totals(), None
     try:
@@ -226,7 +235,9 @@ def _check_log(corpus: Corpus, entries: Log, manifests: Sequence[Manifest], repo
             entries.leaves(records[-1])
     except (CorpusError, ObjectCorrupt) as error:
         report.faults.append(Fault(LOG, str(error)))
-    for entry in corpus.store.entries(LOG, after=log_key(first - 1) if first else ""):
+    after = log_key(first - 1) if first else ""
+    # By their first digit, so that the tiles, of which an old log has many, are not listed.
+    for entry in chain.from_iterable(corpus.store.entries(f"{LOG}{digit}", after=after) for digit in range(10)):
         place = entry_place(entry.key)
         if (
             place is not None
@@ -248,6 +259,21 @@ def _check_log(corpus: Corpus, entries: Log, manifests: Sequence[Manifest], repo
         before = record.entry.totals
     for day in there:
         report.faults.append(Fault(keys.manifest_key(day), "the log has no entry of this day"))
+    return records
+
+
+def _set_reached(
+    report: AuditReport, entries: Log, records: Sequence[LogRecord], manifests: Sequence[Manifest], first: int
+) -> None:
+    """Say how far the audit came: to before the first sealed day whose manifest is not published yet."""
+    there = {keys.manifest_key(manifest.day) for manifest in manifests}
+    audited = takewhile(lambda record: record.entry.kind != "sealed-day" or record.entry.key in there, records)
+    report.reached = first + sum(1 for _ in audited)
+    if report.reached > first:
+        report.root = records[report.reached - first - 1].head.root
+    elif first:
+        with suppress(CorpusError):
+            report.root = entries.record(first - 1).head.root
 
 
 def _check_previous(

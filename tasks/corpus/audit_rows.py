@@ -44,7 +44,8 @@ class Fault:
 class AuditFindings:
     """The findings of the audit of one round or day. `signer` is the hotkey that it names as its signer, if any.
 
-    `tasks` are the task IDs of its records, `duplicates` its duplicates, with the columns that their audit compares.
+    `tasks` are the task IDs of its records, each with the first of their record IDs, `duplicates` its
+    duplicates, with the columns that their audit compares.
     """
 
     where: str
@@ -52,7 +53,7 @@ class AuditFindings:
     images: int = 0
     reverified: int = 0
     signer: str | None = None
-    tasks: set[str] = field(default_factory=set)
+    tasks: dict[str, str] = field(default_factory=dict)
     duplicates: list[Row] = field(default_factory=list)
     faults: list[Fault] = field(default_factory=list)
 
@@ -197,7 +198,7 @@ def _known(row: Row) -> Row:
 
 def _check_row(row: Row, found: AuditFindings, draws: DrawChecker, *, deep: bool) -> None:
     """Check that a row is consistent with itself. `deep` also checks the figures of refused responses."""
-    found.tasks.add(row["task_id"])
+    found.tasks[row["task_id"]] = min(row["record_id"], found.tasks.get(row["task_id"], row["record_id"]))
     if row["outcome"] == Outcome.DUPLICATE:
         found.duplicates.append({name: row.get(name) for name in COLUMNS})
     answer = row["perturbed_sha256"] or row["body_sha256"]

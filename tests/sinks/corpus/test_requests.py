@@ -10,13 +10,15 @@ from pathlib import Path
 import pytest
 
 from perturb.schemas.neuron import Neuron
-from perturb.schemas.settings import S3Settings, SealSettings, Settings, load_settings
+from perturb.schemas.settings import JudgeSettings, S3Settings, SealSettings, Settings, SubnetSettings, load_settings
 from perturb.schemas.trust import Trust
 from perturb.sinks.corpus.corpus import Corpus
 from perturb.sinks.dataset.contents import ExportContents, write_contents
 from perturb.sinks.dataset.day_index import DayIndex, Statistics
 from perturb.sinks.dataset.keys import index_key
+from perturb.sinks.log.log import Log
 from perturb.sinks.stores.open import open_store
+from perturb.tasks.corpus.audit_onward import AuditProgress, audit_onward, progress_file
 from perturb.tasks.corpus.commit import commit_round
 from perturb.tasks.corpus.gc import collect_garbage
 from perturb.tasks.corpus.prove import prove
@@ -25,6 +27,7 @@ from perturb.tasks.corpus.seal import seal_day
 from perturb.tasks.export.export import export
 from perturb.tasks.export.share import share
 from perturb.tasks.monitor.cost import estimate_cost
+from perturb.tasks.monitor.doctor import check_all
 from perturb.tasks.monitor.status import read_status
 from perturb.tasks.tiers.tier_file import load_tiers
 from perturb.tasks.weights.emission import plan_weights
@@ -85,6 +88,8 @@ def old(days: int, folder: Path) -> Iterator[Old]:
             store="s3://bucket",
             tiers=ROOT / "tiers.toml",
             cache_dir=folder / "cache",
+            judge=JudgeSettings(name="none"),
+            subnet=SubnetSettings(hotkey_uri="//PerturbValidator"),
             s3=S3Settings(endpoint_url=service.endpoint, region="us-east-1", addressing_style="path"),
         )
         yield Old(service, settings, made[-1].some_record, made[0].some_record)
@@ -103,6 +108,25 @@ def seal(old: Old) -> None:
     assert sealed.manifest.rounds == 1
 
 
+def audit_newest_day(old: Old) -> None:
+    log = Log(old.corpus().store)
+    before = log.newest_before(log.newest(), "sealed-day")
+    assert before is not None
+    before = log.record(before.entry.sequence - 1)
+    path = progress_file(old.settings, TRUST, sample=0.0, deep=False)
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(AuditProgress(entries=before.head.size, root=before.head.root).model_dump_json())
+    old.service.requests.clear()
+    report = audit_onward(old.settings, sample=0.0, deep=False, hotkeys=[VALIDATOR.ss58_address])
+    assert (report.days, report.rounds, report.reached) == (1, 1, before.head.size + 1)
+
+
+def ask_doctor(old: Old) -> None:
+    found = {check.part: check for check in check_all(old.settings)}
+    assert found["store"].ready
+    assert found["targets"].finding.startswith("no line-up")
+
+
 STEPS: dict[str, Callable[[Old], object]] = {
     "status": lambda old: read_status(old.corpus(), old.settings, now=NOW, trust=TRUST),
     "weights": weigh,
@@ -113,6 +137,9 @@ STEPS: dict[str, Callable[[Old], object]] = {
     "share": lambda old: share(old.corpus().store, "enterprise", trust=TRUST),
     "produce": lambda old: remember_committed(old.corpus(), days=5, now=NOW),
     "place of a round": lambda old: old.corpus().place_round("20260302T120000000000Z-00000000", NOW),
+    "audit": audit_newest_day,
+    "doctor": ask_doctor,
+    # Last, as it adds a day.
     "seal": seal,
 }
 PROOFS: dict[str, Callable[[Old], object]] = {

@@ -8,17 +8,23 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
+from perturb.schemas.canonical_json import canonical_json
 from perturb.schemas.errors import CorpusError
-from perturb.schemas.settings import SealSettings
+from perturb.schemas.settings import SealSettings, load_settings
+from perturb.schemas.trust import Trust
 from perturb.sinks.corpus import keys
 from perturb.sinks.corpus.corpus import Corpus
 from perturb.sinks.corpus.day_tables import read_day_table, read_state
 from perturb.sinks.corpus.miner_state import advance
-from perturb.sinks.log.log import Log
+from perturb.sinks.corpus.rounds import draft_round, write_round
+from perturb.sinks.log.log import LOG, Log
 from perturb.sinks.stores.open import open_store
 from perturb.tasks.corpus import seal as sealing
 from perturb.tasks.corpus.audit import audit
-from tests.support.small_corpora import TODAY, commit, seal, small, whats
+from perturb.tasks.corpus.audit_onward import audit_onward, progress_file
+from perturb.tasks.corpus.gc import collect_garbage
+from tests.support.corpora import VALIDATOR
+from tests.support.small_corpora import NO_GRACE, TODAY, commit, seal, small, whats
 
 DAYS = [TODAY + timedelta(days=place) for place in range(4)]
 
@@ -49,10 +55,70 @@ def test_what_was_audited_before_is_not_read_again(tmp_path: Path) -> None:
         assert report.holds, whats(report)
         assert (report.days, report.entries) == (2, 2)
     assert not audit(Corpus(corpus.store)).holds
-    with pytest.raises(CorpusError, match="the log has no entry 4; it has 4, numbered from 0"):
-        audit(corpus, since_entry=4)
-    later = audit(corpus, since=DAYS[3] + timedelta(days=1))
-    assert (later.holds, later.days, later.entries) == (True, 0, 0)
+    with pytest.raises(CorpusError, match="the log has no entry 5; it has 4, numbered from 0"):
+        audit(corpus, since_entry=5)
+    for options in ({"since": DAYS[3] + timedelta(days=1)}, {"since_entry": 4}):
+        later = audit(corpus, **options)  # type: ignore[arg-type]
+        assert (later.holds, later.days, later.entries, later.reached) == (True, 0, 0, 4)
+
+
+def test_a_copy_of_a_round_from_a_day_before_is_found(tmp_path: Path) -> None:
+    corpus = four_days(tmp_path)
+    collect_garbage(corpus, grace=NO_GRACE, keep_superseded=NO_GRACE)
+    made = small(0, created_at=made_on(DAYS[0]))
+    elsewhere = Corpus(open_store(str(tmp_path / "elsewhere")))
+    records = commit(elsewhere, made).records
+    bodies = {record.record_id: response.body for record, response in zip(records, made.responses, strict=True)}
+    copy = draft_round(DAYS[3] + timedelta(days=1), records, made.challenge.png, bodies, signer=None)
+    write_round(corpus.store, copy)
+    expected = f"task {records[0].task_id} is in {keys.manifest_key(DAYS[0])} too: its records are in the corpus twice"
+    for options in ({"since": DAYS[2]}, {"since_entry": 4}):
+        report = audit(Corpus(corpus.store), **options)  # type: ignore[arg-type]
+        assert [fault.what for fault in report.faults] == [expected], whats(report)
+
+
+def test_an_audit_goes_on_where_the_last_one_ended(tmp_path: Path) -> None:
+    settings = load_settings(store=str(tmp_path / "store"), cache_dir=tmp_path / "cache")
+    corpus = Corpus.open(settings)
+    hotkey = VALIDATOR.ss58_address
+
+    def add(place: int) -> None:
+        commit(corpus, small(place, created_at=made_on(DAYS[place]), validator=hotkey), VALIDATOR)
+        seal(corpus, DAYS[place], early=True, signer=VALIDATOR, trust=Trust(frozenset({hotkey})))
+
+    def days(**options: Any) -> int:
+        report = audit_onward(settings, deep=False, hotkeys=[hotkey], **options)
+        assert report.holds, whats(report)
+        return report.days
+
+    add(0)
+    add(1)
+    assert [days(), days(), days(whole=True), days(sample=0.5)] == [2, 0, 2, 2]
+    add(2)
+    assert [days(), days()] == [1, 0]
+    path = progress_file(settings, Trust(frozenset({hotkey})), sample=1.0, deep=False)
+    kept = path.read_bytes()
+    # An audit with a fault stays where it was, so that the next one reads the damaged day again.
+    add(3)
+    newest = corpus.newest()
+    assert newest is not None
+    damaged = newest.file("perturbed")[0].key
+    data = corpus.store.get(damaged)
+    corpus.store.put(damaged, data[:-1] + b"x")
+    for _ in range(2):
+        assert {fault.where for fault in audit_onward(settings, deep=False, hotkeys=[hotkey]).faults} == {damaged}
+    assert path.read_bytes() == kept
+    corpus.store.put(damaged, data)
+    assert days() == 1
+    # Whoever rewrites what was audited is found, and everything is read again.
+    path.write_bytes(canonical_json({"entries": 4, "root": "0" * 64}))
+    report = audit_onward(settings, deep=False, hotkeys=[hotkey])
+    assert report.days == 4
+    assert [fault.where for fault in report.faults] == [LOG]
+    assert f"its first 4 entries had the root {'0' * 64} when they were audited, now: {report.root}" in whats(report)
+    for text in (b"{}", b"\xff"):
+        path.write_bytes(text)
+        assert days() == 4
 
 
 def test_a_state_that_does_not_follow_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
