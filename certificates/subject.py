@@ -21,6 +21,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
 
+from perturb.models.class_names import read_class_names
 from perturb.models.classifier import Classifier, Normalised, load_classifier, pixel_transform
 from perturb.models.weights import file_digest, state_digest
 from perturb.schemas.canonical_json import canonical_json
@@ -94,7 +95,7 @@ def load_subject(spec: str, settings: ClassifierSettings, *, classes: Path | Non
     Raises ModelError or SettingsError, with what is accepted, for an unknown spec, weights that don't fit, and a file
     of classes with another number of names than the network has classes.
     """
-    names = _read_classes(classes) if classes else ()
+    names = read_class_names(classes) if classes else ()
     if spec.endswith(".onnx"):
         from perturb.certificates.onnx_classifier import load_onnx
 
@@ -167,6 +168,7 @@ def _described(
     count = classifier.num_classes
     if names and len(names) != count:
         raise SettingsError(f"--classes has {len(names)} names, the subject {classifier.name} has {count} classes")
+    names = names or classifier.class_names
     imagenet = not names and count == NUM_CLASSES
     shown = names or tuple(classifier.label_name(index) for index in range(count))
     description = SubjectDescription(
@@ -189,16 +191,3 @@ def _described(
 
 def _decimals(values: torch.Tensor) -> Any:
     return tuple(str(Decimal(repr(round(float(value), 6))).normalize()) for value in values.flatten())
-
-
-def _read_classes(path: Path) -> tuple[str, ...]:
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise SettingsError(
-            f"--classes {path} can't be read ({error}); accepted: a text file, a name a line"
-        ) from error
-    names = tuple(line.strip() for line in lines if line.strip())
-    if len(set(names)) != len(names):
-        raise SettingsError(f"--classes {path} has the same name twice; each class needs a name of its own")
-    return names

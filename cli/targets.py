@@ -82,6 +82,14 @@ def add(
     classifier: Annotated[str, typer.Option(help="timm name of the architecture.", show_default=False)],
     name: Annotated[str, typer.Option(help="Name of the target, such as r18-linf1.", show_default=False)],
     parent: Annotated[str | None, typer.Option(help="The target that it was trained from.", show_default=False)] = None,
+    classes: Annotated[
+        Path | None,
+        typer.Option(help="Text file with a class name a line, where they are not ImageNet-1k's.", show_default=False),
+    ] = None,
+    weights_set: Annotated[
+        str | None,
+        typer.Option("--set", help="Which of several state dicts in the file, such as model_ema.", show_default=False),
+    ] = None,
     store: Store = None,
 ) -> None:
     """Enter a network's weights as a target. What does not fit the architecture is named."""
@@ -92,7 +100,16 @@ def add(
     settings = load_settings(store=store)
     registry = open_registry(settings)
     add_first_generation(registry, settings)
-    target = add_file(registry, settings, file, architecture=classifier, name=name, parent=parent)
+    target = add_file(
+        registry,
+        settings,
+        file,
+        architecture=classifier,
+        name=name,
+        parent=parent,
+        classes=classes,
+        weights_set=weights_set,
+    )
     say(f"target {target.name} is in {settings.store}; its weights have sha256 {target.sha256}")
 
 

@@ -77,6 +77,7 @@ class Classifier:
     device: torch.device
     batch_size: int
     _resize: Callable[[Image.Image], Image.Image] = field(repr=False)
+    class_names: tuple[str, ...] = ()
 
     def prepare(self, pixels: Pixels) -> Pixels:
         """Return a photograph as the network sees it: timm's eval resize and center crop, uint8 (H, W, 3)."""
@@ -111,12 +112,15 @@ class Classifier:
         return self._finite(np.concatenate(rows))
 
     def label_name(self, index: int) -> str:
-        """Return the English name of a class, or `class N` where the network's classes are not ImageNet-1k's."""
+        """Return the English name of a class; `class N` of other classes than ImageNet-1k's without names."""
+        if self.class_names:
+            return self.class_names[index]
         return imagenet_label(index).name if self.num_classes == NUM_CLASSES else f"class {index}"
 
     def synset(self, index: int) -> str | None:
         """Return the WordNet ID of a class, or None where the network's classes are not ImageNet-1k's."""
-        return imagenet_label(index).synset if self.num_classes == NUM_CLASSES else None
+        own = self.class_names or self.num_classes != NUM_CLASSES
+        return None if own else imagenet_label(index).synset
 
     def check_label(self, index: int) -> int:
         """Return `index`. Raises ModelError when it is outside the network's classes."""
@@ -182,20 +186,23 @@ def load_classifier(settings: ClassifierSettings, *, name: str | None = None, in
     """
     wanted = settings if name is None or name == settings.name else _sibling(settings, name)
     with _loading:  # Two threads that come first at once must not both load it.
-        return _load(wanted.name, wanted.weights, wanted.device, wanted.batch_size, input_size or wanted.input_size)
+        size = input_size or wanted.input_size
+        return _load(wanted.name, wanted.weights, wanted.device, wanted.batch_size, size, wanted.class_names)
 
 
 def _sibling(settings: ClassifierSettings, name: str) -> ClassifierSettings:
     # A local file belongs to one network; the other network's weights come from the Hub.
     weights = WeightsSpec("hub") if settings.weights.kind == "file" else settings.weights
-    return settings.model_copy(update={"name": name, "weights": weights, "input_size": 0})
+    return settings.model_copy(update={"name": name, "weights": weights, "input_size": 0, "class_names": ()})
 
 
 # A miner or an auditor meets one network after the other in the years of a corpus.
 @functools.lru_cache(maxsize=8)
-def _load(name: str, weights: WeightsSpec, device_name: str, batch_size: int, input_size: int) -> Classifier:
+def _load(
+    name: str, weights: WeightsSpec, device_name: str, batch_size: int, input_size: int, class_names: tuple[str, ...]
+) -> Classifier:
     device = _device(device_name)
-    net, digest = _network(name, weights)
+    net, digest = _network(name, weights, class_names)
     resolve: Any = resolve_data_config
     config = resolve({"input_size": (3, input_size, input_size)} if input_size else {}, model=net)
     channels, height, width = config["input_size"]
@@ -220,12 +227,18 @@ def _load(name: str, weights: WeightsSpec, device_name: str, batch_size: int, in
         module=module,
         device=device,
         batch_size=batch_size or chunk,
+        class_names=class_names,
         _resize=pixel_transform(config),
     )
 
 
-def _network(name: str, weights: WeightsSpec) -> tuple[nn.Module, str]:
+def _network(name: str, weights: WeightsSpec, class_names: tuple[str, ...]) -> tuple[nn.Module, str]:
     """The timm model with its weights, and the digest of the weights."""
+    if class_names and weights.kind == "hub":
+        raise ModelError(
+            f"classifier.class_names has {len(class_names)} names, but networks of the Hub (classifier.weights) have "
+            "classes of their own; name a file of weights"
+        )
     if not timm.is_model(name.split(".")[0]):
         near = difflib.get_close_matches(name, timm.list_models(), n=3)
         hint = f"; near it: {', '.join(near)}" if near else ""
@@ -236,8 +249,9 @@ def _network(name: str, weights: WeightsSpec) -> tuple[nn.Module, str]:
         return net, state_digest(net)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(weights.seed)
+        options: dict[str, Any] = {"num_classes": len(class_names)} if class_names else {}
         try:
-            net = timm.create_model(name, pretrained=False)
+            net = timm.create_model(name, pretrained=False, **options)
         except RuntimeError as error:
             raise ModelError(f"classifier.name {name!r} is not a timm model: {error}") from error
     if file is None:

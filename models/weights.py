@@ -8,7 +8,9 @@ import argparse
 import hashlib
 import pickle
 import re
-from collections.abc import Callable, Mapping
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -142,8 +144,29 @@ def _without_prefix(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return state
 
 
-def _read(path: Path) -> Mapping[str, torch.Tensor]:
-    """The one state dict in a file."""
+@contextmanager
+def chosen_set(path: Path, name: str | None) -> Iterator[Path]:
+    """Yield a file with one of the state dicts of `path`, for as long as the block runs; without a name `path` itself.
+
+    Raises ModelError when the file has no state dict of that name.
+    """
+    if name is None:
+        yield path
+        return
+    content = _content(path)
+    state = content.get(name) if isinstance(content, Mapping) else None
+    if not _is_state(state):
+        sets = [key for key, value in content.items() if _is_state(value)] if isinstance(content, Mapping) else []
+        held = ", ".join(map(repr, sets)) or "none"
+        raise ModelError(f"weights file {path} holds no set of weights {name!r}; accepted: {held}")
+    with tempfile.TemporaryDirectory(prefix="perturb-") as folder:
+        chosen = Path(folder) / path.name
+        torch.save(state, chosen)
+        yield chosen
+
+
+def _content(path: Path) -> Any:
+    """What a file of weights holds: a state dict, or a checkpoint with some."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file as load_safetensors
 
@@ -152,7 +175,7 @@ def _read(path: Path) -> Mapping[str, torch.Tensor]:
             return load_safetensors(path)
         # From an open file: given a path, torch goes by the suffix.
         with path.open("rb") as file, torch.serialization.safe_globals(_INERT):
-            content = torch.load(file, map_location="cpu", weights_only=True)
+            return torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise ModelError(
             f"weights file {path} can't be read: it is not a pickle, or has more than tensors, and code in pickles is "
@@ -160,6 +183,11 @@ def _read(path: Path) -> Mapping[str, torch.Tensor]:
         ) from error
     except (OSError, EOFError, RuntimeError, ValueError, SafetensorError) as error:
         raise ModelError(f"weights file {path} can't be read ({type(error).__name__}: {_first_line(error)})") from error
+
+
+def _read(path: Path) -> Mapping[str, torch.Tensor]:
+    """The one state dict in a file."""
+    content = _content(path)
     if _is_state(content):
         state: Mapping[str, torch.Tensor] = content
         return state
@@ -167,7 +195,7 @@ def _read(path: Path) -> Mapping[str, torch.Tensor]:
     if len(sets) > 1:
         raise ModelError(
             f"weights file {path} holds {len(sets)} sets of weights, {', '.join(map(repr, sets))}; save the one that "
-            "you mean into a file of its own"
+            "you mean into a file of its own, or name it (`perturb targets add --set NAME`)"
         )
     if not sets:
         raise ModelError(f"weights file {path} holds no state dict; accepted: a mapping of names to tensors")

@@ -227,6 +227,7 @@ class ClassifierSettings(_Section):
     )
     batch_size: int = Field(0, ge=0, description="images in one forward pass; 0 chooses by device and input size")
     input_size: int = Field(0, ge=0, description="side of the square input in pixels; 0 takes the model's own")
+    class_names: tuple[str, ...] = Field((), description="names of its classes, where they are not ImageNet-1k's")
     margin_tolerance: float = Field(
         0.05, ge=0, description="margin in logits above which a flip is the same on every device"
     )

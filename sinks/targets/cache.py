@@ -32,6 +32,7 @@ def cached_weights(cache: Path, target: Target, read: Callable[[Target], bytes])
 def as_classifier(target: Target, own: ClassifierSettings, weights: WeightsSpec) -> ClassifierSettings:
     """Return the settings with which a target is loaded as the classifier; device and batch size are those of `own`."""
     changes = {"name": target.architecture, "weights": weights, "input_size": target.input_size}
+    changes |= {"class_names": target.class_names or ()}
     return own.model_copy(update=changes)
 
 

@@ -7,7 +7,9 @@ from pathlib import Path
 import torch
 from safetensors.torch import save
 
+from perturb.models.class_names import read_class_names
 from perturb.models.classifier import load_classifier
+from perturb.models.weights import chosen_set
 from perturb.schemas.errors import ModelError
 from perturb.schemas.settings import Settings, WeightsSpec
 from perturb.schemas.target import Target, target_name
@@ -50,17 +52,21 @@ def add_file(
     architecture: str,
     name: str,
     parent: str | None = None,
+    classes: Path | None = None,
+    weights_set: str | None = None,
 ) -> Target:
     """Enter a file of weights: safetensors, or a state dict that torch saved, which is read without running code.
 
-    `architecture` is a timm name. Raises ModelError that says what does not fit, and when the name is taken.
+    `architecture` is a timm name. `classes` is a file with the name of a class in each line, where they are not
+    ImageNet-1k's. `weights_set` chooses one of several state dicts in the file, such as `model_ema`. Raises ModelError
+    that says what does not fit, and when the name is taken.
     """
     if not file.expanduser().is_file():
         raise ModelError(f"weights file {file} does not exist; accepted: safetensors, or .pth with weights only")
-    wanted = settings.classifier.model_copy(
-        update={"name": architecture, "weights": WeightsSpec("file", path=file), "input_size": 0}
-    )
-    network = load_classifier(wanted)
+    names = read_class_names(classes) if classes else ()
+    with chosen_set(file.expanduser(), weights_set) as chosen:
+        changes = {"name": architecture, "weights": WeightsSpec("file", path=chosen), "input_size": 0}
+        network = load_classifier(settings.classifier.model_copy(update=changes | {"class_names": names}))
     weights = as_safetensors(network.module.net.state_dict())
     target = Target(
         name=name,
@@ -68,9 +74,10 @@ def add_file(
         sha256=hashlib.sha256(weights).hexdigest(),
         input_size=network.height,
         classes=network.num_classes,
+        class_names=names or None,
         parent=parent,
         created_at=datetime.now(UTC),
-        recipe={"file": file.name},
+        recipe={"file": file.name} | ({"set": weights_set} if weights_set else {}),
     )
     registry.add(target, weights)
     return target

@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+import timm
 import torch
 from safetensors.torch import save, save_file
 
@@ -155,3 +156,30 @@ def test_a_card_is_not_believed(settings: Settings, registry: Registry, tmp_path
     card.write_bytes((Path(settings.store) / "targets/other/card.json").read_bytes())
     with pytest.raises(CorpusError, match=r"targets/file/card.json is the card of target 'other'"):
         open_registry(settings).get("file")
+
+
+def test_a_set_of_weights_is_chosen_and_other_classes_have_names(
+    settings: Settings, registry: Registry, tmp_path: Path
+) -> None:
+    """A checkpoint as training scripts leave it: the weights, their moving average, ten classes."""
+    own, average = (
+        {
+            name: tensor.contiguous()
+            for name, tensor in timm.create_model("resnet18", num_classes=10).state_dict().items()
+        }
+        for _ in range(2)
+    )
+    torch.save({"model": own, "model_ema": average, "epoch": 3}, tmp_path / "both.pth")
+    names = [f"kind {number}" for number in range(10)]
+    (tmp_path / "names.txt").write_text("\n".join(names))
+    arguments = {"architecture": "resnet18", "name": "r18", "classes": tmp_path / "names.txt"}
+    with pytest.raises(ModelError, match=r"2 sets of weights, 'model', 'model_ema'.*--set"):
+        add_file(registry, settings, tmp_path / "both.pth", **arguments)
+    with pytest.raises(ModelError, match="no set of weights 'ema'; accepted: 'model', 'model_ema'"):
+        add_file(registry, settings, tmp_path / "both.pth", weights_set="ema", **arguments)
+    made = add_file(registry, settings, tmp_path / "both.pth", weights_set="model_ema", **arguments)
+    loaded = load_target(settings, made)
+    assert (made.classes, made.class_names) == (10, tuple(names))
+    assert torch.equal(loaded.module.net.state_dict()["fc.weight"], average["fc.weight"])
+    assert [loaded.label_name(index) for index in range(10)] == names
+    assert loaded.synset(0) is None
