@@ -1,12 +1,12 @@
 """Upload one format of an export to a dataset repository on the Hugging Face Hub, in one commit.
 
-Only data files that the repository lacks are sent: they never change, so a later version adds files and replaces the
-card.
+Only data files and indexes of days that the repository lacks are sent: they never change, so a later version adds files
+and replaces the card. What the export contains is read from one object, so that the requests on the store do not grow
+with the age of the export.
 """
 
 import re
 import tempfile
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,9 +14,8 @@ from typing import TYPE_CHECKING
 from perturb.schemas.errors import SettingsError, StoreError, TierError
 from perturb.schemas.trust import ANYONE, Trust
 from perturb.sinks.corpus.corpus import Corpus
-from perturb.sinks.dataset.contents import ExportContents
+from perturb.sinks.dataset.contents import ExportContents, read_contents
 from perturb.sinks.dataset.croissant import WITH_CROISSANT
-from perturb.sinks.dataset.day_index import DayIndex, export_version, read_day_indexes
 from perturb.sinks.dataset.keys import CARD, CROISSANT, figure_folder, format_folder, index_key, tier_folder
 from perturb.sinks.dataset.writers import FORMATS, Format
 from perturb.sinks.stores.base import Store
@@ -67,25 +66,25 @@ def publish(
         validate_repo_id(repo)
     except HFValidationError as error:
         raise SettingsError(f"--repo {repo!r} is not the name of a repository ({error}); write org/name") from error
-    indexes = read_day_indexes(store, tier)
-    if not indexes:
+    contents = read_contents(store, tier)
+    if not contents.days:
         raise TierError(f"tier {tier} has no export yet; run perturb export --tier {tier} first")
-    check_exported(Corpus(store), ExportContents(tier=tier).plus(indexes), trust)
-    version = export_version(len(indexes))
+    check_exported(Corpus(store), contents, trust)
+    version = contents.version
     if store.head(format_folder(tier, format) + CARD) is None:
         raise TierError(
             f"tier {tier} is not exported as {format}; its layouts say how it is exported (the tier file), and an "
             "exported tier gets another layout under a new name"
         )
     _check_card(store, tier, format, version)
-    listed = _data_files(tier, indexes, format)
+    listed = _data_files(contents, format)
     client = api or HfApi()
     try:
         client.create_repo(repo, repo_type="dataset", private=private, exist_ok=True)
         there = set(client.list_repo_files(repo, repo_type="dataset"))
         with tempfile.TemporaryDirectory() as temporary:
-            files = {path: key for path, key in listed.items() if path not in there}
-            files |= _card_files(store, tier, format, indexes)
+            files = {path: key for path, key in (listed | _indexes(contents)).items() if path not in there}
+            files |= _card_files(store, contents, format)
             operations = [_operation(store, key, path, Path(temporary)) for path, key in files.items()]
             client.create_commit(
                 repo, repo_type="dataset", operations=operations, commit_message=f"Perturb {tier}, version {version}"
@@ -108,24 +107,27 @@ def _check_card(store: Store, tier: str, format: Format, version: str) -> None:
         )
 
 
-def _data_files(tier: str, indexes: Sequence[DayIndex], format: Format) -> dict[str, str]:
+def _data_files(contents: ExportContents, format: Format) -> dict[str, str]:
     """Path in the repository -> key, for every data file of a format."""
-    folder = tier_folder(tier)
-    keys = [file.key for index in indexes for file in index.files if file.root == format]
+    folder = tier_folder(contents.tier)
+    keys = [file.key for file in contents.files if file.root == format]
     return {key.removeprefix(f"{format}/"): folder + key for key in keys}
 
 
-def _card_files(store: Store, tier: str, format: Format, indexes: Sequence[DayIndex]) -> dict[str, str]:
-    """Path in the repository -> key, for the card, its figures, the Croissant metadata and the indexes of the days."""
-    folder = format_folder(tier, format)
-    figures = folder + figure_folder(export_version(len(indexes)))
+def _indexes(contents: ExportContents) -> dict[str, str]:
+    """Path in the repository -> key, for the index of every day."""
+    keys = (index_key(contents.tier, day) for day in contents.days)
+    return {key.removeprefix(tier_folder(contents.tier)): key for key in keys}
+
+
+def _card_files(store: Store, contents: ExportContents, format: Format) -> dict[str, str]:
+    """Path in the repository -> key, for the card, its figures and the Croissant metadata."""
+    folder = format_folder(contents.tier, format)
+    figures = folder + figure_folder(contents.version)
     keys = [folder + CARD, *(entry.key for entry in store.entries(figures))]
     if format in WITH_CROISSANT:
         keys.append(folder + CROISSANT)
-    found = {key.removeprefix(folder): key for key in keys}
-    return found | {
-        key.removeprefix(tier_folder(tier)): key for key in (index_key(tier, index.day) for index in indexes)
-    }
+    return {key.removeprefix(folder): key for key in keys}
 
 
 def _operation(store: Store, key: str, path: str, temporary: Path) -> "CommitOperationAdd":

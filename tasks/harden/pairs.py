@@ -82,12 +82,12 @@ def chosen_days(corpus: Corpus, days: Sequence[date] | None) -> list[date]:
 
     Raises CorpusError where no day is sealed, and for one of `days` that is not.
     """
-    sealed = corpus.sealed_days()
+    sealed = [manifest.day for manifest in corpus.newest_days(date.min, most=NEWEST_DAYS)]
     if not sealed:
         raise CorpusError("no day is sealed; `perturb seal` seals one, and hardening trains on sealed days only")
-    if missing := sorted(set(days or ()) - set(sealed)):
-        raise CorpusError(f"{missing[0]} is not sealed; sealed days: {', '.join(map(str, sealed[-NEWEST_DAYS:]))}")
-    return sorted(set(days or sealed[-NEWEST_DAYS:]))
+    if missing := [day for day in sorted(set(days or ()) - set(sealed)) if corpus.manifest(day) is None]:
+        raise CorpusError(f"{missing[0]} is not sealed; the newest sealed days: {', '.join(map(str, sealed))}")
+    return sorted(set(days or sealed))
 
 
 def read_photographs(

@@ -13,9 +13,9 @@ from perturb.schemas.neuron import Neuron
 from perturb.schemas.settings import JudgeSettings, S3Settings, SealSettings, Settings, SubnetSettings, load_settings
 from perturb.schemas.trust import Trust
 from perturb.sinks.corpus.corpus import Corpus
-from perturb.sinks.dataset.contents import ExportContents, write_contents
+from perturb.sinks.dataset.contents import ExportContents, read_contents, write_contents
 from perturb.sinks.dataset.day_index import DayIndex, Statistics
-from perturb.sinks.dataset.keys import index_key
+from perturb.sinks.dataset.keys import CARD, CROISSANT, format_folder, index_key, tier_folder
 from perturb.sinks.log.log import Log
 from perturb.sinks.stores.open import open_store
 from perturb.tasks.corpus.audit_onward import AuditProgress, audit_onward, progress_file
@@ -25,6 +25,7 @@ from perturb.tasks.corpus.prove import prove
 from perturb.tasks.corpus.remember import remember_committed
 from perturb.tasks.corpus.seal import seal_day
 from perturb.tasks.export.export import export
+from perturb.tasks.export.hub import publish
 from perturb.tasks.export.share import share
 from perturb.tasks.monitor.cost import estimate_cost
 from perturb.tasks.monitor.doctor import check_all
@@ -121,6 +122,35 @@ def audit_newest_day(old: Old) -> None:
     assert (report.days, report.rounds, report.reached) == (1, 1, before.head.size + 1)
 
 
+class Hub:
+    """`huggingface_hub.HfApi`, as far as `publish` calls it: the repository has the indexes of all days but one."""
+
+    def __init__(self, there: list[str]) -> None:
+        self.there = there
+
+    def create_repo(self, repo: str, **_: object) -> None:
+        pass
+
+    def list_repo_files(self, repo: str, **_: object) -> list[str]:
+        return self.there
+
+    def create_commit(self, repo: str, **_: object) -> None:
+        pass
+
+
+def publish_newest(old: Old) -> None:
+    store = old.corpus().store
+    days = sorted(read_contents(store, "enterprise").days)
+    folder, card = tier_folder("enterprise"), format_folder("enterprise", "parquet") + CARD
+    store.put(card, f"config_name: default, version: 1.{len(days)}.0,".encode())
+    store.put(format_folder("enterprise", "parquet") + CROISSANT, b"{}")
+    there = [index_key("enterprise", day).removeprefix(folder) for day in days[:-1]]
+    old.service.requests.clear()
+    sent = publish(store, "enterprise", repo="org/x", api=Hub(there), trust=TRUST).sent  # type: ignore[arg-type]
+    newest = index_key("enterprise", days[-1]).removeprefix(folder)
+    assert set(sent) == {newest, CARD, CROISSANT}
+
+
 def ask_doctor(old: Old) -> None:
     found = {check.part: check for check in check_all(old.settings)}
     assert found["store"].ready
@@ -139,6 +169,7 @@ STEPS: dict[str, Callable[[Old], object]] = {
     "place of a round": lambda old: old.corpus().place_round("20260302T120000000000Z-00000000", NOW),
     "audit": audit_newest_day,
     "doctor": ask_doctor,
+    "publish": publish_newest,
     # Last, as it adds a day.
     "seal": seal,
 }

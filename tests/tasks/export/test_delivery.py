@@ -247,7 +247,8 @@ def test_publish_sends_a_root_in_one_commit_and_only_what_is_missing(local: Made
     first = publish(store, "professional", repo="org/perturb", api=hub)
     assert hub.commits == ["Perturb professional, version 1.1.0"]
     again = publish(store, "professional", repo="org/perturb", api=hub)
-    assert not any(path.startswith("data/") for path in again.sent)
+    assert not any(path.startswith("data/") or path == ".perturb/2026-01-01.json" for path in again.sent)
+    assert ".perturb/2026-01-01.json" in first.sent
     assert again.kept == sum(path.startswith("data/") for path in first.sent)
     for path, data in hub.files.items():
         target = tmp_path / "hub" / path
