@@ -11,7 +11,7 @@ from perturb.cli.orchestration import runs_as_flow
 from perturb.cli.output import facts, say, say_json, styled, write_file
 
 if TYPE_CHECKING:
-    from perturb.tasks.corpus.audit import AuditReport
+    from perturb.tasks.corpus.audit_report import AuditReport
 
 PANEL = "Certify"
 
@@ -107,7 +107,8 @@ def audit(
     from perturb.sinks.corpus.keys import parse_day
     from perturb.sinks.log.log import Log
     from perturb.subnet.trust import load_trust
-    from perturb.tasks.corpus.audit import AuditFailed, audit_store
+    from perturb.tasks.corpus.audit import audit_store
+    from perturb.tasks.corpus.audit_report import AuditFailed
 
     settings, corpus = open_corpus(path)
     trust = load_trust(settings.subnet, hotkeys=hotkeys, allow_unsigned=allow_unsigned)

@@ -6,8 +6,9 @@ from prefect import flow, task
 
 from perturb.flows.engine.artifacts import show_table
 from perturb.schemas.settings import load_settings
-from perturb.tasks.corpus.audit import AuditFailed, AuditReport, audit_store
+from perturb.tasks.corpus.audit import audit_store
 from perturb.tasks.corpus.audit_onward import audit_onward
+from perturb.tasks.corpus.audit_report import AuditFailed, AuditReport
 
 
 @task(name="audit corpus")

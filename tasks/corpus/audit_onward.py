@@ -19,7 +19,8 @@ from perturb.sinks.corpus.corpus import Corpus
 from perturb.sinks.log.log import LOG, Log
 from perturb.sinks.report.replace_file import replace_file
 from perturb.subnet.trust import load_trust
-from perturb.tasks.corpus.audit import AuditReport, audit
+from perturb.tasks.corpus.audit import audit
+from perturb.tasks.corpus.audit_report import AuditReport
 from perturb.tasks.corpus.audit_rows import Fault
 from perturb.tasks.corpus.local_reverifier import local_reverifier
 

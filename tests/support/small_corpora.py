@@ -8,7 +8,8 @@ from perturb.schemas.settings import SealSettings
 from perturb.schemas.signature import Signer
 from perturb.sinks.corpus.corpus import Corpus
 from perturb.sinks.stores.open import open_store
-from perturb.tasks.corpus.audit import AuditReport, audit
+from perturb.tasks.corpus.audit import audit
+from perturb.tasks.corpus.audit_report import AuditReport
 from perturb.tasks.corpus.commit import RoundSummary, commit_round
 from perturb.tasks.corpus.gc import collect_garbage
 from perturb.tasks.corpus.seal import SealResult, seal_day
