@@ -107,13 +107,12 @@ def result(store: Store = None, json_: Json = False) -> None:
     """Show the newest evaluation: every candidate with its score and the reason."""
     from perturb.schemas.errors import CorpusError
     from perturb.schemas.settings import load_settings
-    from perturb.sinks.log.log import Log
     from perturb.sinks.stores.open import open_store
     from perturb.sinks.targets.track_results import newest_result
     from perturb.subnet.trust import load_trust
 
     settings = load_settings(store=store)
-    newest = newest_result(Log(open_store(settings.store, settings.s3), trust=load_trust(settings.subnet)))
+    newest = newest_result(open_store(settings.store, settings.s3), load_trust(settings.subnet))
     if newest is None:
         raise CorpusError("no evaluation is in the log; `perturb model evaluate` makes one")
     _show(newest, json_)

@@ -1,18 +1,22 @@
 """Results of the model track on a store: `model-track/{time}-{sha256}.json`, and the log that says which count."""
 
 import hashlib
+from itertools import islice
 from typing import Literal
 
 from perturb.schemas.errors import CorpusError
 from perturb.schemas.model_track import TrackResult
 from perturb.schemas.signature import Signer
+from perturb.schemas.trust import Trust
 from perturb.sinks.formats.version import FORMAT, Document, parse_document
 from perturb.sinks.log.entry import Kind, LogRecord, NewEntry
 from perturb.sinks.log.log import Log
-from perturb.sinks.stores.base import ObjectMissing
+from perturb.sinks.stores.base import ObjectMissing, Store
 
 RESULTS = "model-track/"
 _KIND: Kind = "model-track"
+# Results are made once a day, and paid for a few days.
+_LOOKED_THROUGH = 32
 
 
 class TrackDocument(Document):
@@ -22,14 +26,20 @@ class TrackDocument(Document):
     result: TrackResult
 
 
-def newest_result(log: Log) -> TrackResult | None:
-    """Return the newest result that the log names, or None. Raises CorpusError where it is missing or another one."""
-    record = log.newest_of(_KIND)
+def newest_result(store: Store, trust: Trust) -> TrackResult | None:
+    """Return the newest result that a validator of `trust` entered in the log of `store`, or None.
+
+    Entries of others are passed over, so that whoever can write to the store stops no payment by adding one. Raises
+    CorpusError where the result is missing or another one, StoreError when the store cannot be read.
+    """
+    log = Log(store)
+    entries = islice(log.back(log.newest(), _KIND), _LOOKED_THROUGH)
+    record = next((one for one in entries if one.head.refusal(trust) is None), None)
     if record is None:
         return None
     key = record.entry.key
     try:
-        data = log.store.get(key)
+        data = store.get(key)
     except ObjectMissing as error:
         raise CorpusError(f"{key} is missing, which {record.where} names; restore it from a copy") from error
     if hashlib.sha256(data).hexdigest() != record.entry.sha256:

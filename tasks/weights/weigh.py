@@ -7,10 +7,10 @@ from typing import TypeAlias
 
 from pydantic import BaseModel
 
+from perturb.schemas.model_track import TrackResult
 from perturb.schemas.neuron import Neuron
 from perturb.schemas.settings import Settings
 from perturb.sinks.corpus.corpus import Corpus
-from perturb.sinks.log.log import Log
 from perturb.sinks.targets.track_results import newest_result
 from perturb.subnet.chain import open_chain
 from perturb.subnet.keys import LOCAL_NETWORK, load_keypair
@@ -65,7 +65,7 @@ def weigh_miners(
     trust = load_trust(settings.subnet)
     corpus = Corpus.open(settings)
     history = OwnHistory(corpus, trust, cache=settings.cache / "weights")
-    winner = _model_winner(settings, Log(corpus.store, trust=trust), neurons)
+    winner = _model_winner(settings, newest_result(corpus.store, trust), neurons)
     plan = plan_weights(
         history,
         neurons,
@@ -99,9 +99,8 @@ def _neurons(settings: Settings) -> tuple[tuple[Neuron, ...], int | None]:
     return graph.neurons, graph.block
 
 
-def _model_winner(settings: Settings, log_: Log, neurons: Sequence[Neuron]) -> str | None:
+def _model_winner(settings: Settings, result: TrackResult | None, neurons: Sequence[Neuron]) -> str | None:
     """Return the hotkey that won the model track last, if that was lately and it still is a neuron."""
-    result = newest_result(log_)
     oldest = datetime.now(UTC) - timedelta(hours=settings.model_track.result_hours)
     if result is None or result.measured_at < oldest:
         return None

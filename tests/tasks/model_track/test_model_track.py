@@ -21,7 +21,7 @@ from perturb.schemas.settings import ModelTrackSettings, Settings, load_settings
 from perturb.sinks.corpus.corpus import Corpus
 from perturb.sinks.log.log import Log
 from perturb.sinks.stores.open import open_store
-from perturb.sinks.targets.track_results import newest_result
+from perturb.sinks.targets.track_results import append_result, newest_result
 from perturb.subnet.keys import development_keypair, load_keypair
 from perturb.subnet.roster import add_commitment, read_roster
 from perturb.subnet.trust import load_trust
@@ -176,8 +176,7 @@ def test_a_hostile_candidate_costs_one_card_with_a_reason(track: Track, name: st
 def test_the_result_is_in_the_log_and_its_winner_in_the_registry_and_is_paid(track: Track) -> None:
     settings = track.settings
     trust = load_trust(settings.subnet)
-    log = Log(open_store(settings.store), trust=trust)
-    assert newest_result(log) == track.result
+    assert newest_result(open_store(settings.store), trust) == track.result
     assert track.result.target is not None
     target = open_registry(settings).get(track.result.target)
     assert target.sha256 == track.card("honest").sha256
@@ -192,9 +191,14 @@ def test_the_result_is_in_the_log_and_its_winner_in_the_registry_and_is_paid(tra
     try:
         store.put(key, kept.replace(b'"winner":', b'"winner" :'))
         with pytest.raises(CorpusError, match="is not the document of"):
-            newest_result(log)
+            newest_result(store, trust)
     finally:
         store.put(key, kept)
+    # Somebody who can write to the store enters a result of their own: it is passed over.
+    forged = track.result.model_copy(update={"winner": HOTKEYS["copy"], "target": None})
+    append_result(Log(store), forged, signer=development_keypair("//Stranger"))
+    assert newest_result(store, trust) == track.result
+    assert weigh_miners(settings).model_winner == HOTKEYS["honest"]
 
 
 @pytest.mark.slow
