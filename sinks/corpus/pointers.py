@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from perturb.schemas.record import Row
 from perturb.sinks.corpus import keys
 from perturb.sinks.corpus.manifest import FileEntry, Kind
-from perturb.sinks.formats.tar import BLOCK, Member, check_layout, header
+from perturb.sinks.formats.tar import BLOCK, MOST_BYTES, Member, check_layout, header
 
 
 def member_name(row: Row, image: Kind) -> str:
@@ -22,7 +22,7 @@ def pointed_members(rows: Sequence[Row], shard: str, image: Kind) -> dict[str, M
             continue
         name = member_name(row, image)
         offset, length = row[f"{image}_offset"], row[f"{image}_length"]
-        if not (isinstance(offset, int) and isinstance(length, int) and offset >= BLOCK and length > 0):
+        if not (isinstance(offset, int) and isinstance(length, int) and offset >= BLOCK and 0 < length <= MOST_BYTES):
             raise ValueError(
                 f"record {row['record_id']} points to {length} bytes at byte {offset}, which cannot be an image"
             )

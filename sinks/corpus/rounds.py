@@ -92,8 +92,14 @@ class StoredRound:
 
     @cached_property
     def rows(self) -> list[Row]:
-        """The rows as dictionaries, which takes as long as all other reading."""
-        rows: list[Row] = self.table.to_pylist()
+        """The rows as dictionaries, which takes as long as all other reading.
+
+        Raises CorpusError for a time that is before the year 1 or after 9999.
+        """
+        try:
+            rows: list[Row] = self.table.to_pylist()
+        except (ValueError, OverflowError) as error:
+            raise CorpusError(f"round {self.statement.round_id} has a value that no record has: {error}") from error
         return rows
 
     @cached_property
@@ -231,6 +237,8 @@ def read_round(store: Store, day: date, round_id: str) -> StoredRound:
     table = read_table(file, key)
     if missing := [name for name in _ALWAYS if name not in table.schema.names]:
         raise CorpusError(f"{key} has no column {missing[0]}; it was not written by this pipeline")
+    if table["record_id"].null_count:
+        raise CorpusError(f"{key} has a record without an ID; it was not written by this pipeline")
     return StoredRound(
         day=day,
         statement=parse_round(read_statement(file.schema_arrow, key), key),

@@ -44,7 +44,7 @@ def table_leaves(table: pa.Table) -> list[bytes]:
         raise CorpusError("two columns of the metadata have one name")
     try:
         columns = _merged([_members(name, table.column(name)) for name in names])
-    except (ValueError, TypeError, NotImplementedError) as error:
+    except (ValueError, TypeError, OverflowError, NotImplementedError) as error:
         raise CorpusError(f"a record has a value that JSON cannot hold: {error}") from error
     shared = [repeat(column, table.num_rows) if isinstance(column, bytes) else column for column in columns]
     rows = zip(*shared, strict=True) if shared else repeat((), table.num_rows)

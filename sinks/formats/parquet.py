@@ -130,8 +130,8 @@ def open_table(source: "Path | str | pa.NativeFile", where: str) -> pq.ParquetFi
     """Open a Parquet file of records.
 
     A column that this program does not know is one that a newer one added, and is accepted where it may be null and
-    has a type that leaves can hold. Raises CorpusError for another one, for a record's column of another type, and when
-    the file is not Parquet.
+    has a type that leaves can hold. Raises CorpusError for another one, for a record's column of another type, for two
+    columns of one name, and when the file is not Parquet.
     """
     try:
         file = pq.ParquetFile(source, page_checksum_verification=True)
@@ -140,6 +140,8 @@ def open_table(source: "Path | str | pa.NativeFile", where: str) -> pq.ParquetFi
     # `schema_arrow` parses the footer each time.
     schema, known = file.schema_arrow, _record_types()
     read_statement(schema, where)
+    if len(set(schema.names)) < len(schema.names):
+        raise CorpusError(f"{where} has two columns of one name; restore it from a copy")
     for field in schema:
         if (type := known.get(field.name)) is not None:
             accepted = type == field.type
@@ -163,14 +165,21 @@ def _in_leaves(type: pa.DataType) -> bool:
     if pa.types.is_list(type):
         return _in_leaves(type.value_type)
     if pa.types.is_struct(type):
-        return all(_in_leaves(type.field(place).type) for place in range(type.num_fields))
+        members = [type.field(place) for place in range(type.num_fields)]
+        return len({one.name for one in members}) == len(members) and all(_in_leaves(one.type) for one in members)
     return type in (pa.string(), pa.int64(), pa.float64(), pa.bool_(), pa.timestamp("us", tz="UTC"))
 
 
 def read_table(file: pq.ParquetFile, where: str) -> pa.Table:
-    """Return a small table as a whole, with the columns that the file has. Raises CorpusError when it is damaged."""
+    """Return a small table as a whole, with the columns that the file has.
+
+    Raises CorpusError when it is damaged, or has text that is not Unicode.
+    """
     try:
-        return file.read(use_threads=False)
+        table = file.read(use_threads=False)
+        # Reading does not look at the bytes of texts.
+        table.validate(full=True)
+        return table
     except (pa.ArrowException, OSError) as error:
         raise CorpusError(f"{where} is damaged ({error}); restore it from a copy") from error
 

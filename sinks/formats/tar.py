@@ -13,6 +13,8 @@ from perturb.sinks.stores.base import Buffer, ByteSink
 
 BLOCK = tarfile.BLOCKSIZE
 END = bytes(2 * BLOCK)
+# A header has eleven octal digits for the length of a member.
+MOST_BYTES = 8**11 - 1
 
 
 _S = TypeVar("_S", bound=ByteSink)
@@ -48,7 +50,7 @@ def header(name: str, length: int) -> bytes:
     that is not ASCII or has more than 100 characters, and for a length of 8 GiB or more.
     """
     encoded = name.encode("ascii")
-    if not 0 < len(encoded) <= _NAME.stop or length >= 8**11:
+    if not 0 < len(encoded) <= _NAME.stop or length > MOST_BYTES:
         raise ValueError(f"member {name!r} of {length} bytes does not fit a USTAR header")
     size = b"%011o\0" % length
     checksum = b"%06o\0 " % (_SUM + sum(encoded) + sum(size))

@@ -177,7 +177,8 @@ def _with_target(registry: Registry, result: TrackResult, stage: Stage, folder: 
     if target is None:
         own = load_classifier(stage.examination.first)
         target = Target(
-            name=f"track-{card.sha256[:12]}",
+            # Shorter, two files of one miner could be made to begin alike, and the second could not be entered.
+            name=f"track-{card.sha256[:32]}",
             architecture=own.name,
             sha256=card.sha256,
             input_size=own.height,

@@ -80,6 +80,30 @@ def without_tars(corpus: Corpus, ours: RoundRef) -> tuple[RoundRef, bytes]:
     return ref, commit_object(moved(stored.rows, ref), stored.statement.model_dump(mode="json"))
 
 
+def with_column(name: str, values: pa.Array) -> Callable[[Corpus, RoundRef], tuple[RoundRef, bytes]]:
+    """Return what puts a copy of our round elsewhere, with one more column or another one in its place."""
+
+    def forge(corpus: Corpus, ours: RoundRef) -> tuple[RoundRef, bytes]:
+        table = pq.read_table(pa.BufferReader(without_tars(corpus, ours)[1]))
+        place = table.schema.get_field_index(name)
+        column = pa.concat_arrays([values] * table.num_rows)
+        sink = io.BytesIO()
+        if place < 0 or name == "validator_hotkey":
+            pq.write_table(table.append_column(name, column), sink)
+        else:
+            pq.write_table(table.set_column(place, name, column), sink)
+        return RoundRef(EARLIER, ours.round_id), sink.getvalue()
+
+    return forge
+
+
+NOT_UNICODE = pa.Array.from_buffers(
+    pa.string(), 1, [None, pa.py_buffer(bytes([0, 0, 0, 0, 1, 0, 0, 0])), pa.py_buffer(b"\xff")]
+)
+FAR_AWAY = pa.array([2**62], pa.timestamp("us", "UTC"))
+TWO_OF_ONE_NAME = pa.StructArray.from_arrays([pa.array([1]), pa.array([2])], ["a", "a"])
+
+
 @pytest.mark.parametrize(
     ("forge", "told"),
     [
@@ -88,6 +112,12 @@ def without_tars(corpus: Corpus, ours: RoundRef) -> tuple[RoundRef, bytes]:
         (signed_by_no_key, f"the signature is not {OURS.ss58_address}'s"),
         (other_rows, "the rows differ from those that were committed"),
         (without_tars, "it is damaged: "),
+        (with_column("validator_hotkey", pa.array([OURS.ss58_address])), UNKNOWN),
+        (with_column("added", NOT_UNICODE), UNKNOWN),
+        (with_column("added", TWO_OF_ONE_NAME), UNKNOWN),
+        (with_column("original_shard", NOT_UNICODE), UNKNOWN),
+        (with_column("created_at", FAR_AWAY), UNKNOWN),
+        (with_column("record_id", pa.nulls(1, pa.string())), UNKNOWN),
     ],
 )
 def test_a_foreign_round_is_left_out_and_named(

@@ -92,6 +92,10 @@ TAMPERING = {
     "a score": (lambda root: _rewrite(_first(root, "metadata*"), _set("score", 1.0)), "Merkle root"),
     "a pointer": (lambda root: _rewrite(_first(root, "metadata*"), _set("original_offset", 1024)), "byte 1024|places"),
     "a pointer that is none": (lambda root: _rewrite(_first(root, "metadata*"), _set("original_offset", None)), "None"),
+    "a pointer to more than a tar holds": (
+        lambda root: _rewrite(_first(root, "metadata*"), _set("original_length", 2**62)),
+        "cannot be an image|places",
+    ),
     "one row less": (lambda root: _rewrite(_first(root, "metadata*"), lambda table: table.slice(1)), "rows"),
     "one row twice": (
         lambda root: _rewrite(_first(root, "metadata*"), lambda table: pa.concat_tables([table, table.slice(0, 1)])),
