@@ -5,6 +5,7 @@ from pathlib import Path
 
 from perturb.certificates.subject import Subject, load_subject
 from perturb.schemas.settings import ClassifierSettings, Settings
+from perturb.tasks.harden.lineage import is_hardened
 from perturb.tasks.lineup.find import classifier_settings, open_registry
 
 TARGET = "target:"
@@ -36,5 +37,5 @@ def located(spec: str, settings: Settings) -> tuple[str, ClassifierSettings]:
 def newest_hardened(settings: Settings) -> str | None:
     """Return the name of the target that was hardened last, whatever its gates said; None where none ever was."""
     registry = open_registry(settings)
-    hardened = [one for one in map(registry.get, registry.names()) if one.recipe is not None]
+    hardened = [one for one in map(registry.get, registry.names()) if is_hardened(one)]
     return max(hardened, key=lambda one: (one.created_at, one.name)).name if hardened else None

@@ -34,9 +34,9 @@ class Stage:
 def set_stage(settings: Settings, trust: Trust, *, fewest: int, tell: Callable[[str], None]) -> Stage:
     """Read the newest days that `trust` covers, and measure the targets of the line-up on them.
 
-    Tiers with a delay have not had these days, so that few candidates can have been trained on them. Raises
-    CorpusError where no day counts, TooFewPhotographs where the days have fewer than `fewest`, ModelError where a
-    target is missing.
+    Tiers with a delay have not had these days. Miners know the photographs, which were their challenges: those of more
+    than a day ago may have been trained on. Raises CorpusError where no day counts, TooFewPhotographs where the days
+    have fewer than `fewest`, ModelError where a target is missing.
     """
     corpus = Corpus.open(settings)
     registry = Registry(corpus.store)

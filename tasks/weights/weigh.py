@@ -7,10 +7,13 @@ from typing import TypeAlias
 
 from pydantic import BaseModel
 
+from perturb.schemas.errors import CorpusError
 from perturb.schemas.model_track import TrackResult
 from perturb.schemas.neuron import Neuron
 from perturb.schemas.settings import Settings
+from perturb.schemas.trust import Trust
 from perturb.sinks.corpus.corpus import Corpus
+from perturb.sinks.stores.base import ObjectCorrupt
 from perturb.sinks.targets.track_results import newest_result
 from perturb.subnet.chain import open_chain
 from perturb.subnet.keys import LOCAL_NETWORK, load_keypair
@@ -65,7 +68,7 @@ def weigh_miners(
     trust = load_trust(settings.subnet)
     corpus = Corpus.open(settings)
     history = OwnHistory(corpus, trust, cache=settings.cache / "weights")
-    winner = _model_winner(settings, newest_result(corpus.store, trust), neurons)
+    winner = _model_winner(settings, _model_result(corpus, trust), neurons)
     plan = plan_weights(
         history,
         neurons,
@@ -97,6 +100,15 @@ def _neurons(settings: Settings) -> tuple[tuple[Neuron, ...], int | None]:
         return tuple(local_roster(settings.subnet).neurons), None
     graph = metagraph_cache(settings.subnet).current()
     return graph.neurons, graph.block
+
+
+def _model_result(corpus: Corpus, trust: Trust) -> TrackResult | None:
+    """Return the newest result of the model track; None too where it is damaged, which keeps nobody else unpaid."""
+    try:
+        return newest_result(corpus.store, trust)
+    except (CorpusError, ObjectCorrupt) as error:
+        log.warning("the model track pays nobody, as its newest result cannot be read: %s", error)
+        return None
 
 
 def _model_winner(settings: Settings, result: TrackResult | None, neurons: Sequence[Neuron]) -> str | None:

@@ -192,6 +192,8 @@ def test_the_result_is_in_the_log_and_its_winner_in_the_registry_and_is_paid(tra
         store.put(key, kept.replace(b'"winner":', b'"winner" :'))
         with pytest.raises(CorpusError, match="is not the document of"):
             newest_result(store, trust)
+        # Scanning is paid all the same.
+        assert weigh_miners(settings).model_winner is None
     finally:
         store.put(key, kept)
     # Somebody who can write to the store enters a result of their own: it is passed over.
