@@ -14,14 +14,16 @@ from pathlib import Path
 
 from perturb.models.classifier import load_classifier
 from perturb.schemas.commitment import CommitmentRefused, Committed, ModelCommitment
+from perturb.schemas.errors import CorpusError
 from perturb.schemas.model_track import CandidateCard, TrackResult
 from perturb.schemas.report_card import ReportCard
 from perturb.schemas.settings import Settings
 from perturb.schemas.target import Target
+from perturb.schemas.trust import Trust
 from perturb.sinks.log.log import Log
 from perturb.sinks.stores.open import open_store
 from perturb.sinks.targets.registry import Registry
-from perturb.sinks.targets.track_results import append_result
+from perturb.sinks.targets.track_results import append_result, newest_result
 from perturb.subnet.fetch import FetchRefused, fetch
 from perturb.subnet.keys import load_keypair
 from perturb.subnet.trust import load_trust
@@ -60,11 +62,28 @@ def evaluate_models(
         stage = set_stage(settings, trust, fewest=fewest, tell=tell)
         with tempfile.TemporaryDirectory(prefix="perturb-track-") as folder:
             evaluation = _Evaluation(settings, stage, now, Path(folder), tell)
-            found = [*cards, *evaluation.cards(usable)]
-            result = _on_stage(result, stage, rank_cards(found, stage.baseline, settings.model_track.epsilon))
+            before = _before(settings, trust, tell)
+            found = [*cards, *evaluation.cards(usable, first=None if before is None else before.winner)]
+            ranked = rank_cards(found, stage.baseline, settings.model_track.epsilon, owners=_owners(before))
+            result = _on_stage(result, stage, ranked)
             result = _with_target(registry, result, stage, Path(folder))
     append_result(Log(open_store(settings.store, settings.s3), trust=trust), result, signer=signer)
     return result
+
+
+def _before(settings: Settings, trust: Trust, tell: Tell) -> TrackResult | None:
+    """Return the result of the evaluation before, or None where there is none that can be read."""
+    try:
+        return newest_result(open_store(settings.store, settings.s3), trust)
+    except CorpusError as error:
+        tell(f"the evaluation before is left out: {error}")
+        return None
+
+
+def _owners(before: TrackResult | None) -> dict[str, str]:
+    """Return whose weights the evaluation before measured, by sha256: they stay theirs while their server is away."""
+    cards = () if before is None else before.candidates
+    return {card.sha256: card.hotkey for card in cards if card.sha256 and card.outcome in ("winner", "behind")}
 
 
 def _parsed(found: Sequence[Committed]) -> tuple[tuple[CandidateCard, ...], list[tuple[Committed, ModelCommitment]]]:
@@ -91,10 +110,20 @@ class _Evaluation:
         self._now, self._folder = now, folder
         self._measured: dict[str, ReportCard | str] = {}
 
-    def cards(self, candidates: Sequence[tuple[Committed, ModelCommitment]]) -> Iterator[CandidateCard]:
-        """Yield a card for each candidate. Their order changes from day to day, so that nobody is always the last."""
+    def cards(
+        self, candidates: Sequence[tuple[Committed, ModelCommitment]], *, first: str | None
+    ) -> Iterator[CandidateCard]:
+        """Yield a card for each candidate, that of the hotkey `first` before all others.
+
+        The order of the others changes from day to day, so that nobody is always the last.
+        """
         day = f"{self._now:%Y-%m-%d}"
-        order = sorted(candidates, key=lambda one: hashlib.sha256(f"{day} {one[0].hotkey}".encode()).digest())
+
+        def place(candidate: tuple[Committed, ModelCommitment]) -> tuple[bool, bytes]:
+            hotkey = candidate[0].hotkey
+            return hotkey != first, hashlib.sha256(f"{day} {hotkey}".encode()).digest()
+
+        order = sorted(candidates, key=place)
         ends = time.monotonic() + 60 * self._track.total_minutes
         with ThreadPoolExecutor(_FETCHED_AT_ONCE) as pool:
             for at in range(0, len(order), _FETCHED_AT_ONCE):

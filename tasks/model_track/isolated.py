@@ -33,11 +33,15 @@ class CandidateRefused(ValueError):
 
 @dataclass(frozen=True, eq=False)
 class Examination:
-    """What networks are measured with: the first generation, the photographs, how many of these are attacked anew."""
+    """What networks are measured with: the first generation, the photographs, how many of these are attacked anew.
+
+    `seed` is that of the fresh attacks.
+    """
 
     first: ClassifierSettings
     photographs: Sequence[HeldOut]
     attacked: int
+    seed: int = 0
 
 
 @dataclass(frozen=True)
@@ -52,7 +56,12 @@ def measure_against_first(network: Classifier, examination: Examination) -> Repo
     """Return the report card of a network, compared with the first generation."""
     first = load_classifier(examination.first)
     return measure(
-        network, parent=first, first=first, photographs=examination.photographs, attacked=examination.attacked
+        network,
+        parent=first,
+        first=first,
+        photographs=examination.photographs,
+        attacked=examination.attacked,
+        seed=examination.seed,
     )
 
 

@@ -1,6 +1,6 @@
 """Scores of networks from their report cards, and the winner among candidates."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from perturb.schemas.model_track import Baseline, CandidateCard, Score
 from perturb.schemas.report_card import ReportCard
@@ -25,13 +25,16 @@ def score_of(card: ReportCard, settings: ModelTrackSettings) -> Score | None:
     return Score(**parts, total=min(total, 1.0))
 
 
-def rank_cards(cards: Sequence[CandidateCard], baseline: Baseline, epsilon: float) -> tuple[CandidateCard, ...]:
+def rank_cards(
+    cards: Sequence[CandidateCard], baseline: Baseline, epsilon: float, *, owners: Mapping[str, str] | None = None
+) -> tuple[CandidateCard, ...]:
     """Return the cards in the order of their commitments, one of them the winner's where one wins.
 
     A network can win whose score exceeds the baseline's by more than `epsilon`. Of those within `epsilon` of the best
-    the earliest commitment wins. Weights that somebody else committed to earlier are refused.
+    the earliest commitment wins. Weights that somebody else committed to earlier are refused; `owners` are hotkeys of
+    earlier evaluations by sha256.
     """
-    ordered = _without_copies(sorted(cards, key=lambda card: (card.committed_at, card.hotkey)))
+    ordered = _without_copies(sorted(cards, key=lambda card: (card.committed_at, card.hotkey)), owners or {})
     least = baseline.score.total + epsilon
     best = max((_total(card) for card in ordered if card.outcome == "behind"), default=0.0)
     winner = next(
@@ -64,9 +67,9 @@ def _total(card: CandidateCard | None) -> float:
     return 0.0 if card is None or card.score is None else card.score.total
 
 
-def _without_copies(cards: Sequence[CandidateCard]) -> list[CandidateCard]:
+def _without_copies(cards: Sequence[CandidateCard], owners: Mapping[str, str]) -> list[CandidateCard]:
     """Return cards in the order of commitments, those refused whose weights somebody committed to earlier."""
-    owner: dict[str, str] = {}
+    owner = dict(owners)
     found = []
     for card in cards:
         if card.sha256 is not None and owner.setdefault(card.sha256, card.hotkey) != card.hotkey:

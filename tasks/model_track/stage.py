@@ -44,8 +44,9 @@ def set_stage(settings: Settings, trust: Trust, *, fewest: int, tell: Callable[[
     first = classifier_settings(settings, standing.first)
     own = load_classifier(first)
     newest = islice(corpus.days_back(), HORIZON)
-    counting = (manifest.day for manifest in newest if manifest.refusal(trust) is None)
-    days = sorted(islice(counting, settings.model_track.days))
+    counting = (manifest for manifest in newest if manifest.refusal(trust) is None)
+    manifests = list(islice(counting, settings.model_track.days))
+    days = sorted(manifest.day for manifest in manifests)
     if not days:
         raise CorpusError(f"none of the last {HORIZON} sealed days counts; `perturb seal` seals one")
     tell(f"reading {', '.join(map(str, days))}")
@@ -58,7 +59,9 @@ def set_stage(settings: Settings, trust: Trust, *, fewest: int, tell: Callable[[
         )
     # The test split of exports comes first: no recipe of this project trains on it.
     chosen = sorted(found, key=lambda one: split_place(one.identity))[: settings.model_track.photographs]
-    examination = Examination(first, [one.held_out() for one in chosen], settings.model_track.attacked)
+    # Nobody knows the seed of the fresh attacks before the day is sealed.
+    seed = int(manifests[0].merkle_root[:8], 16)
+    examination = Examination(first, [one.held_out() for one in chosen], settings.model_track.attacked, seed)
     scores = []
     for share in standing.shares:
         tell(f"measuring {share.target} of the line-up")

@@ -24,8 +24,8 @@ def card(hotkey: str, at: int, total: float | None, sha256: str | None = None) -
     )  # fmt: skip
 
 
-def winner(cards: list[CandidateCard], baseline: float = 0.5) -> str | None:
-    ranked = rank_cards(cards, Baseline(target="lite0-g0", score=score(baseline)), EPSILON)
+def winner(cards: list[CandidateCard], owners: dict[str, str] | None = None) -> str | None:
+    ranked = rank_cards(cards, Baseline(target="lite0-g0", score=score(0.5)), EPSILON, owners=owners)
     found = [one.hotkey for one in ranked if one.outcome == "winner"]
     assert len(found) <= 1
     assert all(one.reason for one in ranked if one.outcome in ("winner", "behind"))
@@ -46,6 +46,14 @@ def test_a_copy_gets_nothing_even_where_the_first_was_refused() -> None:
     same = "c" * 64
     assert winner([card("copy", 2, 0.9, same), card("owner", 1, 0.9, same), card("other", 3, 0.6)]) == "owner"
     assert winner([card("copy", 2, 0.9, same), card("owner", 1, None, same), card("other", 3, 0.6)]) == "other"
+
+
+def test_weights_stay_their_owners_while_its_server_is_away() -> None:
+    same = "c" * 64
+    copy = card("copy", 2, 0.9, same)
+    assert winner([copy]) == "copy"
+    assert winner([copy], owners={same: "owner"}) is None
+    assert winner([copy], owners={same: "copy"}) == "copy"
 
 
 weights = st.dictionaries(st.integers(0, 255), st.floats(1e-6, 1), max_size=8)
