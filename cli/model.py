@@ -27,7 +27,10 @@ def register(app: typer.Typer) -> None:
 def commit(
     weights: Weights,
     url: Annotated[
-        str, typer.Option("--url", help="Where the file will be: https://…, readable by anyone.", show_default=False)
+        str,
+        typer.Option(
+            "--url", help="Where the file will be, readable by anyone: https://… or http://…", show_default=False
+        ),
     ],
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show the commitment.")] = False,
 ) -> None:
@@ -69,13 +72,15 @@ def check(
     """
     from perturb.miner.commitment import own_commitment
     from perturb.schemas.settings import load_settings
-    from perturb.tasks.model_track.check import check_committed, check_weights
 
     settings = load_settings()
-    if weights is None:
-        refusal = check_committed(settings, own_commitment(settings.subnet))
-    else:
-        refusal = check_weights(settings, read_file(weights, "WEIGHTS"))
+    # Before torch is imported, which takes seconds.
+    committed = own_commitment(settings.subnet) if weights is None else None
+    data = None if weights is None else read_file(weights, "WEIGHTS")
+    say("loading the network in a process of its own")
+    from perturb.tasks.model_track.check import check_committed, check_weights
+
+    refusal = check_committed(settings, committed) if data is None else check_weights(settings, data)
     if refusal is not None:
         say(styled((f"refused: {refusal}", "red")))
         raise typer.Exit(REFUSED)

@@ -31,6 +31,7 @@ def own_commitment(settings: SubnetSettings) -> Committed | None:
     """Return what the configured hotkey committed to last, or None. Raises SubnetError as `commit_model`."""
     hotkey = load_keypair(settings).ss58_address
     if settings.network == LOCAL_NETWORK:
+        _roster(settings)
         found = local_roster(settings).commitments_at(int(time.time()))
     else:
         chain = open_chain(settings)
@@ -40,5 +41,8 @@ def own_commitment(settings: SubnetSettings) -> Committed | None:
 
 def _roster(settings: SubnetSettings) -> Path:
     if settings.roster is None:
-        raise SettingsError("subnet.roster is not set; on the local network commitments stand in this file")
+        raise SettingsError(
+            "subnet.roster is not set; on the local network commitments stand in the roster, a TOML file with a "
+            "[[neuron]] of this hotkey: name it in perturb.toml or PERTURB_SUBNET__ROSTER"
+        )
     return settings.roster
