@@ -203,17 +203,17 @@ def test_weights_notice_records_that_were_changed_below_a_signature(folder: Path
 
 
 def test_a_strangers_day_is_never_exported(tmp_path: Path) -> None:
-    tier = load_tiers(ROOT / "tiers.toml")["research"]
+    tier = load_tiers(ROOT / "tiers.toml")["enterprise"]
     corpus = honest(tmp_path / "corpus")
     late = date(2027, 1, 1)
     export(corpus, tier, today=late, trust=TRUST)
-    assert share(corpus.store, "research", trust=TRUST).files
+    assert share(corpus.store, "enterprise", trust=TRUST).files
     foreign_day(corpus)
     told = f"signed by {MALLORY.ss58_address}, not by {OURS.ss58_address}"
     for leave in (
         lambda: export(Corpus(corpus.store), tier, today=late, trust=TRUST),
-        lambda: share(corpus.store, "research", trust=TRUST),
-        lambda: publish(corpus.store, "research", repo="org/name", trust=TRUST),
+        lambda: share(corpus.store, "enterprise", trust=TRUST),
+        lambda: publish(corpus.store, "enterprise", repo="org/name", trust=TRUST),
         lambda: export_day(Corpus(corpus.store), tier, TODAY, trust=TRUST),
     ):
         with pytest.raises(CorpusError, match=told):
