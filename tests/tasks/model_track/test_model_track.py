@@ -28,6 +28,7 @@ from perturb.subnet.trust import load_trust
 from perturb.tasks.lineup.add import as_safetensors
 from perturb.tasks.lineup.find import load_target, open_registry
 from perturb.tasks.model_track.check import check_committed, check_weights
+from perturb.tasks.model_track.commitments import read_commitments
 from perturb.tasks.model_track.evaluate import evaluate_models
 from perturb.tasks.weights.weigh import weigh_miners
 from tests.support.attacked_corpus import seal_attacked
@@ -210,6 +211,8 @@ def test_a_commitment_counts_when_it_is_old_enough(track: Track, tmp_path: Path)
     result = evaluate_models(settings)
     assert [card.hotkey for card in result.candidates] == []
     assert result.winner is None
+    tomorrow = datetime.now(UTC) + timedelta(hours=25)
+    assert {one.hotkey for one in read_commitments(settings, tomorrow).found} == set(HOTKEYS.values())
 
 
 @pytest.mark.slow
@@ -219,6 +222,7 @@ def test_a_miner_checks_what_it_has_and_what_it_committed_to(track: Track) -> No
     assert roster is not None
     commitments = {one.hotkey: one for one in read_roster(roster).commitments}
     assert check_committed(settings, commitments[HOTKEYS["honest"]]) is None
+    assert "is not what" in str(check_committed(settings, commitments[HOTKEYS["stolen"]]))
     assert "not safetensors" in str(check_weights(settings, b"PK"))
     dead = settings.model_track.model_copy(update={"memory_bytes": 2**20})
     assert check_weights(settings.model_copy(update={"model_track": dead}), defended()) is not None
