@@ -196,12 +196,17 @@ def _masked(name: str, data: bytes) -> bytes:
     return json.dumps(fields | {"merkle_root": ""}).encode()
 
 
+def _differing(one: dict[str, bytes], other: dict[str, bytes]) -> list[str]:
+    return sorted(name for name in one.keys() | other.keys() if one.get(name) != other.get(name))
+
+
 def check(folder: Path, tier: Tier, where: Where, made: list[Round]) -> None:
     changed = without_the_rest(made, tier, where)
     if not changed:
         return
     before, after = exported(folder / "before", made, tier), exported(folder / "after", changed, tier)
-    assert before == after
+    # Names, not contents: pytest would spend minutes on a readable difference of two Parquet files.
+    assert _differing(before, after) == []
     rows = sum(len(each.rows) for each in changed)
     assert json.loads(before["t/.perturb/2026-01-01.json"])["records"] == rows
 
