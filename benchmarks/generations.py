@@ -33,12 +33,13 @@ from perturb.schemas.image import pixel_identity
 from perturb.schemas.report_card import ReportCard
 from perturb.schemas.settings import load_settings
 from perturb.sinks.report.target_report import figures
+from perturb.sinks.targets.registry import Registry
 from perturb.tasks.evaluate.data import subjects_of_pool
 from perturb.tasks.harden.arms import material_of, train_arms
 from perturb.tasks.harden.pairs import Photograph, Version, divide
 from perturb.tasks.harden.train import Recipe
 from perturb.tasks.lineup.add import add_first_generation, add_state
-from perturb.tasks.lineup.find import load_target, open_registry
+from perturb.tasks.lineup.find import load_target
 from perturb.tasks.targets.effort import attack_anew, summarise
 from perturb.tasks.targets.estimates import share
 from perturb.tasks.targets.fresh import labels_of
@@ -105,7 +106,7 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as store:
         settings = load_settings(store=store)
-        registry = open_registry(settings)
+        registry = Registry.open(settings)
         targets = [add_first_generation(registry, settings)]
         networks = [load_target(settings, targets[0])]
         photographs = load_photographs(networks[0], options.photos, options.limit)

@@ -121,11 +121,9 @@ def challenge(settings: Settings, file: Path, record_id: str, subject: Subject) 
 def _sealed(settings: Settings, record_id: str) -> tuple[dict[str, Any], Any, bytes]:
     import pyarrow.compute as pc
 
-    if not record_id.isalnum():
-        raise CorpusError(f"record {record_id!r} is no id; accepted: letters and digits")
     corpus = Corpus.open(settings)
     wanted = (pc.field("record_id") == record_id) & (pc.field("outcome") == "accepted")
-    for manifest in reversed(corpus.manifests()):
+    for manifest in corpus.days_of(record_id):
         rows = corpus.metadata(manifest).to_table(filter=wanted).to_pylist()
         if rows:
             (pair,) = corpus.read_pairs(rows[:1])

@@ -5,8 +5,9 @@ from pathlib import Path
 
 from perturb.certificates.subject import Subject, load_subject
 from perturb.schemas.settings import ClassifierSettings, Settings
+from perturb.sinks.targets.registry import Registry
 from perturb.tasks.harden.lineage import is_hardened
-from perturb.tasks.lineup.find import classifier_settings, open_registry
+from perturb.tasks.lineup.find import classifier_settings
 
 TARGET = "target:"
 
@@ -36,6 +37,6 @@ def located(spec: str, settings: Settings) -> tuple[str, ClassifierSettings]:
 
 def newest_hardened(settings: Settings) -> str | None:
     """Return the name of the target that was hardened last, whatever its gates said; None where none ever was."""
-    registry = open_registry(settings)
+    registry = Registry.open(settings)
     hardened = [one for one in map(registry.get, registry.names()) if is_hardened(one)]
     return max(hardened, key=lambda one: (one.created_at, one.name)).name if hardened else None

@@ -96,12 +96,12 @@ def measure(
     The report is kept in the registry. Exit code 11 tells that a gate does not pass.
     """
     from perturb.schemas.settings import load_settings
+    from perturb.sinks.targets.registry import Registry
     from perturb.tasks.harden.measured import measure_on_corpus
     from perturb.tasks.lineup.add import add_first_generation
-    from perturb.tasks.lineup.find import open_registry
 
     settings = load_settings(store=store)
-    add_first_generation(open_registry(settings), settings)
+    add_first_generation(Registry.open(settings), settings)
     report = measure_on_corpus(settings, name, days=_days(days), standard=_autoattack() if standard else None, tell=say)
     show_report(report, page)
     if json_:

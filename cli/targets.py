@@ -23,15 +23,17 @@ def register(app: typer.Typer) -> None:
 
 @targets.command("list")
 def list_targets(store: Store = None, json_: Json = False) -> None:
-    """List the targets of the registry. The configured classifier is entered as the first."""
+    """List the targets of the registry. The configured classifier is entered where there are none."""
     from perturb.schemas.settings import load_settings
-    from perturb.tasks.lineup.add import add_first_generation
-    from perturb.tasks.lineup.find import open_registry
-    from perturb.tasks.lineup.promote import read_line_up
+    from perturb.sinks.targets.registry import Registry
+    from perturb.tasks.lineup.in_force import read_line_up
 
     settings = load_settings(store=store)
-    registry = open_registry(settings)
-    add_first_generation(registry, settings)
+    registry = Registry.open(settings)
+    if not registry.names():
+        from perturb.tasks.lineup.add import add_first_generation
+
+        add_first_generation(registry, settings)
     line_up = read_line_up(settings)
     shares = {} if line_up is None else {one.target: one.share for one in line_up.shares}
     found = [registry.get(name) for name in registry.names()]
@@ -65,10 +67,11 @@ def show(
 ) -> None:
     """Show a target's card, and load its weights to see that they are the ones it names."""
     from perturb.schemas.settings import load_settings
-    from perturb.tasks.lineup.find import load_target, open_registry
+    from perturb.sinks.targets.registry import Registry
+    from perturb.tasks.lineup.find import load_target
 
     settings = load_settings(store=store)
-    target = open_registry(settings).get(name)
+    target = Registry.open(settings).get(name)
     say(facts(f"target {name}", target.model_dump(mode="json", exclude_none=True)))
     loaded = load_target(settings, target)
     say(f"its weights load: {loaded.num_classes} classes at {loaded.height} x {loaded.width} pixels")
@@ -94,11 +97,11 @@ def add(
 ) -> None:
     """Enter a network's weights as a target. What does not fit the architecture is named."""
     from perturb.schemas.settings import load_settings
+    from perturb.sinks.targets.registry import Registry
     from perturb.tasks.lineup.add import add_file, add_first_generation
-    from perturb.tasks.lineup.find import open_registry
 
     settings = load_settings(store=store)
-    registry = open_registry(settings)
+    registry = Registry.open(settings)
     add_first_generation(registry, settings)
     target = add_file(
         registry,
@@ -162,11 +165,11 @@ def matrix(store: Store = None, json_: Json = False) -> None:
     The figures are those of each target's newest report, on photographs that it was not trained on.
     """
     from perturb.schemas.settings import load_settings
-    from perturb.tasks.lineup.find import open_registry
+    from perturb.sinks.targets.registry import Registry
     from perturb.tasks.targets.matrix import read_matrix
 
     settings = load_settings(store=store)
-    found = read_matrix(open_registry(settings))
+    found = read_matrix(Registry.open(settings))
     if not found.reports:
         say("no target was measured yet; `perturb harden` and `perturb targets measure NAME` do it")
     else:

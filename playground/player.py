@@ -6,7 +6,8 @@ from perturb.playground.session import Player
 from perturb.schemas.play import PlayLimits
 from perturb.schemas.settings import Settings
 from perturb.schemas.target import target_name
-from perturb.tasks.lineup.find import load_target, open_registry
+from perturb.sinks.targets.registry import Registry
+from perturb.tasks.lineup.find import load_target
 
 
 def load_player(settings: Settings, limits: PlayLimits, *, judged: bool = True) -> Player:
@@ -21,7 +22,7 @@ def load_player(settings: Settings, limits: PlayLimits, *, judged: bool = True) 
 def _networks(settings: Settings) -> dict[str, Classifier]:
     first = load_classifier(settings.classifier)
     networks = {target_name(first.name, first.sha256): first}
-    registry = open_registry(settings)
+    registry = Registry.open(settings)
     for name in registry.names():
         networks.setdefault(name, load_target(settings, registry.get(name)))
     networks |= {name: load_classifier(settings.classifier, name=name) for name in settings.classifier.transfer}

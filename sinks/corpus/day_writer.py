@@ -82,7 +82,6 @@ class DayTotals:
         self.policies.update(row["policy"] for row in rows)
         self.validators.update(row["validator_hotkey"] for row in rows)
         self.made_on.update(day for row in rows if (day := record_day(row["record_id"])) is not None)
-        self.asked.add(rows)
         self.rounds.update(row["round_id"] for row in rows)
 
     def summarise(self, table: pa.Table) -> None:
@@ -180,6 +179,7 @@ class DayWriter:
             raise CorpusError(f"record {min(double)} is in two rounds and cannot be sealed; run `perturb audit`")
         self.totals.leaves.update(leaves)
         self.totals.count(rows)
+        self.totals.asked.add(table)
         self._summarise(self.rows.add(table))
 
     def finish(self) -> None:

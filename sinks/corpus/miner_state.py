@@ -12,17 +12,18 @@ Challenges are taken in the order of the corpus: by the day that they are sealed
 follows from the state of the day before and the rows of the day, whatever came late.
 """
 
-from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, astuple, dataclass, fields, replace
 from datetime import date, datetime
-from typing import NamedTuple
+from itertools import pairwise
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from perturb.schemas.errors import CorpusError
 from perturb.schemas.outcome import Outcome
-from perturb.schemas.record import Row
+from perturb.schemas.record import record_schema
 
 SCHEMA = pa.schema(
     [
@@ -40,6 +41,8 @@ SCHEMA = pa.schema(
 )
 #: The columns of a record that `AskedRounds` reads.
 COLUMNS = ("round_id", "created_at", "netuid", "miner_uid", "miner_hotkey", "outcome", "body_sha256")
+_PLACE = ("netuid", "miner_uid")
+_EMPTY = pa.schema([record_schema().field(name) for name in COLUMNS]).empty_table()
 
 
 @dataclass(frozen=True)
@@ -66,73 +69,81 @@ MinerState = Mapping[tuple[int, int], Tenure]
 """Tenures by subnet and uid; the latest one of each uid."""
 
 
-class _Asked(NamedTuple):
-    created_at: datetime
-    netuid: int
-    uid: int
-    hotkey: str
-    answered: bool
-    accepted: bool
-
-
 class AskedRounds:
     """The rows of many rounds, reduced to what the state of miners depends on."""
 
     def __init__(self) -> None:
-        self._rounds: dict[str, list[_Asked]] = defaultdict(list)
+        self._tables: list[pa.Table] = []
 
-    def add(self, rows: Iterable[Row]) -> None:
+    def add(self, rows: pa.Table) -> None:
         """Add rows that have `COLUMNS`. A row that is added twice counts once."""
-        for row in rows:
-            outcome = row["outcome"]
-            if outcome != Outcome.NOT_ASKED:
-                self._rounds[row["round_id"]].append(
-                    _Asked(
-                        row["created_at"],
-                        row["netuid"],
-                        row["miner_uid"],
-                        row["miner_hotkey"],
-                        row["body_sha256"] is not None,
-                        outcome == Outcome.ACCEPTED,
-                    )
-                )
+        self._tables.append(rows.select(COLUMNS).replace_schema_metadata(None))
 
-    def in_order(self) -> Iterable[tuple[str, list[_Asked]]]:
-        """Return the rounds by their IDs."""
-        return sorted(self._rounds.items())
+    def challenges(self) -> pa.Table:
+        """Return one row for each challenge of each uid, those of one uid as neighbours in the order of round IDs.
+
+        `contested` tells that several hotkeys held the uid in it, `counted` that it counts towards averages.
+        """
+        rows = pa.concat_tables(self._tables or [_EMPTY]).filter(pc.field("outcome") != str(Outcome.NOT_ASKED))
+        rows = rows.append_column("processed", pc.is_valid(rows["body_sha256"]))
+        rows = rows.append_column("accepted", pc.equal(rows["outcome"], str(Outcome.ACCEPTED)))
+        counted = rows.group_by(["netuid", "round_id"], use_threads=False).aggregate([("accepted", "any")])
+        counted = counted.rename_columns(["netuid", "round_id", "counted"])
+        own = rows.group_by([*_PLACE, "round_id"], use_threads=False).aggregate(
+            [
+                ("miner_hotkey", "first"),
+                ("miner_hotkey", "count_distinct"),
+                ("created_at", "min"),
+                ("processed", "any"),
+                ("accepted", "any"),
+            ]
+        )
+        own = own.rename_columns([name.removesuffix("_any").removesuffix("_first") for name in own.column_names])
+        own = own.append_column("contested", pc.greater(own["miner_hotkey_count_distinct"], 1))
+        return own.join(counted, ["netuid", "round_id"]).sort_by(
+            [(name, "ascending") for name in [*_PLACE, "round_id"]]
+        )
 
 
 def advance(state: MinerState, rounds: AskedRounds, *, day: date | None) -> dict[tuple[int, int], Tenure]:
     """Return the state after the rounds of a sealed `day`, or after live rounds (None)."""
-    after = dict(state)
-    for round_id, asked in rounds.in_order():
-        counting = {one.netuid for one in asked if one.accepted}
-        places: dict[tuple[int, int], list[_Asked]] = defaultdict(list)
-        for one in asked:
-            places[one.netuid, one.uid].append(one)
-        for place, ours in places.items():
-            if len({one.hotkey for one in ours}) > 1:
-                # Two hotkeys at one uid in one challenge: neither holds it afterwards.
-                after.pop(place, None)
-            else:
-                after[place] = _extended(after.get(place), round_id, ours, counts=place[0] in counting, day=day)
+    after, challenges = dict(state), rounds.challenges()
+    if not challenges.num_rows:
+        return after
+    places = np.stack([challenges[name].to_numpy() for name in _PLACE])
+    starts = np.flatnonzero(np.append(True, (places[:, 1:] != places[:, :-1]).any(axis=0)))
+    for start, end in pairwise([*starts.tolist(), challenges.num_rows]):
+        place = (int(places[0, start]), int(places[1, start]))
+        tenure = _extended(after.pop(place, None), place, challenges.slice(start, end - start), day=day)
+        if tenure is not None:
+            after[place] = tenure
     return after
 
 
 def _extended(
-    before: Tenure | None, round_id: str, asked: Sequence[_Asked], *, counts: bool, day: date | None
-) -> Tenure:
-    """Return the tenure of a uid after one more challenge, which all of `asked` are of the same record."""
-    one = asked[0]
-    if before is None or before.miner_hotkey != one.hotkey:
-        before = Tenure(one.netuid, one.uid, one.hotkey, one.created_at, round_id, 0, 0, 0, 0, None)
+    before: Tenure | None, place: tuple[int, int], challenges: pa.Table, *, day: date | None
+) -> Tenure | None:
+    """Return the tenure of a uid after more challenges, or None where several hotkeys held it in the last of them."""
+    held = pc.and_(
+        pc.equal(challenges["miner_hotkey"], challenges["miner_hotkey"][-1]), pc.invert(challenges["contested"])
+    )
+    breaks = np.flatnonzero(~held.to_numpy())
+    if breaks.size:
+        before, challenges = None, challenges.slice(int(breaks[-1]) + 1)
+    if not challenges.num_rows:
+        return None
+    hotkey = challenges["miner_hotkey"][0].as_py()
+    if before is None or before.miner_hotkey != hotkey:
+        since, since_round = challenges["created_at_min"][0].as_py(), challenges["round_id"][0].as_py()
+        before = Tenure(*place, hotkey, since, since_round, 0, 0, 0, 0, None)
+    counts = {name: int(np.count_nonzero(challenges[name].to_numpy())) for name in ("processed", "accepted", "counted")}
     return replace(
         before,
-        asked=before.asked + 1,
-        processed=before.processed + any(again.answered for again in asked),
-        accepted=before.accepted + any(again.accepted for again in asked),
-        counted=before.counted + counts,
-        last_counted=day if counts else before.last_counted,
+        asked=before.asked + challenges.num_rows,
+        processed=before.processed + counts["processed"],
+        accepted=before.accepted + counts["accepted"],
+        counted=before.counted + counts["counted"],
+        last_counted=day if counts["counted"] else before.last_counted,
     )
 
 

@@ -5,15 +5,17 @@ name, and a miner that is asked for a digest finds them without listing anything
 """
 
 import hashlib
-from typing import Literal
+from typing import Literal, Self
 
 from pydantic import Field
 
 from perturb.schemas.errors import CorpusError, ModelError
 from perturb.schemas.report_card import TargetReport
+from perturb.schemas.settings import Settings
 from perturb.schemas.target import NAME, Target
 from perturb.sinks.formats.version import FORMAT, Document, parse_document
 from perturb.sinks.stores.base import ObjectMissing, Store
+from perturb.sinks.stores.open import open_store
 
 TARGETS = "targets/"
 # What a header of safetensors may take of the file. A larger one is not one of weights.
@@ -45,12 +47,17 @@ class Registry:
     """The targets on `store`. All methods raise StoreError when the store fails."""
 
     def __init__(self, store: Store):
-        self._store = store
+        self.store = store
         self._known: dict[str, Target] = {}
+
+    @classmethod
+    def open(cls, settings: Settings) -> Self:
+        """Return the registry in the store that the settings name. Raises StoreError for an unsupported URL."""
+        return cls(open_store(settings.store, settings.s3))
 
     def names(self) -> list[str]:
         """Return the names of all targets, sorted."""
-        return sorted(name for name in self._store.folders(TARGETS) if self._card(name) is not None)
+        return sorted(name for name in self.store.folders(TARGETS) if self._card(name) is not None)
 
     def get(self, name: str) -> Target:
         """Return a target. Raises ModelError when there is none of that name, CorpusError for an invalid card."""
@@ -68,7 +75,7 @@ class Registry:
             return known
         key = digest_key(sha256)
         try:
-            name = parse_document(DigestName, self._store.get(key), key).name
+            name = parse_document(DigestName, self.store.get(key), key).name
         except ObjectMissing:
             return None
         # The name is taken before the card is written: a writer that was killed in between left no target.
@@ -84,7 +91,7 @@ class Registry:
         """
         key = weights_key(target.name)
         try:
-            data = self._store.get(key)
+            data = self.store.get(key)
         except ObjectMissing as error:
             raise ModelError(f"{key} is missing; restore it from a copy") from error
         if hashlib.sha256(data).hexdigest() != target.sha256:
@@ -108,18 +115,18 @@ class Registry:
         digest = DigestName(format=FORMAT, name=target.name)
         if (self._card(target.name) or target) != target:
             raise _taken(target)
-        if not self._store.put_new(digest_key(target.sha256), digest.to_json()):
-            other = parse_document(DigestName, self._store.get(digest_key(target.sha256)), digest_key(target.sha256))
+        if not self.store.put_new(digest_key(target.sha256), digest.to_json()):
+            other = parse_document(DigestName, self.store.get(digest_key(target.sha256)), digest_key(target.sha256))
             raise ModelError(f"target {other.name!r} has the same weights as {target.name!r}; a target has one name")
         card = Card(format=FORMAT, target=target)
-        own = weights is None or self._store.put_new(weights_key(target.name), weights)
-        if not own or not self._store.put_new(card_key(target.name), card.to_json()):
+        own = weights is None or self.store.put_new(weights_key(target.name), weights)
+        if not own or not self.store.put_new(card_key(target.name), card.to_json()):
             raise _taken(target)
         self._known[target.name] = target
 
     def add_control(self, target: Target, weights: bytes) -> None:
         """Keep the control arm of a target's training, so that the target can be measured again."""
-        self._store.put_new(control_key(target.name), weights)
+        self.store.put_new(control_key(target.name), weights)
 
     def control(self, target: Target) -> bytes | None:
         """Return the weights of a target's control arm, or None where there is none.
@@ -127,7 +134,7 @@ class Registry:
         Raises ModelError where they are not those of the target's recipe.
         """
         try:
-            data = self._store.get(control_key(target.name))
+            data = self.store.get(control_key(target.name))
         except ObjectMissing:
             return None
         if hashlib.sha256(data).hexdigest() != (target.recipe or {}).get("control_sha256"):
@@ -141,7 +148,7 @@ class Registry:
             raise ModelError(f"the report is of weights {report.sha256}, target {target.name!r} has {target.sha256}")
         data = Report(format=FORMAT, report=report).to_json()
         number = len(self._reports(target.name))
-        while not self._store.put_new(report_key(target.name, number), data):
+        while not self.store.put_new(report_key(target.name, number), data):
             number += 1
         return report_key(target.name, number)
 
@@ -150,19 +157,19 @@ class Registry:
         keys = self._reports(name)
         if not keys:
             return None
-        report = parse_document(Report, self._store.get(keys[-1]), keys[-1]).report
+        report = parse_document(Report, self.store.get(keys[-1]), keys[-1]).report
         target = self.get(name)
         if (report.target, report.sha256) != (name, target.sha256):
             raise CorpusError(f"{keys[-1]} is a report of another network; delete it, and measure {name!r} again")
         return report
 
     def _reports(self, name: str) -> list[str]:
-        return sorted(entry.key for entry in self._store.entries(f"{TARGETS}{name}/reports/"))
+        return sorted(entry.key for entry in self.store.entries(f"{TARGETS}{name}/reports/"))
 
     def _card(self, name: str) -> Target | None:
         if name not in self._known:
             try:
-                data = self._store.get(card_key(name))
+                data = self.store.get(card_key(name))
             except ObjectMissing:
                 return None
             target = parse_document(Card, data, card_key(name)).target

@@ -153,7 +153,9 @@ def _count_rows(
             found.fault("the record points to a shard that does not belong to this day", where=_at(found, row))
     found.records += len(rows)
     totals.count(rows)
-    totals.summarise(rows_table(rows))
+    table = rows_table(rows)
+    totals.summarise(table)
+    totals.asked.add(table)
 
 
 def _compare(manifest: Manifest, totals: DayTotals, found: AuditFindings) -> None:

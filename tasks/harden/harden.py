@@ -36,7 +36,7 @@ from perturb.tasks.harden.pairs import (
 )
 from perturb.tasks.harden.train import Recipe
 from perturb.tasks.lineup.add import add_first_generation, add_state, as_safetensors
-from perturb.tasks.lineup.find import load_target, open_registry
+from perturb.tasks.lineup.find import load_target
 
 RECIPE = "harden-1"
 MINUTES = 6.0
@@ -79,7 +79,7 @@ def harden(
     need them. Raises CorpusError for days that are not sealed, TooFewPhotographs for fewer than `fewest`, and
     ModelError for an unknown parent and a name that is taken.
     """
-    registry = open_registry(settings)
+    registry = Registry.open(settings)
     first = add_first_generation(registry, settings)
     known = None if parent is None else registry.get(parent)
     if name is not None and name in registry.names():

@@ -12,10 +12,11 @@ from perturb.schemas.report_card import TargetReport
 from perturb.schemas.settings import Settings
 from perturb.schemas.target import Target
 from perturb.sinks.corpus.corpus import Corpus
+from perturb.sinks.targets.registry import Registry
 from perturb.tasks.harden.lineage import days_trained_on, first_of, held_out_below, is_hardened
 from perturb.tasks.harden.network import Split
 from perturb.tasks.harden.pairs import FEWEST, Photograph, TooFewPhotographs, chosen_days, divide, read_photographs
-from perturb.tasks.lineup.find import load_target, open_registry
+from perturb.tasks.lineup.find import load_target
 from perturb.tasks.targets.gates import judge
 from perturb.tasks.targets.measure import Breaks, measure
 from perturb.tasks.tiers.grant import split_place
@@ -39,7 +40,7 @@ def measure_target(
     A target without a parent is compared with itself. `training` is None where it is not known. Raises ModelError where
     a network that is needed is missing.
     """
-    registry = open_registry(settings)
+    registry = Registry.open(settings)
     parent = target if target.parent is None else registry.get(target.parent)
     first = first_of(registry, target)
     challenger, older = load_target(settings, target), load_target(settings, parent)
@@ -88,7 +89,7 @@ def measure_on_corpus(
     Raises ModelError for an unknown name, TooFewPhotographs where the days have fewer than
     `fewest`.
     """
-    registry = open_registry(settings)
+    registry = Registry.open(settings)
     target = registry.get(name)
     own = load_target(settings, target)
     corpus = Corpus.open(settings)

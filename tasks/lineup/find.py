@@ -4,14 +4,8 @@ from perturb.models.classifier import Classifier, load_classifier
 from perturb.schemas.errors import ModelError
 from perturb.schemas.settings import ClassifierSettings, Settings, WeightsSpec
 from perturb.schemas.target import Target
-from perturb.sinks.stores.open import open_store
 from perturb.sinks.targets.cache import as_classifier, cached_weights
 from perturb.sinks.targets.registry import Registry
-
-
-def open_registry(settings: Settings) -> Registry:
-    """Return the registry on the configured store."""
-    return Registry(open_store(settings.store, settings.s3))
 
 
 def classifier_of_digest(settings: Settings, sha256: str, *, input_size: int = 0) -> Classifier:
@@ -37,7 +31,7 @@ _found: dict[tuple[str, str], Target] = {}
 
 def _target(settings: Settings, sha256: str) -> Target | None:
     known = _found.get((settings.store, sha256))
-    if known is None and (target := open_registry(settings).by_digest(sha256)) is not None:
+    if known is None and (target := Registry.open(settings).by_digest(sha256)) is not None:
         known = _found[settings.store, sha256] = target
     return known
 
@@ -58,14 +52,14 @@ def load_target(settings: Settings, target: Target, *, input_size: int = 0) -> C
 
 def classifier_settings(settings: Settings, name: str) -> ClassifierSettings:
     """Return settings with which a target is loaded as the classifier. Raises ModelError as `load_target`."""
-    target = open_registry(settings).get(name)
+    target = Registry.open(settings).get(name)
     load_target(settings, target)
     return _settings_of(settings, target, 0)
 
 
 def _settings_of(settings: Settings, target: Target, input_size: int) -> ClassifierSettings:
     if target.weights == "registry":
-        weights = WeightsSpec("file", path=cached_weights(settings.cache, target, open_registry(settings).weights))
+        weights = WeightsSpec("file", path=cached_weights(settings.cache, target, Registry.open(settings).weights))
     else:
         weights = WeightsSpec.parse(target.weights)
         # A card is anybody's who can write to the store: it names no file of this machine that the settings do not.

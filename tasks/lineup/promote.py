@@ -9,14 +9,12 @@ from perturb.schemas.errors import ModelError
 from perturb.schemas.line_up import MIN_FIRST_SHARE, LineUp, Share
 from perturb.schemas.settings import Settings
 from perturb.schemas.target import Target
-from perturb.sinks.log.log import Log
-from perturb.sinks.stores.open import open_store
 from perturb.sinks.targets.line_up import LineUps
 from perturb.sinks.targets.registry import Registry
 from perturb.subnet.keys import load_keypair
-from perturb.subnet.trust import load_trust
 from perturb.tasks.lineup.add import add_first_generation
 from perturb.tasks.lineup.find import load_target
+from perturb.tasks.lineup.in_force import open_line_ups
 
 
 @dataclass(frozen=True)
@@ -39,12 +37,6 @@ def read_standing(registry: Registry, line_ups: LineUps, settings: Settings) -> 
     return Standing(None, None, first.name, (Share(target=first.name, sha256=first.sha256, share=1),))
 
 
-def read_line_up(settings: Settings) -> LineUp | None:
-    """Return the line-up in force, or None while there is none."""
-    _, line_ups = _open(settings)
-    return line_ups.newest()[0]
-
-
 def promote(settings: Settings, name: str, *, share: float = 0.5, ungated: bool = False) -> LineUp:
     """Put a target into the line-up with `share` of the challenges; the others keep their proportions.
 
@@ -52,7 +44,7 @@ def promote(settings: Settings, name: str, *, share: float = 0.5, ungated: bool 
     generation keeps at least 0.25. A target that is in the line-up gets the new share. Raises ModelError where the
     target is unknown, was refused or does not load, and for a share that cannot be given.
     """
-    registry, line_ups = _open(settings)
+    registry, line_ups = open_line_ups(settings)
     standing = read_standing(registry, line_ups, settings)
     target = registry.get(name)
     if not ungated:
@@ -64,14 +56,14 @@ def promote(settings: Settings, name: str, *, share: float = 0.5, ungated: bool 
 
 def retire(settings: Settings, name: str) -> LineUp:
     """Take a target out of the line-up. Raises ModelError for the first generation, and for one that is not in it."""
-    registry, line_ups = _open(settings)
+    registry, line_ups = open_line_ups(settings)
     standing = read_standing(registry, line_ups, settings)
     return _change(line_ups, settings, standing, "retirement", name, without(standing.shares, standing.first, name))
 
 
 def rollback(settings: Settings) -> LineUp:
     """Restore the line-up before the newest change that is not undone yet. Raises ModelError where there is none."""
-    registry, line_ups = _open(settings)
+    registry, line_ups = open_line_ups(settings)
     standing = read_standing(registry, line_ups, settings)
     if standing.line_up is None:
         raise ModelError("there is no change of the line-up to undo")
@@ -145,13 +137,6 @@ def _require_passed(registry: Registry, target: Target) -> None:
         raise ModelError(
             f"target {target.name!r} did not pass its gates ({report.verdict}); --ungated promotes it all the same"
         )
-
-
-def _open(settings: Settings) -> tuple[Registry, LineUps]:
-    # Before the trust is loaded: it counts the own key only where there is one.
-    load_keypair(settings.subnet)
-    store = open_store(settings.store, settings.s3)
-    return Registry(store), LineUps(Log(store, trust=load_trust(settings.subnet)))
 
 
 def _change(

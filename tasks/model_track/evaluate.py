@@ -28,7 +28,6 @@ from perturb.subnet.fetch import FetchRefused, fetch
 from perturb.subnet.keys import load_keypair
 from perturb.subnet.trust import load_trust
 from perturb.tasks.harden.pairs import FEWEST
-from perturb.tasks.lineup.find import open_registry
 from perturb.tasks.model_track.commitments import private_hosts, read_commitments
 from perturb.tasks.model_track.isolated import CandidateRefused, Limits, measure_isolated
 from perturb.tasks.model_track.rank import rank_cards, score_of
@@ -57,7 +56,7 @@ def evaluate_models(
     result = TrackResult(
         measured_at=now, committed_until=commitments.until, epsilon=settings.model_track.epsilon, candidates=cards
     )
-    registry = open_registry(settings)
+    registry = Registry.open(settings)
     if usable:
         stage = set_stage(settings, trust, fewest=fewest, tell=tell)
         with tempfile.TemporaryDirectory(prefix="perturb-track-") as folder:

@@ -108,7 +108,7 @@ def miner_histories(
     """
     live = _rows(history.live)
     asked = AskedRounds()
-    asked.add(live.select(_COUNTED).to_pylist())
+    asked.add(live)
     now = advance(history.state, asked, day=None)
     tenures = {
         neuron.uid: tenure

@@ -26,11 +26,11 @@ from perturb.schemas.image import Pixels, encode_png
 from perturb.schemas.settings import SealSettings, Settings
 from perturb.sinks.corpus.corpus import Corpus
 from perturb.sinks.stores.open import open_store
+from perturb.sinks.targets.registry import Registry
 from perturb.subnet.chain import BittensorChain
 from perturb.tasks.corpus.commit import commit_records
 from perturb.tasks.corpus.seal import seal_day
 from perturb.tasks.lineup.add import add_first_generation
-from perturb.tasks.lineup.find import open_registry
 from tests.certificates.conftest import Made
 from tests.support import networks
 from tests.support.certificates import NOW, ROUND_8, ROUND_1000, SMALL, certified, planned
@@ -196,7 +196,7 @@ def test_the_beacon_comes_from_the_chain_and_is_checked_offline() -> None:
 
 def test_a_target_of_the_registry_is_a_subject(made: Made, tmp_path: Path) -> None:
     settings = made.settings.model_copy(update={"store": str(tmp_path / "store")})
-    target = add_first_generation(open_registry(settings), settings)
+    target = add_first_generation(Registry.open(settings), settings)
     subject = load_subject(*located(f"target:{target.name}", settings))
     assert subject.description.sha256 == target.sha256
     assert located("resnet18", settings) == ("resnet18", settings.classifier)

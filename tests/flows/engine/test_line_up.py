@@ -8,10 +8,10 @@ import pytest
 from perturb.schemas.record import Record
 from perturb.schemas.settings import load_settings
 from perturb.schemas.target import FIRST_GENERATION
+from perturb.sinks.targets.registry import Registry
 from perturb.tasks.corpus.audit import audit_store
 from perturb.tasks.corpus.seal_and_anchor import seal_and_anchor
 from perturb.tasks.lineup.add import add_first_generation, add_state
-from perturb.tasks.lineup.find import open_registry
 from perturb.tasks.lineup.promote import promote
 
 pytestmark = pytest.mark.slow
@@ -23,7 +23,7 @@ def test_two_targets_are_attacked_sealed_and_audited(cheap_line: Path) -> None:
     from perturb.models.classifier import load_classifier
 
     settings = load_settings()
-    registry = open_registry(settings)
+    registry = Registry.open(settings)
     first = add_first_generation(registry, settings)
     state = load_classifier(settings.classifier).module.net.state_dict()
     changed = {name: value * 1.01 if name == "classifier.weight" else value for name, value in state.items()}

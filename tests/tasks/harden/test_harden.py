@@ -13,13 +13,14 @@ from perturb.schemas.settings import Settings, load_settings
 from perturb.sinks.corpus.corpus import Corpus
 from perturb.sinks.report.target_report import render_report
 from perturb.sinks.stores.open import open_store
+from perturb.sinks.targets.registry import Registry
 from perturb.tasks.harden.arms import material_of
 from perturb.tasks.harden.batches import BATCH, epoch_of
 from perturb.tasks.harden.harden import HardenSummary, harden
 from perturb.tasks.harden.measured import measure_on_corpus
 from perturb.tasks.harden.pairs import divide, read_photographs, warnings
 from perturb.tasks.harden.train import Recipe, Training
-from perturb.tasks.lineup.find import load_target, open_registry
+from perturb.tasks.lineup.find import load_target
 from perturb.tasks.targets.gates import GATES
 from perturb.tasks.tiers.grant import split_place
 from tests.support.attacked_corpus import DAY, seal_attacked
@@ -52,7 +53,7 @@ def hardened(tmp_path_factory: pytest.TempPathFactory) -> Hardened:
 
     with pytest.raises(KeyboardInterrupt):
         harden(settings, tell=kill, **SMALL)
-    assert open_registry(settings).names() == ["lite0-g0"]
+    assert Registry.open(settings).names() == ["lite0-g0"]
     told: list[str] = []
     made = harden(settings, tell=told.append, **SMALL)
     assert "goes on after epoch 2" in told
@@ -61,7 +62,7 @@ def hardened(tmp_path_factory: pytest.TempPathFactory) -> Hardened:
 
 @pytest.mark.slow
 def test_a_challenger_has_a_card_that_says_what_it_was_made_of(hardened: Hardened) -> None:
-    registry = open_registry(hardened.settings)
+    registry = Registry.open(hardened.settings)
     target = registry.get("lite0-g1")
     assert (target.parent, target.generation, target.sha256) == ("lite0-g0", 1, hardened.made.sha256)
     assert target.recipe is not None
@@ -104,8 +105,8 @@ def test_a_target_is_measured_again_on_what_it_was_not_trained_on(hardened: Hard
     assert report.photographs == 4
     assert report.card.learned == hardened.made.report.card.learned
     assert report.card.shared_photographs == 0
-    assert open_registry(hardened.settings).report("lite0-g1") == report
-    assert load_target(hardened.settings, open_registry(hardened.settings).get("lite0-g1")).height == 96
+    assert Registry.open(hardened.settings).report("lite0-g1") == report
+    assert load_target(hardened.settings, Registry.open(hardened.settings).get("lite0-g1")).height == 96
 
 
 @pytest.mark.slow
@@ -122,7 +123,7 @@ def test_bad_requests_are_named(hardened: Hardened) -> None:
 
 @pytest.mark.slow
 def test_photographs_are_divided_by_their_pixels(hardened: Hardened) -> None:
-    corpus, registry = Corpus.open(hardened.settings), open_registry(hardened.settings)
+    corpus, registry = Corpus.open(hardened.settings), Registry.open(hardened.settings)
     found = read_photographs(corpus, registry, days=[DAY], size=(96, 96))
     parts = divide(found)
     assert max(split_place(one.identity) for one in parts.test) < parts.held_out_below
@@ -140,7 +141,7 @@ def test_photographs_are_divided_by_their_pixels(hardened: Hardened) -> None:
 def test_fresh_perturbations_change_what_is_learned(hardened: Hardened) -> None:
     """Beside the same pairs in the same order; the control arm sees clean images in place of fresh ones, too."""
     settings = hardened.settings
-    registry = open_registry(settings)
+    registry = Registry.open(settings)
     parent = load_target(settings, registry.get("lite0-g0"))
     photographs = read_photographs(Corpus.open(settings), registry, days=[DAY], size=(96, 96))
     material = material_of(parent, photographs[:2], 1)

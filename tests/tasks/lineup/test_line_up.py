@@ -26,7 +26,8 @@ from perturb.tasks.corpus.audit import audit_store
 from perturb.tasks.lineup.add import add_first_generation, add_state
 from perturb.tasks.lineup.check_draw import TOLERANCE, DrawChecker
 from perturb.tasks.lineup.draw import TargetDraw
-from perturb.tasks.lineup.promote import promote, read_line_up, retire, rollback, with_share, without
+from perturb.tasks.lineup.in_force import read_line_up
+from perturb.tasks.lineup.promote import promote, retire, rollback, with_share, without
 
 
 def share_of(name: str, share: float) -> Share:

@@ -20,7 +20,7 @@ from perturb.schemas.settings import ClassifierSettings, Settings, WeightsSpec
 from perturb.schemas.target import FIRST_GENERATION, Target
 from perturb.sinks.targets.registry import Registry
 from perturb.tasks.lineup.add import add_file, add_first_generation, add_state
-from perturb.tasks.lineup.find import classifier_of_digest, classifier_settings, load_target, open_registry
+from perturb.tasks.lineup.find import classifier_of_digest, classifier_settings, load_target
 from perturb.tasks.verify.reverify import reverify_pairs
 from perturb.tasks.verify.round import verify
 from perturb.tasks.verify.score import score
@@ -35,7 +35,7 @@ def settings(tmp_path: Path) -> Settings:
 
 @pytest.fixture
 def registry(settings: Settings) -> Registry:
-    made = open_registry(settings)
+    made = Registry.open(settings)
     add_first_generation(made, settings)
     return made
 
@@ -49,7 +49,7 @@ def test_the_first_generation_is_there_without_being_configured(settings: Settin
     assert registry.names() == [FIRST_GENERATION]
     first = registry.get(FIRST_GENERATION)
     assert (first.generation, first.weights, first.classes) == (0, "package", 1000)
-    assert add_first_generation(open_registry(settings), settings) == first
+    assert add_first_generation(Registry.open(settings), settings) == first
     assert load_target(settings, first).sha256 == load_classifier(settings.classifier).sha256 == first.sha256
 
 
@@ -127,7 +127,7 @@ def test_weights_that_are_a_file_are_entered_with_it(settings: Settings, tmp_pat
     file = tmp_path / "own.safetensors"
     save_file({name: value.contiguous() for name, value in changed_state(1.0).items()}, file)
     own = settings.classifier.model_copy(update={"weights": WeightsSpec("file", path=file)})
-    registry = open_registry(settings)
+    registry = Registry.open(settings)
     first = add_first_generation(registry, settings.model_copy(update={"classifier": own}))
     assert (first.name, first.weights) == ("tf_efficientnet_lite0", "registry")
     assert registry.weights(first) == file.read_bytes()
@@ -135,7 +135,7 @@ def test_weights_that_are_a_file_are_entered_with_it(settings: Settings, tmp_pat
     torch.save(changed_state(2.0), pickled)
     own = settings.classifier.model_copy(update={"weights": WeightsSpec("file", path=pickled)})
     other = settings.model_copy(update={"store": str(tmp_path / "other"), "classifier": own})
-    target = add_first_generation(open_registry(other), other)
+    target = add_first_generation(Registry.open(other), other)
     assert target.weights == str(pickled)
     assert load_target(other, target).sha256 == target.sha256
 
@@ -155,7 +155,7 @@ def test_a_card_is_not_believed(settings: Settings, registry: Registry, tmp_path
     card = Path(settings.store) / "targets/file/card.json"
     card.write_bytes((Path(settings.store) / "targets/other/card.json").read_bytes())
     with pytest.raises(CorpusError, match=r"targets/file/card.json is the card of target 'other'"):
-        open_registry(settings).get("file")
+        Registry.open(settings).get("file")
 
 
 def test_a_set_of_weights_is_chosen_and_other_classes_have_names(

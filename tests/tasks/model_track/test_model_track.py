@@ -21,12 +21,13 @@ from perturb.schemas.settings import ModelTrackSettings, Settings, load_settings
 from perturb.sinks.corpus.corpus import Corpus
 from perturb.sinks.log.log import Log
 from perturb.sinks.stores.open import open_store
+from perturb.sinks.targets.registry import Registry
 from perturb.sinks.targets.track_results import append_result, newest_result
 from perturb.subnet.keys import development_keypair, load_keypair
 from perturb.subnet.roster import add_commitment, read_roster
 from perturb.subnet.trust import load_trust
 from perturb.tasks.lineup.add import as_safetensors
-from perturb.tasks.lineup.find import load_target, open_registry
+from perturb.tasks.lineup.find import load_target
 from perturb.tasks.model_track.check import check_committed, check_weights
 from perturb.tasks.model_track.commitments import read_commitments
 from perturb.tasks.model_track.evaluate import evaluate_models
@@ -179,7 +180,7 @@ def test_the_result_is_in_the_log_and_its_winner_in_the_registry_and_is_paid(tra
     trust = load_trust(settings.subnet)
     assert newest_result(open_store(settings.store), trust) == track.result
     assert track.result.target is not None
-    target = open_registry(settings).get(track.result.target)
+    target = Registry.open(settings).get(track.result.target)
     assert target.sha256 == track.card("honest").sha256
     assert load_target(settings, target).height == 96
     weighed = weigh_miners(settings)

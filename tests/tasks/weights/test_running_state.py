@@ -71,7 +71,7 @@ class Days:
                 day = FIRST + timedelta(days=place)
                 self._days[day], self._before[day] = rows, self.state
                 asked = AskedRounds()
-                asked.add(rows)
+                asked.add(as_table(rows))
                 # Through its table, as it is stored.
                 self.state = parse_state(state_table(advance(self.state, asked, day=day)), "x")
 
@@ -147,7 +147,7 @@ def test_a_state_that_names_challenges_that_no_day_has_is_refused() -> None:
     source = Days([rows, rows], [])
     asked = AskedRounds()
     for day in range(3):
-        asked.add(rows_of([(0, [(26, 0, "a", "accepted", 5)])], day))
+        asked.add(as_table(rows_of([(0, [(26, 0, "a", "accepted", 5)])], day)))
     source.state = advance({}, asked, day=FIRST + timedelta(days=1))
     neurons = [Neuron(uid=0, hotkey="a", endpoint="8.8.8.8:80")]
     with pytest.raises(CorpusError, match="uid 0 has challenges that count before 2026-01-01, and no day has them"):
