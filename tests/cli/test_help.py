@@ -86,6 +86,7 @@ def test_a_mistake_ends_in_one_sentence(
 def test_doctor_checks_every_part_and_masks_secrets(tmp_path: Path) -> None:
     secret = "pexels-secret-key"
     ran = perturb("doctor", "--json", cwd=tmp_path, PERTURB_PEXELS__API_KEY=secret)
+    assert ran.returncode == 0, ran
     found = json.loads(ran.stdout.splitlines()[-1])
     parts = {"store", "source", "decoder", "classifier", "targets", "judge", "identity", "neurons", "tiers", "prefect"}
     assert set(found) == parts
