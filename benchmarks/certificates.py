@@ -22,8 +22,9 @@ from pyautoattack import AutoAttack
 
 from perturb.certificates.autoattack import QUICK, run_autoattack
 from perturb.certificates.places import open_subject
+from perturb.certificates.planning import PlanRequest, plan_certificate
 from perturb.certificates.pool import pool_photos
-from perturb.certificates.steps import PlanRequest, plan_certificate, run_certificate
+from perturb.certificates.run import run_certificate
 from perturb.certificates.verify import Request, trusts, verify
 from perturb.schemas.settings import load_settings
 

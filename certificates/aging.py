@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from perturb.certificates.autoattack import breaks
+from perturb.certificates.entries import enter
 from perturb.certificates.envelope import (
     STATEMENT_TYPE,
     hotkey_id,
@@ -18,7 +19,6 @@ from perturb.certificates.envelope import (
 from perturb.certificates.folder import CertificateFolder
 from perturb.certificates.plan import Plan, parse_plan, timestamp
 from perturb.certificates.statement import digest_of
-from perturb.certificates.steps import enter
 from perturb.certificates.subject import Subject
 from perturb.certificates.tables import RESULTS, read_table
 from perturb.models.metrics import distances

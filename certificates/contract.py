@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from perturb.certificates.aging import open_certificate
+from perturb.certificates.entries import open_log
 from perturb.certificates.places import open_subject
-from perturb.certificates.run import RunSummary
-from perturb.certificates.steps import PlanRequest, open_log, plan_certificate, run_certificate
+from perturb.certificates.planning import PlanRequest, plan_certificate
+from perturb.certificates.run import RunSummary, run_certificate
 from perturb.schemas.settings import Settings
 from perturb.subnet.keys import load_keypair
 

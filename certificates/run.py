@@ -13,6 +13,7 @@ from pathlib import Path
 
 from perturb.certificates.crowd import crowd_records
 from perturb.certificates.drawn import draw_images
+from perturb.certificates.entries import enter_certificate
 from perturb.certificates.finish import Run, observe, write_certificate
 from perturb.certificates.folder import CERTIFICATE, CertificateFolder, LocalPlaces
 from perturb.certificates.measure import ImageResult, Measurement
@@ -40,25 +41,26 @@ class RunSummary:
     certificate: Path | None
 
 
-def run_plan(
-    folder: CertificateFolder,
+def run_certificate(
     settings: Settings,
+    path: Path,
     *,
     workers: int,
+    log: bool,
     budget_seconds: float | None = None,
     accept_partial: bool = False,
     beacon: str | None = None,
     now: datetime | None = None,
     tell: Tell = lambda _: None,
 ) -> RunSummary:
-    """Measure what the plan in `folder` says, and write the certificate when all images are done.
+    """Measure what the plan in the folder `path` says, and write the certificate when all images are done.
 
-    After `budget_seconds` no further image is begun, and nothing is signed, unless `accept_partial`: then the
-    certificate says how many were measured. Raises SettingsError for a plan that expired, another hotkey than the
-    plan's, and a program that changed since; ModelError where the subject's weights changed; SourceError where the
-    photographs did.
+    With `log` it is published in the store and entered in its log. After `budget_seconds` no further image is begun and
+    nothing is signed, unless `accept_partial`: then the certificate says how many were measured. Raises SettingsError
+    for a plan that expired, another hotkey than the plan's, and a program that changed since; ModelError where the
+    subject's weights changed; SourceError where the photographs did.
     """
-    began = time.monotonic()
+    began, folder = time.monotonic(), CertificateFolder(path)
     now = now or datetime.now(UTC)
     plan = open_plan(folder.read("plan.json"), str(folder.path / "plan.json"))
     hotkey = load_keypair(settings.subnet)
@@ -79,6 +81,8 @@ def run_plan(
     tell("flags, canary and severity")
     observed = observe(run, results, now=now, seconds=time.monotonic() - began)
     write_certificate(run, results, observed, hotkey=hotkey)
+    if log:
+        enter_certificate(settings, folder)
     return RunSummary(plan.id, folder.path, plan.n, len(results), folder.path / CERTIFICATE)
 
 

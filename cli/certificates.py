@@ -213,7 +213,7 @@ def _subject(plan: "Plan", settings: "Settings", weights: str | None, classes: P
 
 
 def _log(settings: "Settings", hotkeys: list[str]) -> Any:
-    from perturb.certificates.steps import open_log
+    from perturb.certificates.entries import open_log
 
     return open_log(settings, hotkeys=hotkeys)
 

@@ -12,8 +12,8 @@ from perturb.cli.certification_terms import with_terms
 from perturb.cli.output import say, say_json, styled, table, write_file
 
 if TYPE_CHECKING:
+    from perturb.certificates.planning import Planned, PlanRequest
     from perturb.certificates.run import RunSummary
-    from perturb.certificates.steps import Planned, PlanRequest
     from perturb.schemas.settings import Settings
 
 certify = typer.Typer(
@@ -131,7 +131,7 @@ def certify_run(
 
 def _planned(settings: "Settings", request: "PlanRequest", folder: Path, *, log: bool) -> "Planned":
     from perturb.certificates.beacon import time_of
-    from perturb.certificates.steps import plan_certificate
+    from perturb.certificates.planning import plan_certificate
 
     planned = plan_certificate(settings, request, folder=folder, log=log, tell=show_progress)
     plan = planned.plan
@@ -159,7 +159,7 @@ def _run(
     accept_partial: bool = False,
     beacon: str | None = None,
 ) -> "RunSummary":
-    from perturb.certificates.steps import run_certificate
+    from perturb.certificates.run import run_certificate
 
     return run_certificate(
         settings,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from perturb.certificates.steps import PlanRequest
+    from perturb.certificates.planning import PlanRequest
 
 Classes = Annotated[
     Path | None,
@@ -71,7 +71,7 @@ def _terms(
     ] = None,
 ) -> "PlanRequest":
     """Return what is asked for. Raises SettingsError for levels that are no list of whole numbers."""
-    from perturb.certificates.steps import PlanRequest
+    from perturb.certificates.planning import PlanRequest
     from perturb.schemas.errors import SettingsError
 
     try:

@@ -5,7 +5,7 @@ from pathlib import Path
 from prefect import flow, task
 
 from perturb.certificates.contract import Certified, certify_when_due
-from perturb.certificates.steps import PlanRequest
+from perturb.certificates.planning import PlanRequest
 from perturb.flows.engine.artifacts import show_table
 from perturb.schemas.settings import load_settings
 

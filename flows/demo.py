@@ -11,8 +11,10 @@ from pydantic import BaseModel
 from rich.markup import escape
 
 from perturb.certificates.compare import compare, page_beside, read_side
+from perturb.certificates.entries import open_log
 from perturb.certificates.places import TARGET, open_subject
-from perturb.certificates.steps import PlanRequest, open_log, plan_certificate, run_certificate
+from perturb.certificates.planning import PlanRequest, plan_certificate
+from perturb.certificates.run import run_certificate
 from perturb.certificates.verify import Request, trusts, verify
 from perturb.flows.engine.prefect_server import ServerStart
 from perturb.flows.produce import ProduceSummary, prepared_produce

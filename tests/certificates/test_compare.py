@@ -7,7 +7,7 @@ import pytest
 
 from perturb.certificates.compare import Side, compare, page_beside, read_side
 from perturb.certificates.plan import open_plan
-from perturb.certificates.steps import PlanRequest, plan_certificate
+from perturb.certificates.planning import PlanRequest, plan_certificate
 from perturb.certificates.subject import load_subject
 from perturb.certificates.verify import Request, trusts, verify
 from perturb.schemas.errors import AuditError, SettingsError

@@ -8,7 +8,7 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 from perturb.certificates.contract import certify_when_due
-from perturb.certificates.steps import PlanRequest
+from perturb.certificates.planning import PlanRequest
 from perturb.cli import app
 from perturb.schemas.errors import AuditError
 from tests.certificates.conftest import Made

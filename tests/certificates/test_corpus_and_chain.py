@@ -13,10 +13,12 @@ from onnx import TensorProto, helper, numpy_helper
 from perturb.certificates.aging import challenge
 from perturb.certificates.autoattack import breaks, run_autoattack
 from perturb.certificates.beacon import is_genuine, obtain, round_after, time_of
+from perturb.certificates.entries import open_log
 from perturb.certificates.folder import CertificateFolder, clean_name, unpack
 from perturb.certificates.places import located
+from perturb.certificates.planning import PlanRequest, plan_certificate
+from perturb.certificates.run import run_certificate
 from perturb.certificates.statement import SCORES_ONLY
-from perturb.certificates.steps import PlanRequest, open_log, plan_certificate, run_certificate
 from perturb.certificates.subject import Subject, load_subject
 from perturb.certificates.tables import RESULTS, read_table
 from perturb.certificates.verify import Request, trusts, verify

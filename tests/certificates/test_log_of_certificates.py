@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from perturb.certificates.aging import revoke
+from perturb.certificates.entries import enter_certificate, enter_plan, open_log
 from perturb.certificates.folder import CertificateFolder
-from perturb.certificates.steps import enter_certificate, enter_plan, open_log
 from perturb.certificates.verify import Request, Verification, trusts, verify
 from perturb.schemas.errors import CorpusError, SettingsError
 from perturb.schemas.settings import Settings

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from perturb.certificates.envelope import STATEMENT_TYPE, open_envelope
-from perturb.certificates.folder import CERTIFICATE, CertificateFolder
-from perturb.certificates.run import run_plan
-from perturb.certificates.steps import Planned, run_certificate
+from perturb.certificates.folder import CERTIFICATE
+from perturb.certificates.planning import Planned
+from perturb.certificates.run import run_certificate
 from perturb.schemas.errors import AuditError, ModelError, PerturbError, SettingsError, SourceError
 from tests.certificates.conftest import Made
 from tests.support.certificates import (
@@ -56,7 +56,7 @@ def test_killed_at_any_moment_and_resumed(made: Made, tmp_path: Path) -> None:
     """A process is killed after one and three images; a half-written file lies among its work."""
     plan = planned(made.settings, tmp_path / "killed", made.pool)
     program = (
-        "import sys; from pathlib import Path; from perturb.certificates.steps import run_certificate;"
+        "import sys; from pathlib import Path; from perturb.certificates.run import run_certificate;"
         "from tests.support.certificates import RUN_AT, certificate_settings;"
         "run_certificate(certificate_settings(Path(sys.argv[1])), Path(sys.argv[2]), workers=1, log=False, now=RUN_AT)"
     )
@@ -128,7 +128,7 @@ def test_a_masked_subject_is_undecided_and_says_why(made: Made, tmp_path: Path) 
 
 def refused(made: Made, plan: Planned, error: type[PerturbError], sentence: str, **options: object) -> None:
     with pytest.raises(error, match=sentence):
-        run_plan(CertificateFolder(plan.folder), made.settings, workers=1, **{"now": RUN_AT, **options})  # type: ignore[arg-type]
+        run_certificate(made.settings, plan.folder, workers=1, log=False, **{"now": RUN_AT, **options})  # type: ignore[arg-type]
     assert not (plan.folder / CERTIFICATE).exists()
 
 
@@ -156,7 +156,7 @@ def test_what_a_run_refuses(made: Made, tmp_path: Path) -> None:
     local.write_text(places)
     stranger = certificate_settings(tmp_path)
     with pytest.raises(SettingsError, match="only its signer can run it"):
-        run_plan(CertificateFolder(plan.folder), stranger, workers=1, now=RUN_AT)
+        run_certificate(stranger, plan.folder, workers=1, log=False, now=RUN_AT)
 
 
 def test_pools_that_are_refused(made: Made, tmp_path: Path) -> None:

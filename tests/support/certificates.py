@@ -11,7 +11,8 @@ from PIL import Image
 from perturb.certificates.beacon import DELAY, time_of
 from perturb.certificates.envelope import STATEMENT_TYPE, seal
 from perturb.certificates.folder import CERTIFICATE, CertificateFolder
-from perturb.certificates.steps import Planned, PlanRequest, plan_certificate, run_certificate
+from perturb.certificates.planning import Planned, PlanRequest, plan_certificate
+from perturb.certificates.run import run_certificate
 from perturb.certificates.subject import torch_classifier
 from perturb.schemas.canonical_json import canonical_json
 from perturb.schemas.settings import Settings, load_settings

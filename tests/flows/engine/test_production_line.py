@@ -130,7 +130,7 @@ def test_task_parameters_are_references_and_small_values() -> None:
 
     from prefect import Task
 
-    from perturb.certificates.steps import PlanRequest
+    from perturb.certificates.planning import PlanRequest
     from perturb.flows.engine.production_line import ProductionLine
     from perturb.flows.produce import stages_of
     from perturb.tasks.verify.reverify_by_reference import RecordRef
