@@ -2,7 +2,7 @@
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -11,6 +11,9 @@ from perturb.cli.orchestration import runs_as_flow
 from perturb.cli.output import facts, say, say_json, styled, write_file
 
 if TYPE_CHECKING:
+    from datetime import date
+
+    from perturb.cli.proof_files import Against
     from perturb.tasks.corpus.audit_report import AuditReport
 
 PANEL = "Certify"
@@ -22,55 +25,62 @@ def register(app: typer.Typer) -> None:
         app.command(rich_help_panel=PANEL)(command)
 
 
+Since = Annotated[
+    str | None,
+    typer.Option(
+        metavar="DAY",
+        help="Audit the days from this one on, and the log from their first entry on.",
+        show_default=False,
+    ),
+]
+SinceEntry = Annotated[
+    int | None,
+    typer.Option(
+        min=0,
+        help="Audit the log from this entry on, and the days that it seals: `reached` of an earlier audit.",
+        show_default=False,
+    ),
+]
+Hotkeys = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Require that this validator signed everything; may be given several times \\[default: the own hotkey and "
+        "the subnet.trusted_validators setting].",
+        show_default=False,
+    ),
+]
+ProofFile = Annotated[
+    Path | None,
+    typer.Option(help="Check this file of `perturb prove` instead of a corpus, offline.", show_default=False),
+]
+ConsistencyFile = Annotated[
+    Path | None,
+    typer.Option(
+        help="Check this file of `perturb log --consistency` offline; with --proof, the proof may lead to its newer "
+        "head.",
+        show_default=False,
+    ),
+]
+
+
 def audit(
     path: StorePath = None,
     day: Day = None,
-    since: Annotated[
-        str | None,
-        typer.Option(
-            metavar="DAY",
-            help="Audit the days from this one on, and the log from their first entry on.",
-            show_default=False,
-        ),
-    ] = None,
-    since_entry: Annotated[
-        int | None,
-        typer.Option(
-            min=0,
-            help="Audit the log from this entry on, and the days that it seals: `reached` of an earlier audit.",
-            show_default=False,
-        ),
-    ] = None,
+    since: Since = None,
+    since_entry: SinceEntry = None,
     sample: Annotated[float, typer.Option(min=0, max=1, help="Share of the images whose bytes are read.")] = 1.0,
     deep: Annotated[
         bool, typer.Option("--deep/--no-deep", help="Compute metrics, flip and score again from the bytes.")
     ] = True,
-    hotkey: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="Require that this validator signed everything; may be given several times \\[default: the own hotkey "
-            "and the subnet.trusted_validators setting].",
-            show_default=False,
-        ),
-    ] = None,
+    hotkey: Hotkeys = None,
     allow_unsigned: Annotated[
         bool,
         typer.Option(
             "--allow-unsigned", help="Accept what nobody signed. For trying things out: anybody may have written it."
         ),
     ] = False,
-    proof: Annotated[
-        Path | None,
-        typer.Option(help="Check this file of `perturb prove` instead of a corpus, offline.", show_default=False),
-    ] = None,
-    consistency: Annotated[
-        Path | None,
-        typer.Option(
-            help="Check this file of `perturb log --consistency` offline; with --proof, the proof may lead to its "
-            "newer head.",
-            show_default=False,
-        ),
-    ] = None,
+    proof: ProofFile = None,
+    consistency: ConsistencyFile = None,
     head: Annotated[
         Path | None,
         typer.Option(
@@ -78,8 +88,7 @@ def audit(
         ),
     ] = None,
     root: Annotated[
-        str | None,
-        typer.Option(help="Compare with a root of the log that you trust.", show_default=False),
+        str | None, typer.Option(help="Compare with a root of the log that you trust.", show_default=False)
     ] = None,
     on_chain: Annotated[
         str | None,
@@ -94,8 +103,8 @@ def audit(
     Everything must be signed by a validator that you name or are. Exits with 8 and names each fault where something
     does not hold.
     """
-    from perturb.cli.proof_files import Against, check_log_had, check_proof_files
-    from perturb.schemas.errors import AuditError, SettingsError
+    from perturb.cli.proof_files import Against, check_proof_files
+    from perturb.schemas.errors import SettingsError
 
     hotkeys = hotkey or []
     against = Against(head, root, on_chain, tuple(hotkeys))
@@ -104,7 +113,30 @@ def audit(
             raise SettingsError("--allow-unsigned is for a corpus: a proof that nobody signed proves nothing")
         check_proof_files(proof, consistency, against, json_=json_)
         return
+    if sum(value is not None for value in (day, since, since_entry)) > 1:
+        raise SettingsError("--day, --since and --since-entry exclude one another; give one of them")
+    chosen = {"day": _parsed(day), "since": _parsed(since), "since_entry": since_entry, "sample": sample, "deep": deep}
+    _audit_corpus(path, against, chosen, hotkeys, allow_unsigned=allow_unsigned, flow=flow, json_=json_)
+
+
+def _parsed(day: str | None) -> "date | None":
     from perturb.sinks.corpus.keys import parse_day
+
+    return None if day is None else parse_day(day)
+
+
+def _audit_corpus(
+    path: str | None,
+    against: "Against",
+    chosen: dict[str, Any],
+    hotkeys: list[str],
+    *,
+    allow_unsigned: bool,
+    flow: bool | None,
+    json_: bool,
+) -> None:
+    from perturb.cli.proof_files import check_log_had
+    from perturb.schemas.errors import AuditError
     from perturb.sinks.log.log import Log
     from perturb.subnet.trust import load_trust
     from perturb.tasks.corpus.audit import audit_store
@@ -113,36 +145,15 @@ def audit(
     settings, corpus = open_corpus(path)
     trust = load_trust(settings.subnet, hotkeys=hotkeys, allow_unsigned=allow_unsigned)
     check_log_had(Log(corpus.store, trust=trust), against)
-    chosen, start = parse_day(day) if day else None, parse_day(since) if since else None
-    if sum(value is not None for value in (chosen, start, since_entry)) > 1:
-        raise SettingsError("--day, --since and --since-entry exclude one another; give one of them")
     if runs_as_flow(flow) and not allow_unsigned:
         from perturb.flows.audit import audit as audit_flow
 
         try:
-            report = audit_flow(
-                store=path,
-                sample=sample,
-                deep=deep,
-                whole=True,
-                day=chosen,
-                since=start,
-                since_entry=since_entry,
-                hotkeys=hotkeys,
-            )
+            report = audit_flow(store=path, whole=True, hotkeys=hotkeys, **chosen)
         except AuditFailed as failed:
             report = failed.report
     else:
-        report = audit_store(
-            settings,
-            day=chosen,
-            since=start,
-            since_entry=since_entry,
-            sample=sample,
-            deep=deep,
-            hotkeys=hotkeys,
-            allow_unsigned=allow_unsigned,
-        )
+        report = audit_store(settings, hotkeys=hotkeys, allow_unsigned=allow_unsigned, **chosen)
     _say_audit(report, settings.store, json_=json_)
     if not report.holds:
         strangers = report.unsigned or len(report.signers) > len(set(report.signers) & set(hotkeys))
