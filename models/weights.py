@@ -9,7 +9,7 @@ import hashlib
 import pickle
 import re
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from importlib import import_module
 from importlib.util import find_spec
@@ -38,10 +38,10 @@ _PACKAGES = {
 }
 
 
-# What DistributedDataParallel, torch.compile and training frameworks put in front of the names.
-_PREFIX = re.compile(r"(module|_orig_mod|model|net|network|backbone|ema)\.")
-# What the robustness library saves beside the network: the network again, inside its attacker, and normalisations.
-_WRAPPER = re.compile(r"(module\.)?(attacker|normalizer)\.")
+# What the robustness library saves beside the network: the network again, inside its attacker.
+_SECOND_COPY = re.compile(r"(module\.)?attacker\.")
+# What layers that normalise an image are called, before a network in `[0, 1]`: by the library, RobustBench and others.
+_NORMALISATION = {"mean": "mean", "new_mean": "mean", "mu": "mean", "std": "std", "new_std": "std", "sigma": "std"}
 
 # Types that checkpoints of training scripts hold beside the weights: a metric as numpy's number, the arguments.
 _INERT: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [
@@ -89,16 +89,17 @@ def _packaged_file(name: str) -> Path:
 def load_file(net: nn.Module, path: Path, *, by_order: bool = False) -> None:
     """Fill `net` from a file of weights, pickled or safetensors; the content tells which, not the suffix.
 
-    Tensors are matched by name, after a prefix that all names share (`module.`, `_orig_mod.`, `model.`) is removed.
-    `by_order` matches them in order instead, for a file that is known to have other names. Raises ModelError that names
-    the first tensor that is missing, unknown or of another shape, or the sets of weights where a file holds several.
+    Tensors are matched by name, after the words in front that all names share (`module.`, `_orig_mod.`, `model.`, `1.`)
+    and a normalisation that is the network's own are removed. `by_order` matches them in order instead, for a file that
+    is known to have other names. Raises ModelError that names the first tensor that is missing, unknown or of another
+    shape, or the sets of weights where a file holds several.
     """
     wanted = _without_counters(net.state_dict())
     found = _without_counters(_read(path))
     if by_order and len(found) == len(wanted):
         found = dict(zip(wanted, found.values(), strict=True))
-    elif not found.keys() & wanted.keys():
-        found = _without_prefix(_unwrapped(found, net, path))
+    else:
+        found = _without_prefix(_without_normalisation(found, net, path), wanted)
     for names, others, holds in ((wanted, found, "lacks"), (found, wanted, "has an unknown")):
         if strangers := [name for name in names if name not in others]:
             further = f" and {len(strangers) - 1} more" if len(strangers) > 1 else ""
@@ -120,16 +121,19 @@ def _without_counters(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tens
     return {name: tensor for name, tensor in state.items() if not name.endswith("num_batches_tracked")}
 
 
-def _unwrapped(state: dict[str, torch.Tensor], net: nn.Module, path: Path) -> dict[str, torch.Tensor]:
-    """The network alone of a file of the `robustness` library (Engstrom et al. 2019), without its second copy.
+def _without_normalisation(state: dict[str, torch.Tensor], net: nn.Module, path: Path) -> dict[str, torch.Tensor]:
+    """The network alone: without the normalisation in front of it, nor a second copy of both.
 
     Raises ModelError where it was trained with another normalisation than timm's network has.
     """
-    rest = {name: tensor for name, tensor in state.items() if _WRAPPER.match(name)}
     own = cast(dict[str, Any], getattr(net, "pretrained_cfg", {}))
-    for name, tensor in rest.items():
-        kind = name.rpartition(".new_")[2]
-        if kind in ("mean", "std") and not np.allclose(tensor.flatten().numpy(), own[kind], atol=1e-3):
+    rest = {name for name in state if _SECOND_COPY.match(name)}
+    for name, tensor in state.items():
+        kind = _NORMALISATION.get(name.rpartition(".")[2])
+        if kind is None or tensor.numel() != 3 or kind not in own:
+            continue
+        rest.add(name)
+        if not np.allclose(tensor.flatten().numpy(), own[kind], atol=1e-3):
             raise ModelError(
                 f"weights file {path}: {name} is {tensor.flatten().tolist()}, the network's {kind} is "
                 f"{list(own[kind])}; a network of that normalisation is needed"
@@ -137,10 +141,13 @@ def _unwrapped(state: dict[str, torch.Tensor], net: nn.Module, path: Path) -> di
     return {name: tensor for name, tensor in state.items() if name not in rest}
 
 
-def _without_prefix(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The tensors without the words that wrappers of training frameworks put in front of every name."""
-    while state and (match := _PREFIX.match(next(iter(state)))) and all(name.startswith(match[0]) for name in state):
-        state = {name.removeprefix(match[0]): tensor for name, tensor in state.items()}
+def _without_prefix(state: dict[str, torch.Tensor], wanted: Collection[str]) -> dict[str, torch.Tensor]:
+    """The tensors without the words that training frameworks put in front of every name, until some are `wanted`."""
+    while state and not any(name in wanted for name in state):
+        word = next(iter(state)).partition(".")[0] + "."
+        if not all(name.startswith(word) and name != word for name in state):
+            break
+        state = {name.removeprefix(word): tensor for name, tensor in state.items()}
     return state
 
 

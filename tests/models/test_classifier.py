@@ -112,6 +112,28 @@ def test_a_file_of_the_robustness_library_is_read_without_its_second_copy(lite0:
         load_classifier(ClassifierSettings(weights=str(other), device="cpu"))
 
 
+@pytest.mark.parametrize(
+    ("mean", "std", "network"),
+    [
+        ("0.mean", "0.std", "1."),
+        ("module.normalize.mean", "module.normalize.std", "module.model."),
+        ("mu", "sigma", ""),
+    ],
+)
+def test_a_normalisation_in_front_of_the_network_is_compared_and_left_out(
+    lite0: Classifier, tmp_path: Path, mean: str, std: str, network: str
+) -> None:
+    state = lite0.module.net.state_dict()
+    front = {mean: lite0.module.mean.reshape(1, 3, 1, 1), std: lite0.module.std.reshape(1, 3, 1, 1)}
+    path, other = tmp_path / "in-front.pth", tmp_path / "other.pth"
+    torch.save(front | {f"{network}{name}": tensor for name, tensor in state.items()}, path)
+    loaded = load_classifier(ClassifierSettings(weights=str(path), device="cpu"))
+    assert all(torch.equal(tensor, state[name]) for name, tensor in loaded.module.net.state_dict().items())
+    torch.save(front | {std: front[std] * 2} | {f"{network}{name}": tensor for name, tensor in state.items()}, other)
+    with pytest.raises(ModelError, match=f"{std} is .*, the network's std is"):
+        load_classifier(ClassifierSettings(weights=str(other), device="cpu"))
+
+
 def test_weights_that_give_nan_are_an_error(lite0: Classifier, tmp_path: Path) -> None:
     state = {name: tensor.clone() for name, tensor in lite0.module.net.state_dict().items()}
     state["classifier.bias"][7] = float("nan")

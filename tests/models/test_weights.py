@@ -44,6 +44,7 @@ def shuffled(state: State) -> State:
         {"net": STATE, "accuracy": np.float64(77.1), "args": argparse.Namespace(lr=0.1)},
         prefixed("module."),
         prefixed("_orig_mod.module."),
+        prefixed("student.1."),
         shuffled(prefixed("model.")),
         {name: tensor for name, tensor in STATE.items() if "num_batches" not in name},
     ],
@@ -74,7 +75,7 @@ SWAPPED = {"bn1.weight": "bn1.bias", "bn1.bias": "bn1.weight"}
             "holds 2 sets of weights, 'state_dict', 'state_dict_ema'; save",
         ),
         (
-            {"x." + SWAPPED.get(name, name): tensor for name, tensor in STATE.items()},
+            {"x_" + SWAPPED.get(name, name): tensor for name, tensor in STATE.items()},
             "lacks tensor 'conv.weight' and 7",
         ),
         ({name: STATE[name] for name in STATE if name != "head.bias"}, "lacks tensor 'head.bias'; it has 7 tensors"),
