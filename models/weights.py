@@ -38,6 +38,8 @@ _PACKAGES = {
 }
 
 
+# What wrappers of training frameworks put in front of the names. Under any other word the names may mean other tensors.
+_PREFIX = re.compile(r"(module|_orig_mod|model|net|network|backbone|ema|student|\d+)\.")
 # What the robustness library saves beside the network: the network again, inside its attacker.
 _SECOND_COPY = re.compile(r"(module\.)?attacker\.")
 # What layers that normalise an image are called, before a network in `[0, 1]`: by the library, RobustBench and others.
@@ -142,12 +144,11 @@ def _without_normalisation(state: dict[str, torch.Tensor], net: nn.Module, path:
 
 
 def _without_prefix(state: dict[str, torch.Tensor], wanted: Collection[str]) -> dict[str, torch.Tensor]:
-    """The tensors without the words that training frameworks put in front of every name, until some are `wanted`."""
-    while state and not any(name in wanted for name in state):
-        word = next(iter(state)).partition(".")[0] + "."
-        if not all(name.startswith(word) and name != word for name in state):
+    """The tensors without the words of `_PREFIX` in front of every name, until some are `wanted`."""
+    while state and not any(name in wanted for name in state) and (match := _PREFIX.match(next(iter(state)))):
+        if not all(name.startswith(match[0]) for name in state):
             break
-        state = {name.removeprefix(word): tensor for name, tensor in state.items()}
+        state = {name.removeprefix(match[0]): tensor for name, tensor in state.items()}
     return state
 
 

@@ -75,7 +75,7 @@ SWAPPED = {"bn1.weight": "bn1.bias", "bn1.bias": "bn1.weight"}
             "holds 2 sets of weights, 'state_dict', 'state_dict_ema'; save",
         ),
         (
-            {"x_" + SWAPPED.get(name, name): tensor for name, tensor in STATE.items()},
+            {"x." + SWAPPED.get(name, name): tensor for name, tensor in STATE.items()},
             "lacks tensor 'conv.weight' and 7",
         ),
         ({name: STATE[name] for name in STATE if name != "head.bias"}, "lacks tensor 'head.bias'; it has 7 tensors"),
