@@ -41,7 +41,8 @@ _KEPT = 3
 _RETRY_SECONDS = 60.0
 _MAX_DOCUMENT = 2**20
 _MAX_WEIGHTS = 2 * 2**30
-_TIMEOUT_SECONDS = 20.0
+# Without a byte for so long a server counts as gone; a whole file may take this long.
+_SILENCE_SECONDS, _WHOLE_SECONDS = 20.0, 600.0
 DEFAULT_S3 = S3Settings()
 DEFAULT_CACHE: Path = Settings.model_fields["cache_dir"].default
 
@@ -83,9 +84,9 @@ class HttpRegistry:
 
     def _get(self, key: str, limit: int) -> bytes | None:
         where = f"{self._url}/{key}"
-        parts: list[bytes] = []
+        parts, ends = list[bytes](), time.monotonic() + _WHOLE_SECONDS
         try:
-            with httpx.stream("GET", where, timeout=_TIMEOUT_SECONDS) as reply:
+            with httpx.stream("GET", where, timeout=_SILENCE_SECONDS) as reply:
                 if reply.status_code == httpx.codes.NOT_FOUND:
                     return None
                 reply.raise_for_status()
@@ -93,6 +94,8 @@ class HttpRegistry:
                     parts.append(part)
                     if (limit := limit - len(part)) < 0:
                         raise ModelError(f"{where} is larger than is accepted")
+                    if time.monotonic() > ends:
+                        raise ModelError(f"{where} took longer than {_WHOLE_SECONDS:g} s")
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             raise ModelError(f"{where} cannot be read ({type(error).__name__}: {error})") from error
         return b"".join(parts)

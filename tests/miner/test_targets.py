@@ -1,16 +1,18 @@
 """The miner's pool: networks that tasks name, from a folder and over HTTP, and what it refuses."""
 
 import threading
+import time
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 import torch
 
 from perturb.miner import targets
-from perturb.miner.targets import TargetPool
+from perturb.miner.targets import HttpRegistry, TargetPool
 from perturb.models.classifier import load_classifier
 from perturb.schemas.errors import ModelError
 from perturb.schemas.settings import ClassifierSettings, Settings
@@ -109,3 +111,28 @@ def test_what_is_not_the_network_of_the_digest_is_refused(
             TargetPool(OWN, registry=served[0], cache=tmp_path / "empty").get(LITE0, made[3].sha256)
     finally:
         weights.write_bytes(kept)
+
+
+def test_a_server_that_never_ends_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Slow(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            with suppress(OSError):
+                while True:
+                    self.wfile.write(b" ")
+                    self.wfile.flush()
+                    time.sleep(0.05)
+
+        def log_message(self, *arguments: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Slow)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    monkeypatch.setattr("perturb.miner.targets._WHOLE_SECONDS", 0.5)
+    try:
+        with pytest.raises(ModelError, match=r"took longer than 0\.5 s"):
+            HttpRegistry(f"http://127.0.0.1:{server.server_port}").by_digest("0" * 64)
+    finally:
+        server.shutdown()
+        server.server_close()
