@@ -37,7 +37,7 @@ def doctor(
 ) -> None:
     """Print the settings that differ from the defaults, then check each part by using it once.
 
-    For each part that is not ready it says what to do, and the command exits with 10. Secrets are masked.
+    For each part that is not ready it says what to do, and the command exits with 1. Secrets are masked.
     """
     from perturb.schemas.settings import all_settings, changed_settings, load_settings
 
@@ -57,7 +57,7 @@ def doctor(
     if json_:
         say_json({check.part: {"ready": check.ready, "finding": check.finding} for check in checks})
     if not all(check.ready for check in checks):
-        raise typer.Exit(NEEDS_ATTENTION)
+        raise typer.Exit(1)
 
 
 def _checks(settings: "Settings") -> Iterator["Check"]:
