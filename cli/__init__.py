@@ -37,9 +37,9 @@ app = typer.Typer(
     help="Production line of verified adversarial-image datasets.",
     epilog=(
         "Settings come from perturb.toml and PERTURB_* variables; `perturb doctor` shows them. "
-        "Exit codes: 0 done; 1 unforeseen, or doctor found a part that is not ready; 2 bad setting or argument; 3 source; 4 model; 5 store; 6 subnet; "
-        "7 corpus; 8 an audit found faults; 9 tier; 10 status found something to look at; "
-        "11 a gate does not pass; 130 interrupted."
+        "Exit codes: 0 done; 1 unforeseen, or doctor found a part that is not ready; "
+        "2 bad setting or argument; 3 source; 4 model; 5 store; 6 subnet; 7 corpus; 8 an audit found faults; 9 tier; "
+        "10 status found something to look at; 11 a gate does not pass; 130 interrupted."
     ),
 )
 # In the order in which `perturb --help` shows their panels.
