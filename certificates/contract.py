@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from perturb.certificates.places import open_subject
 from perturb.certificates.planning import PlanRequest, plan_certificate
 from perturb.certificates.run import RunSummary, run_certificate
 from perturb.schemas.settings import Settings
+from perturb.sinks.log.log import Log
 from perturb.subnet.keys import load_keypair
 
 
@@ -52,19 +54,21 @@ def certify_when_due(
 ) -> Certified:
     """Plan and run a certificate unless the log has one of these weights, by the own hotkey, that is recent enough."""
     sha256 = open_subject(request.subject, settings, classes=request.classes).description.sha256
-    last = _last(settings, sha256)
-    if last is not None and datetime.now(UTC) - last < timedelta(days=every_days):
+    signer = load_keypair(settings.subnet).ss58_address
+    since = datetime.now(UTC) - timedelta(days=every_days)
+    last = last_certified(open_log(settings), sha256, signer=signer, since=since)
+    if last is not None:
         return Certified(sha256, f"the last one of these weights is of {last:%Y-%m-%d}", None)
-    reason = "these weights have no certificate yet" if last is None else f"the last one is of {last:%Y-%m-%d}"
+    reason = f"these weights have no certificate since {since:%Y-%m-%d}"
     planned = plan_certificate(settings, request, folder=folder, log=True, tell=tell)
     return Certified(sha256, reason, run_certificate(settings, planned.folder, workers=workers, log=True, tell=tell))
 
 
-def _last(settings: Settings, sha256: str) -> datetime | None:
-    signer = load_keypair(settings.subnet).ss58_address
-    found = None
-    for record in open_log(settings).records():
-        entry = record.entry
-        if entry.kind == "certificate" and entry.signer == signer and entry.detail.get("subject") == sha256:
-            found = entry.at
-    return found
+def last_certified(log: Log, sha256: str, *, signer: str, since: datetime) -> datetime | None:
+    """Return when `signer` entered the newest certificate of these weights, or None where that was not after `since`.
+
+    It reads the certificates since then, not the whole log.
+    """
+    certificates = takewhile(lambda record: record.entry.at > since, log.back(log.newest(), "certificate"))
+    mine = (one.entry for one in certificates if one.entry.signer == signer)
+    return next((entry.at for entry in mine if entry.detail.get("subject") == sha256), None)

@@ -18,15 +18,18 @@ from tests.support.commands import perturb
 def test_once_a_week_and_with_new_weights(made: Made, tmp_path: Path) -> None:
     settings = made.settings.model_copy(update={"store": str(tmp_path / "store")})
 
-    def run(subject: str) -> str:
+    def run(subject: str, every_days: int = 7) -> str:
         request = PlanRequest(f"tests.support.networks:{subject}", f"folder:{made.pool}", 2, levels=(16,))
-        found = certify_when_due(settings, request, folder=tmp_path, every_days=7, workers=1)
+        found = certify_when_due(settings, request, folder=tmp_path, every_days=every_days, workers=1)
         assert found.rows()
         return found.reason if found.summary else "skipped"
 
-    assert run("small") == "these weights have no certificate yet"
+    due = "these weights have no certificate since "
+    assert run("small").startswith(due)
     assert run("small") == "skipped"
-    assert run("retrained") == "these weights have no certificate yet"
+    assert run("retrained").startswith(due)
+    assert run("small") == "skipped"
+    assert run("small", every_days=0).startswith(due)
 
 
 def test_a_person_plans_runs_verifies_and_shows(made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

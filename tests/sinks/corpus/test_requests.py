@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from perturb.certificates.contract import last_certified
 from perturb.schemas.neuron import Neuron
 from perturb.schemas.settings import JudgeSettings, S3Settings, SealSettings, Settings, SubnetSettings, load_settings
 from perturb.schemas.trust import Trust
@@ -157,6 +158,12 @@ def ask_doctor(old: Old) -> None:
     assert found["targets"].finding.startswith("no line-up")
 
 
+def ask_for_a_certificate(old: Old) -> None:
+    since, signer = NOW - timedelta(days=7), VALIDATOR.ss58_address
+    log = Log(old.corpus().store, trust=TRUST)
+    assert last_certified(log, "0" * 64, signer=signer, since=since) is None
+
+
 STEPS: dict[str, Callable[[Old], object]] = {
     "status": lambda old: read_status(old.corpus(), old.settings, now=NOW, trust=TRUST),
     "weights": weigh,
@@ -167,6 +174,7 @@ STEPS: dict[str, Callable[[Old], object]] = {
     "share": lambda old: share(old.corpus().store, "enterprise", trust=TRUST),
     "produce": lambda old: remember_committed(old.corpus(), days=5, now=NOW),
     "place of a round": lambda old: old.corpus().place_round("20260302T120000000000Z-00000000", NOW),
+    "certify": ask_for_a_certificate,
     "audit": audit_newest_day,
     "doctor": ask_doctor,
     "publish": publish_newest,
