@@ -4,12 +4,18 @@ They are collected once for a plan and kept, so that a resumed run attacks with 
 """
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from perturb.certificates.folder import CertificateFolder
 from perturb.certificates.measure import CrowdRecord
 from perturb.schemas.errors import SettingsError
+from perturb.schemas.record import POINTERS, Row
 from perturb.schemas.settings import Settings
 
+if TYPE_CHECKING:
+    from perturb.sinks.corpus.corpus import Corpus
+
+_COLUMNS = ("record_id", "original_sha256", "perturbed_sha256", *POINTERS)
 Crowd = dict[str, tuple[CrowdRecord, ...]]
 
 
@@ -38,10 +44,9 @@ def crowd_records(folder: CertificateFolder, store: str | None, identities: Sequ
     return {identity: tuple(records) for identity, records in found.items()}
 
 
-def _rows(corpus, identities: set[str]):  # type: ignore[no-untyped-def]
+def _rows(corpus: "Corpus", identities: set[str]) -> list[Row]:
     import pyarrow.compute as pc
 
-    table = corpus.dataset().to_table(
-        filter=(pc.field("outcome") == "accepted") & pc.field("original_sha256").isin(sorted(identities))
-    )
-    return table.to_pylist()
+    wanted = (pc.field("outcome") == "accepted") & pc.field("original_sha256").isin(sorted(identities))
+    rows: list[Row] = corpus.dataset().to_table(columns=list(_COLUMNS), filter=wanted).to_pylist()
+    return rows
