@@ -73,6 +73,9 @@ class Status(_Part):
         default={}, description="why live rounds are not counted -> how many: no trusted validator signed them"
     )
     foreign_days: dict[str, int] = Field(default={}, description="the same for sealed days, none of which is counted")
+    foreign_entries: dict[str, int] = Field(
+        default={}, description="the same for entries at the end of the log, which are passed over"
+    )
     sealed_days: int
     sealed_records: int
     sealed_bytes: int

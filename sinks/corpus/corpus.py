@@ -1,6 +1,7 @@
 """The corpus: committed rounds and sealed days on one store, and all their records as one table."""
 
 import logging
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -12,14 +13,15 @@ from perturb.schemas.errors import CorpusError
 from perturb.schemas.pair import Pair
 from perturb.schemas.record import Row, record_day, record_schema
 from perturb.schemas.settings import Settings
+from perturb.schemas.trust import ANYONE, Trust
 from perturb.sinks.corpus import keys
 from perturb.sinks.corpus.day_tables import read_day_table
 from perturb.sinks.corpus.manifest import Manifest, parse_manifest
 from perturb.sinks.corpus.rounds import RoundDraft, StoredRound, read_round, write_round
-from perturb.sinks.corpus.sealed_days import entry_day
-from perturb.sinks.log.entry import Totals
+from perturb.sinks.corpus.sealed_days import entry_day, logged_manifest
+from perturb.sinks.log.entry import LogRecord, Totals
 from perturb.sinks.log.log import Log
-from perturb.sinks.stores.base import ObjectMissing, Store
+from perturb.sinks.stores.base import ObjectCorrupt, ObjectMissing, Store
 from perturb.sinks.stores.open import open_store
 from perturb.sinks.stores.probe import require_conditional_writes
 
@@ -61,6 +63,8 @@ class Corpus:
         self.store = store
         self._manifests: dict[date, Manifest] = {}
         self._claims: dict[str, frozenset[str]] = {}
+        # The entry of the log before the one with this root, which stands for all before it.
+        self._earlier: dict[str, LogRecord | None] = {}
 
     @classmethod
     def open(cls, settings: Settings) -> Self:
@@ -107,24 +111,15 @@ class Corpus:
                 data = self.store.get(key)
             except ObjectMissing:
                 return None
-            self._manifests[day] = parse_manifest(data, key)
+            manifest = parse_manifest(data, key)
+            if manifest.day != day:
+                raise CorpusError(f"{key} is the manifest of {manifest.day}; restore it from a copy")
+            self._manifests[day] = manifest
         return self._manifests[day]
 
-    def newest(self) -> Manifest | None:
-        """Return the manifest of the day that was sealed last, or None. Raises CorpusError when it is invalid.
-
-        A day that is in the log and whose manifest is not published yet is passed over.
-        """
-        entries = Log(self.store)
-        record = entries.newest_of("sealed-day")
-        if record is None:
-            self.refuse_older_format()
-        while record is not None:
-            if (manifest := self.manifest(entry_day(record.entry))) is not None:
-                return manifest
-            earlier = entries.record(record.entry.sequence - 1) if record.entry.sequence else None
-            record = entries.newest_before(earlier, "sealed-day")
-        return None
+    def newest(self, trust: Trust = ANYONE) -> Manifest | None:
+        """Return the manifest of the day that was sealed last, or None. Raises as `days_back`."""
+        return next(self.days_back(trust), None)
 
     def refuse_older_format(self) -> None:
         """Raise CorpusError where days were sealed by a program of an older format, which this one would not see."""
@@ -134,9 +129,12 @@ class Corpus:
                 "name an empty store for a new corpus, or read the old one with the version of perturb that wrote it"
             )
 
-    def totals(self) -> Totals:
-        """Return what the log says that the corpus holds: sealed days, and their records, images and bytes."""
-        newest = Log(self.store).newest()
+    def totals(self, trust: Trust = ANYONE) -> Totals:
+        """Return what the log says that the corpus holds: sealed days, and their records, images and bytes.
+
+        Its newest entry that a validator of `trust` signed says it.
+        """
+        newest = Log(self.store, trust=trust).newest_that_counts()
         return Totals() if newest is None else newest.entry.totals
 
     def day_before(self, manifest: Manifest) -> Manifest | None:
@@ -151,16 +149,36 @@ class Corpus:
             )
         return before
 
-    def days_back(self, *, start: Manifest | None = None) -> Iterator[Manifest]:
-        """Yield sealed days from `start` (default: the newest) back, each read when it is asked for."""
-        manifest = start or self.newest()
-        while manifest is not None:
-            yield manifest
-            manifest = self.day_before(manifest)
+    def days_back(self, trust: Trust = ANYONE, *, left: Counter[str] | None = None) -> Iterator[Manifest]:
+        """Yield the sealed days from the newest back as the log names them, each read when it is asked for.
 
-    def newest_days(self, since: date, *, most: int = HORIZON) -> list[Manifest]:
-        """Return the manifests of the sealed days from `since` on, ascending, at most the `most` newest."""
-        found = takewhile(lambda manifest: manifest.day >= since, self.days_back())
+        The log ends for this with the newest entry that a validator of `trust` signed; `left` counts those behind it,
+        by the reason. Its signature covers all entries before it, whoever signed them, and each names the digest of its
+        manifest, so that a manifest that somebody replaced is none. Raises CorpusError for a damaged log, for a day
+        without its manifest, and for a corpus of an older format.
+        """
+        entries = Log(self.store, trust=trust)
+        record = entries.newest_that_counts(left)
+        if record is None:
+            self.refuse_older_format()
+        while record is not None:
+            if record.entry.kind == "sealed-day":
+                day = entry_day(record.entry)
+                known = self._manifests.get(day)
+                if known is None or known.sha256 != record.entry.sha256:
+                    self._manifests[day] = logged_manifest(self.store, record)
+                yield self._manifests[day]
+            root = record.head.root
+            if root not in self._earlier:
+                self._earlier[root] = entries.before(record)
+            record = self._earlier[root]
+
+    def newest_days(self, since: date, trust: Trust = ANYONE, *, most: int = HORIZON) -> list[Manifest]:
+        """Return the manifests of the sealed days from `since` on, ascending, at most the `most` newest.
+
+        Raises as `days_back`.
+        """
+        found = takewhile(lambda manifest: manifest.day >= since, self.days_back(trust))
         return list(islice(found, most))[::-1]
 
     def claims(self, manifest: Manifest) -> frozenset[str]:
@@ -189,24 +207,24 @@ class Corpus:
 
     # Rounds
 
-    def open_day(self, now: datetime) -> date:
+    def open_day(self, now: datetime, trust: Trust = ANYONE) -> date:
         """Return the partition for a round made at `now`: its UTC date, or the day after the last sealed day if later.
 
         So no round is lost when a clock is set back over midnight or when a day was sealed early.
         """
         today = now.astimezone(UTC).date()
         before = keys.day_folder(keys.SEALED, today)
-        last = today - timedelta(days=1)
-        for entry in self.store.entries(keys.SEALED + "date=", after=before):
-            folder, _, name = entry.key.removeprefix(keys.SEALED).partition("/")
-            day = keys.folder_day(folder)
-            if name == keys.MANIFEST and day is not None and day > last:
-                last = day
-        return max(today, last + timedelta(days=1))
+        if not any(
+            entry.key.endswith(keys.MANIFEST) for entry in self.store.entries(keys.SEALED + "date=", after=before)
+        ):
+            return today
+        # Anybody may have put a manifest there: the log says which days are sealed.
+        newest = self.newest(trust)
+        return today if newest is None or newest.day < today else newest.day + timedelta(days=1)
 
-    def place_round(self, round_id: str, created_at: datetime) -> date:
-        """Return the partition for a round: where an earlier try committed it, else `open_day(created_at)`."""
-        day = self.open_day(created_at)
+    def place_round(self, round_id: str, created_at: datetime, trust: Trust = ANYONE) -> date:
+        """Return the partition for a round: where an earlier try committed it, else `open_day(created_at, trust)`."""
+        day = self.open_day(created_at, trust)
         for earlier in _days(created_at.astimezone(UTC).date(), day):
             if self._has_round(earlier, round_id):
                 log.info("round %s was committed before %s was sealed", round_id, earlier)
@@ -223,11 +241,19 @@ class Corpus:
         return self._claimed(day, round_id) or self.store.head(keys.commit_key(day, round_id)) is not None
 
     def _claimed(self, day: date, round_id: str) -> bool:
-        manifest = self.manifest(day)
+        try:
+            manifest = self.manifest(day)
+        except (CorpusError, ObjectCorrupt):
+            # Somebody put other bytes there. The log names what was sealed.
+            manifest = next((one for one in self.newest_days(day) if one.day == day), None)
         return manifest is not None and round_id in self.claims(manifest)
 
-    def live_rounds(self, *, until: date | None = None, manifests: Sequence[Manifest] | None = None) -> list[RoundRef]:
+    def live_rounds(
+        self, trust: Trust = ANYONE, *, until: date | None = None, manifests: Sequence[Manifest] | None = None
+    ) -> list[RoundRef]:
         """Return the committed rounds that no sealed day claims, ascending; with `until`, of partitions up to that day.
+
+        Sealed days are those of the log up to the newest entry that a validator of `trust` signed.
 
         A day claims rounds of its own partition and of earlier ones, so that only the days sealed since the oldest
         partition are asked, at most `HORIZON`: partitions from before these are closed, and their rounds are never
@@ -237,7 +263,7 @@ class Corpus:
         partitions = self.round_days()
         if not partitions:
             return []
-        known = self.newest_days(partitions[0]) if manifests is None else manifests
+        known = self.newest_days(partitions[0], trust) if manifests is None else manifests
         sealed = {manifest.day for manifest in known}
         claimed = {round_id for manifest in known for round_id in self.claims(manifest)}
         closed = self._closed_before(known) if manifests is None else date.min

@@ -9,7 +9,7 @@ from perturb.sinks.corpus import keys
 from perturb.sinks.corpus.manifest import Manifest, parse_manifest
 from perturb.sinks.log.entry import Entry, LogRecord, NewEntry, Totals
 from perturb.sinks.log.log import Log
-from perturb.sinks.stores.base import ObjectMissing, Store
+from perturb.sinks.stores.base import ObjectCorrupt, ObjectMissing, Store
 
 
 def day_entry(manifest: Manifest) -> NewEntry:
@@ -43,20 +43,25 @@ def entry_day(entry: Entry) -> date:
 
 
 def logged_manifest(store: Store, record: LogRecord) -> Manifest:
-    """Return the manifest that an entry names, also where its sealer died before it was published.
+    """Return the manifest that an entry names: the published one or, where its sealer died before that or somebody
+    replaced it, the one beside the day's files.
 
-    Raises CorpusError when the manifest is missing or another one.
+    Raises CorpusError when both are missing or another one.
     """
-    entry = record.entry
+    entry, other = record.entry, ""
     draft = keys.attempt_folder(entry_day(entry), str(entry.detail.get("attempt"))) + keys.MANIFEST
     for key in (entry.key, draft):
         try:
             data = store.get(key)
         except ObjectMissing:
             continue
-        if hashlib.sha256(data).hexdigest() != entry.sha256:
-            raise CorpusError(f"{key} differs from its entry {record.where}; restore it from a copy")
-        return parse_manifest(data, key)
+        except ObjectCorrupt:
+            data = b""
+        if hashlib.sha256(data).hexdigest() == entry.sha256:
+            return parse_manifest(data, key)
+        other = other or key
+    if other:
+        raise CorpusError(f"{other} differs from its entry {record.where}; restore it from a copy")
     raise CorpusError(f"{entry.key} was sealed ({record.where}), but its manifest is missing; restore it from a copy")
 
 

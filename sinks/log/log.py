@@ -9,6 +9,7 @@ The document must lie at its key before its entry is appended. Entries are creat
 
 import itertools
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
@@ -20,7 +21,7 @@ from perturb.schemas.trust import ANYONE, Trust
 from perturb.sinks.formats.merkle import merkle_root
 from perturb.sinks.formats.version import parse_document
 from perturb.sinks.log.entry import TILE, Kind, LogRecord, NewEntry, log_key, next_record, tile_key
-from perturb.sinks.stores.base import ObjectMissing, Store
+from perturb.sinks.stores.base import ObjectCorrupt, ObjectMissing, Store
 
 LOG = "log/"
 # Where the newest entry was when this was written. Readers look on from there, so it may be wrong or missing.
@@ -28,6 +29,8 @@ _HINT = "log/newest.json"
 _ATTEMPTS = 50
 # Before it is appended, a document is looked for in so many of the newest entries of its kind.
 _LOOKED_THROUGH = 8
+# So many entries at the end of the log may be a stranger's before a reader gives up.
+_PASSED_OVER = 256
 _THREADS = 16
 
 
@@ -47,9 +50,41 @@ class Log:
         place = self._last_place()
         return None if place is None else self.record(place)
 
-    def newest_of(self, kind: Kind) -> LogRecord | None:
-        """Return the newest entry of one kind, or None where there is none."""
-        return self.newest_before(self.newest(), kind)
+    def newest_that_counts(self, left: Counter[str] | None = None) -> LogRecord | None:
+        """Return the newest entry that can be read and that a validator of the trust signed, or None.
+
+        Entries behind it are passed over and counted in `left` by the reason: whoever writes to the store can add
+        some. It is for readers; a writer that used it could not append. Raises CorpusError where none of the last
+        `_PASSED_OVER` entries counts.
+        """
+        last = self._last_place()
+        places = range(-1 if last is None else last, -1, -1)
+        why = ""
+        for place in places[:_PASSED_OVER]:
+            try:
+                return self.record(place)
+            except (CorpusError, ObjectCorrupt) as error:
+                why = str(error)
+                if left is not None:
+                    left[why] += 1
+        if len(places) > _PASSED_OVER:
+            raise CorpusError(f"none of the last {_PASSED_OVER} entries of the log counts: {why}")
+        return None
+
+    def before(self, record: LogRecord) -> LogRecord | None:
+        """Return the entry before `record`, whoever signed it: its leaf is under the root of `record`. None at first.
+
+        Raises CorpusError where it is missing, and where it is another one.
+        """
+        if record.entry.sequence == 0:
+            return None
+        key = log_key(record.entry.sequence - 1)
+        try:
+            earlier = parse_record(self.store.get(key), key)
+        except ObjectMissing as error:
+            raise CorpusError(f"{key} is missing from the log; restore it from a copy") from error
+        check_follows(earlier, record)
+        return earlier
 
     def newest_before(self, record: LogRecord | None, kind: Kind) -> LogRecord | None:
         """Return the newest entry of one kind up to `record`, or None where there is none."""

@@ -9,6 +9,7 @@ from perturb.schemas.challenge import Challenge
 from perturb.schemas.record import Record, make_record
 from perturb.schemas.response import Response
 from perturb.schemas.signature import Signer
+from perturb.schemas.trust import ANYONE, Trust
 from perturb.schemas.verdict import Score, Verdict
 from perturb.sinks.corpus.corpus import Corpus
 from perturb.sinks.corpus.rounds import RoundDraft, check_records, draft_round
@@ -88,7 +89,9 @@ def commit_records(
     earlier try. Raises as `commit_round` does.
     """
     round_id = check_records(records)
-    day = corpus.place_round(round_id, min(record.created_at for record in records))
+    # Days that other validators sealed may take in this round or leave it to the next.
+    trust = ANYONE if signer is None else Trust(frozenset({signer.ss58_address}))
+    day = corpus.place_round(round_id, min(record.created_at for record in records), trust)
     draft = draft_round(day, records, original_png, bodies, signer=signer)
     corpus.write_round(draft)
     return draft

@@ -16,7 +16,7 @@ from perturb.sinks.corpus.sealed_days import newest_sealed
 from perturb.sinks.log.log import Log
 from perturb.sinks.stores.base import Entry, Store
 from perturb.subnet.trust import load_trust
-from perturb.tasks.corpus.seal import finish_seal
+from perturb.tasks.corpus.seal import finish_seal, unlogged
 
 log = logging.getLogger(__name__)
 GRACE = timedelta(days=1)
@@ -75,7 +75,7 @@ def collect_garbage(
     # What an interrupted seal left lies beside rounds that are still there, or were a few days ago.
     days = [*corpus.round_days(), *(day.day for day in sealed), now.date()]
     since = date.min if all_days else min(days) - _SEALED_BACK
-    recent = corpus.manifests() if all_days else corpus.newest_days(since)
+    recent = list(corpus.days_back(trust)) if all_days else corpus.newest_days(since, trust)
     own = [day for day in (*recent, *sealed) if day.refusal(trust) is None]
     by_round = {round_id: manifest for manifest in own for round_id in corpus.claims(manifest)}
     whole: dict[str, bool] = {}
@@ -87,7 +87,7 @@ def collect_garbage(
                 report.superseded += entries
         elif not commit and _is_old(entries, now, grace) and not _committed_by_now(corpus.store, entries):
             report.orphans += entries
-    report.orphans += _unclaimed_sealed(corpus, [*recent, *sealed], since, now, grace)
+    report.orphans += _unclaimed_sealed(corpus, [*recent, *sealed], since, now, grace, trust)
     report.orphans += [entry for entry in corpus.store.entries(keys.PENDING) if _is_old([entry], now, grace)]
     if keep_answers is not None:
         # What was claimed last for these photographs is out of the window, and with it all that was claimed before.
@@ -140,9 +140,12 @@ def _is_whole(store: Store, manifest: Manifest, known: dict[str, bool]) -> bool:
 
 
 def _unclaimed_sealed(
-    corpus: Corpus, sealed: Sequence[Manifest], since: date, now: datetime, grace: timedelta
+    corpus: Corpus, sealed: Sequence[Manifest], since: date, now: datetime, grace: timedelta, trust: Trust
 ) -> Iterator[Entry]:
-    """Yield what lies in the folders of sealed days from `since` on and belongs to none of `sealed`."""
+    """Yield what lies in the folders of sealed days from `since` on and belongs to none of `sealed`.
+
+    Raises CorpusError for what `unlogged` finds: what a log that was cut no longer has may be needed again.
+    """
     claimed = {entry.key for manifest in sealed for entry in manifest.files}
     for manifest in sealed:
         draft = keys.attempt_folder(manifest.day, manifest.attempt) + keys.MANIFEST
@@ -151,6 +154,10 @@ def _unclaimed_sealed(
     oldest = since if len(sealed) < HORIZON or since == date.min else max(since, sealed[0].day)
     for entry in corpus.store.entries(keys.SEALED + "date=", after=keys.day_folder(keys.SEALED, oldest)):
         if entry.key not in claimed and _is_old([entry], now, grace):
+            folder, _, name = entry.key.removeprefix(keys.SEALED).partition("/")
+            day = keys.folder_day(folder) if name == keys.MANIFEST else None
+            if day is not None and (fault := unlogged(corpus, day, trust)):
+                raise CorpusError(fault)
             yield entry
 
 

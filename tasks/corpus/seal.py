@@ -27,10 +27,11 @@ from perturb.sinks.corpus.day_writer import DayTotals, day_writer
 from perturb.sinks.corpus.manifest import Kind, Manifest, Reverified, RoundName
 from perturb.sinks.corpus.miner_state import advance, state_table
 from perturb.sinks.corpus.rounds import StoredRound
-from perturb.sinks.corpus.sealed_days import day_entry, newest_sealed
+from perturb.sinks.corpus.sealed_days import day_entry, logged_manifest, newest_sealed, sealed_record
 from perturb.sinks.formats.version import FORMAT
 from perturb.sinks.log.entry import LogRecord
 from perturb.sinks.log.log import Log
+from perturb.sinks.stores.base import ObjectCorrupt
 from perturb.tasks.corpus.own_rounds import ADVICE, LoadedRound, OwnRounds
 
 log = logging.getLogger(__name__)
@@ -95,10 +96,14 @@ def seal_day(
         if last is None:
             corpus.refuse_older_format()
         sealed = finish_seal(corpus, entries, last, trust)
-        if (manifest := corpus.manifest(day)) is not None:
+        if (manifest := _sealed_as(entries, last, sealed, day)) is not None:
             return SealResult(manifest, already=True)
+        if fault := unlogged(corpus, day, trust):
+            if _length(entries.newest()) > _length(last):
+                continue  # Another sealer has just entered and published it.
+            raise CorpusError(fault)
         _check_may_seal(day, sealed, settings=settings, now=now(), early=early)
-        rounds = corpus.live_rounds(until=day)
+        rounds = corpus.live_rounds(until=day, trust=trust)
         if not rounds:
             raise CorpusError(f"there are no rounds to seal for {day}; produce some, or name another day")
         own = OwnRounds(corpus, rounds, trust)
@@ -111,6 +116,27 @@ def seal_day(
     raise CorpusError(f"{day} could not be sealed in {_ATTEMPTS} tries: other sealers were faster; run it again")
 
 
+def _length(newest: LogRecord | None) -> int:
+    return 0 if newest is None else newest.head.size
+
+
+def unlogged(corpus: Corpus, day: date, trust: Trust) -> str | None:
+    """Return a sentence where a validator of `trust` published the manifest of `day`, which the log does not have.
+
+    A manifest is published after its entry, so that such a log was cut. Another manifest is a stranger's.
+    """
+    try:
+        manifest = corpus.manifest(day)
+    except (CorpusError, ObjectCorrupt):
+        return None
+    if manifest is None or manifest.refusal(trust):
+        return None
+    return (
+        f"{keys.manifest_key(day)} is signed by {manifest.signer or 'no one'}, but the log has no entry of {day}: it "
+        "was cut; restore the log from a copy"
+    )
+
+
 def finish_seal(corpus: Corpus, entries: Log, newest: LogRecord | None, trust: Trust = ANYONE) -> Manifest | None:
     """Publish the manifest of a trusted sealer that died between log and manifest; return that of the newest day.
 
@@ -120,6 +146,18 @@ def finish_seal(corpus: Corpus, entries: Log, newest: LogRecord | None, trust: T
     if manifest is not None:
         _publish(corpus, manifest)
     return manifest
+
+
+def _sealed_as(entries: Log, last: LogRecord | None, newest: Manifest | None, day: date) -> Manifest | None:
+    """Return the manifest that the log up to `last` has of a day, or None. Only the log says that a day is sealed.
+
+    `newest` is the manifest of its newest day.
+    """
+    if newest is None or day >= newest.day:
+        return newest if newest is not None and day == newest.day else None
+    sealed = entries.newest_before(last, "sealed-day")
+    record = None if sealed is None else sealed_record(entries, sealed, day)
+    return None if record is None else logged_manifest(entries.store, record)
 
 
 def _entered(entries: Log, last: LogRecord | None, manifest: Manifest, *, signer: Signer | None, at: datetime) -> bool:
@@ -135,9 +173,11 @@ def _entered(entries: Log, last: LogRecord | None, manifest: Manifest, *, signer
 
 
 def _publish(corpus: Corpus, manifest: Manifest) -> None:
-    key = keys.manifest_key(manifest.day)
-    if not corpus.store.put_new(key, manifest.to_json()):
-        raise CorpusError(f"{key} differs from its entry in the log; run `perturb audit` and restore it")
+    """Put the manifest of a day that is in the log in its place, also where somebody put other bytes there."""
+    key, data = keys.manifest_key(manifest.day), manifest.to_json()
+    if not corpus.store.put_new(key, data):
+        log.warning("%s differs from its entry in the log and is replaced; find out who can write to the store", key)
+        corpus.store.put(key, data)
 
 
 def _check_present(corpus: Corpus, manifest: Manifest) -> None:

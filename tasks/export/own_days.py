@@ -1,13 +1,12 @@
 """The sealed days that may be exported, shared and published: those that trusted validators signed."""
 
 from collections import Counter
-from collections.abc import Iterator
-from datetime import date, timedelta
+from datetime import date
+from itertools import takewhile
 
 from perturb.schemas.errors import CorpusError
 from perturb.schemas.tier import Tier
 from perturb.schemas.trust import Trust
-from perturb.sinks.corpus import keys
 from perturb.sinks.corpus.corpus import Corpus
 from perturb.sinks.corpus.manifest import Manifest
 from perturb.sinks.dataset.contents import ExportContents
@@ -36,32 +35,21 @@ def days_to_export(
 ) -> tuple[list[Manifest], tuple[date, ...], Counter[str]]:
     """Return the sealed days that the tier's next version adds, in their order, and the days that its delay holds back.
 
-    The third value counts the days that do not count under `trust`, by the reason. Only days after the last exported
-    one are looked at, so that the cost does not depend on the age of the export.
+    The third value counts what does not count under `trust`, by the reason: such days, and entries at the end of the
+    log. Only days after the last exported one are looked at, so that the cost does not depend on the age of the export.
     """
     fresh: list[Manifest] = []
     left: Counter[str] = Counter()
     held_back: list[date] = []
-    for day in _sealed_after(corpus, contents.until):
-        if not due(day, tier, today):
-            held_back.append(day)
-        elif (manifest := corpus.manifest(day)) is not None:
-            if refusal := manifest.refusal(trust):
-                left[refusal] += 1
-            else:
-                fresh.append(manifest)
-    return fresh, tuple(held_back), left
-
-
-def _sealed_after(corpus: Corpus, until: date | None) -> Iterator[date]:
-    """Yield the days after `until` that have a manifest, in their order. The objects of these days are listed."""
-    after = "" if until is None else keys.day_folder(keys.SEALED, until + timedelta(days=1))[:-1]
-    found = set()
-    for entry in corpus.store.entries(keys.SEALED + "date=", after=after):
-        folder, _, name = entry.key.removeprefix(keys.SEALED).partition("/")
-        if name == keys.MANIFEST and (day := keys.folder_day(folder)) is not None:
-            found.add(day)
-    yield from sorted(found)
+    until = contents.until or date.min
+    for manifest in takewhile(lambda manifest: manifest.day > until, corpus.days_back(trust, left=left)):
+        if not due(manifest.day, tier, today):
+            held_back.append(manifest.day)
+        elif refusal := manifest.refusal(trust):
+            left[refusal] += 1
+        else:
+            fresh.append(manifest)
+    return fresh[::-1], tuple(held_back[::-1]), left
 
 
 def check_exported(corpus: Corpus, contents: ExportContents, trust: Trust) -> None:

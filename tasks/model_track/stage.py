@@ -43,7 +43,7 @@ def set_stage(settings: Settings, trust: Trust, *, fewest: int, tell: Callable[[
     standing = read_standing(registry, LineUps(Log(corpus.store, trust=trust)), settings)
     first = classifier_settings(settings, standing.first)
     own = load_classifier(first)
-    newest = islice(corpus.days_back(), HORIZON)
+    newest = islice(corpus.days_back(trust), HORIZON)
     counting = (manifest for manifest in newest if manifest.refusal(trust) is None)
     manifests = list(islice(counting, settings.model_track.days))
     days = sorted(manifest.day for manifest in manifests)

@@ -39,10 +39,10 @@ def left_behind(live: Sequence[RoundRef], manifests: Sequence[Manifest]) -> list
     return [ref for ref in live if last is not None and ref.day <= last]
 
 
-def foreign_findings(rounds: Mapping[str, int], days: Mapping[str, int]) -> list[Finding]:
-    """Return one finding for each reason, from counts of live rounds and of sealed days by the reason."""
+def foreign_findings(rounds: Mapping[str, int], days: Mapping[str, int], entries: Mapping[str, int]) -> list[Finding]:
+    """Return one finding for each reason, from counts of live rounds, sealed days and entries of the log by it."""
     return [
         Finding(part="signatures", what=f"{count} {what}: {why}", advice=_ADVICE)
-        for what, foreign in (("live rounds", rounds), ("sealed days", days))
+        for what, foreign in (("live rounds", rounds), ("sealed days", days), ("entries of the log", entries))
         for why, count in foreign.items()
     ]

@@ -25,7 +25,7 @@ def latest_pairs(corpus: Corpus, number: int, *, trust: Trust = ANYONE) -> list[
 
 def _live_rows(corpus: Corpus, number: int, trust: Trust) -> list[Row]:
     rows: list[Row] = []
-    for ref in reversed(corpus.live_rounds()[-_ROUNDS_PER_PAIR * number :]):
+    for ref in reversed(corpus.live_rounds(trust)[-_ROUNDS_PER_PAIR * number :]):
         stored = read_own_round(corpus, ref, trust)
         if isinstance(stored, str):
             continue
@@ -37,7 +37,7 @@ def _live_rows(corpus: Corpus, number: int, trust: Trust) -> list[Row]:
 
 
 def _sealed_rows(corpus: Corpus, number: int, trust: Trust) -> list[Row]:
-    newest = next((day for day in islice(corpus.days_back(), HORIZON) if day.refusal(trust) is None), None)
+    newest = next((day for day in islice(corpus.days_back(trust), HORIZON) if day.refusal(trust) is None), None)
     if newest is None:
         return []
     accepted = accepted_rows(corpus.metadata(newest))

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from perturb.schemas.errors import CorpusError
 from perturb.schemas.record import record_schema
@@ -21,8 +20,10 @@ from perturb.sinks.corpus.corpus import Corpus, RoundRef
 from perturb.sinks.corpus.keys import commit_key
 from perturb.sinks.corpus.manifest import Manifest
 from perturb.sinks.dataset.keys import exported_days
+from perturb.sinks.formats.parquet import open_table
 from perturb.sinks.log.log import Log
 from perturb.sinks.stores.arrow import open_filesystem
+from perturb.sinks.stores.base import ObjectCorrupt, ObjectMissing
 from perturb.sinks.targets.line_up import LineUps
 from perturb.tasks.corpus.seal import closes_at
 from perturb.tasks.monitor.foreign import foreign_findings, left_behind, own_days, round_refusal
@@ -38,6 +39,8 @@ EXPORT_DAYS = 7
 # Fewer answers than these may all be refused by chance.
 _MIN_ANSWERS = 20
 _READERS = 8
+# What reading a damaged or missing file of records raises. A store that cannot be reached raises another StoreError.
+_UNREADABLE = (CorpusError, ObjectCorrupt, ObjectMissing, pa.ArrowException, OSError)
 _COLUMNS = (
     *("round_id", "created_at", "outcome", "miner_hotkey", "true_label", "adversarial_label", "semantic_mismatch"),
     *("judge", "linf_levels", "ssim", "response_ms", "score", "target"),
@@ -56,12 +59,13 @@ def read_status(corpus: Corpus, settings: Settings, *, now: datetime | None = No
     """
     now = now or datetime.now(UTC)
     today = now.astimezone(UTC).date()
-    newest, totals = corpus.newest(), corpus.totals()
+    foreign_entries: Counter[str] = Counter()
+    newest, totals = next(corpus.days_back(trust, left=foreign_entries), None), corpus.totals(trust)
     week = today - timedelta(days=JUDGED_DAYS)
-    there = [] if newest is None else (corpus.newest_days(week + timedelta(days=1)) or [newest])
-    live = corpus.live_rounds()
+    there = [] if newest is None else (corpus.newest_days(week + timedelta(days=1), trust) or [newest])
+    live = corpus.live_rounds(trust)
     manifests, foreign_days = own_days(there, trust)
-    records, foreign = _read(corpus, today, manifests, live, trust)
+    records, foreign, unreadable = _read(corpus, today, manifests, live, trust)
     live = [ref for ref in live if ref not in foreign]
     today_counts = _today_counts(records, today, _shares(corpus, trust))
     last_round, last_commit = _last_commit(corpus, manifests, live)
@@ -78,6 +82,7 @@ def read_status(corpus: Corpus, settings: Settings, *, now: datetime | None = No
         unsealed_days=tuple(sorted({ref.day for ref in live if ref.day < today})),
         foreign_rounds=dict(Counter(foreign.values())),
         foreign_days=dict(foreign_days),
+        foreign_entries=dict(foreign_entries),
         sealed_days=totals.days - sum(foreign_days.values()),
         sealed_records=totals.records - sum(manifest.records for manifest in there if manifest not in manifests),
         sealed_bytes=totals.bytes - sum(manifest.size for manifest in there if manifest not in manifests),
@@ -85,7 +90,8 @@ def read_status(corpus: Corpus, settings: Settings, *, now: datetime | None = No
         exports=exports,
         findings=(),
     )
-    return status.model_copy(update={"findings": tuple(_findings(status, settings))})
+    findings = [_unreadable(day, why) for day, why in unreadable.items()]
+    return status.model_copy(update={"findings": (*_findings(status, settings), *findings)})
 
 
 def _shares(corpus: Corpus, trust: Trust) -> dict[str, float]:
@@ -112,40 +118,54 @@ def delays(path: Path) -> dict[str, int]:
 
 def _read(
     corpus: Corpus, today: date, manifests: Sequence[Manifest], live: Sequence[RoundRef], trust: Trust
-) -> tuple[pa.Table, dict[RoundRef, str]]:
-    """Return the records of the last week's sealed days and of today's rounds, and why which live rounds do not count.
+) -> tuple[pa.Table, dict[RoundRef, str], dict[date, str]]:
+    """Return the records of the last week's sealed days and of today's rounds, and why which live rounds do not count
+    and which days cannot be read.
 
     Looked at are today's rounds and those of sealed partitions.
     """
     week = today - timedelta(days=JUDGED_DAYS)
-    keys = [entry.key for manifest in manifests if manifest.day > week for entry in manifest.file("metadata")]
+    places = [(one.day, entry.key) for one in manifests if one.day > week for entry in one.file("metadata")]
     rounds = [ref for ref in live if ref.day >= today]
     rounds += [ref for ref in left_behind(live, manifests) if ref.day < today]
     files = open_filesystem(corpus.store)
     schema = pa.schema([record_schema().field(name) for name in _COLUMNS])
 
-    def read(key: str) -> pa.Table:
-        with files.open_input_file(key) as file:
-            return pq.ParquetFile(file, page_checksum_verification=True).read(list(_COLUMNS), use_threads=False)
+    def read(place: tuple[date, str]) -> pa.Table | str:
+        try:
+            with files.open_input_file(place[1]) as file:
+                return open_table(file, place[1]).read(list(_COLUMNS), use_threads=False)
+        except _UNREADABLE as error:
+            return str(error)
 
     def read_own(ref: RoundRef) -> pa.Table | str | None:
-        with files.open_input_file(ref.commit_key) as file:
-            try:
-                table = pq.ParquetFile(file, page_checksum_verification=True)
+        try:
+            with files.open_input_file(ref.commit_key) as file:
+                table = open_table(file, ref.commit_key)
                 if refusal := round_refusal(table, ref.commit_key, trust):
                     return refusal
                 return table.read(list(_COLUMNS), use_threads=False) if ref.day >= today else None
-            except (CorpusError, pa.ArrowInvalid):
-                return "it cannot be read, so that no signature is known"
+        except _UNREADABLE:
+            return "it cannot be read, so that no signature is known"
 
     # Reading file by file takes half as long as a dataset's scan: the rounds of a day are many files of a few rows.
     with ThreadPoolExecutor(_READERS) as pool:
-        tables = list(pool.map(read, keys))
+        sealed = list(pool.map(read, places))
         found = list(pool.map(read_own, rounds))
-    tables += [table for table in found if isinstance(table, pa.Table)]
+    tables = [table for table in (*sealed, *found) if isinstance(table, pa.Table)]
     foreign = {ref: refusal for ref, refusal in zip(rounds, found, strict=True) if isinstance(refusal, str)}
+    unreadable = {day: why for (day, _), why in zip(places, sealed, strict=True) if isinstance(why, str)}
     # `schema.empty_table()` would make Arrow import pandas, which takes 0.2 s.
-    return pa.concat_tables([pa.Table.from_batches([], schema), *tables], promote_options="default"), foreign
+    together = pa.concat_tables([pa.Table.from_batches([], schema), *tables], promote_options="default")
+    return together, foreign, unreadable
+
+
+def _unreadable(day: date, why: str) -> Finding:
+    return Finding(
+        part="sealed days",
+        what=f"the metadata of {day} cannot be read: {why}",
+        advice=f"run `perturb audit --day {day}` and restore it from a copy",
+    )
 
 
 _TODAY = """
@@ -236,7 +256,7 @@ def _last_commit(
 
 def _exports(corpus: Corpus, tiers: Mapping[str, int], now: datetime, trust: Trust) -> tuple[TierLag, ...]:
     """Return how far each tier is behind, by the last `EXPORT_DAYS` days that its delay lets through."""
-    newest = corpus.newest()
+    newest = corpus.newest(trust)
     lags = []
     for tier, delay in tiers.items():
         if newest is None:
@@ -245,12 +265,21 @@ def _exports(corpus: Corpus, tiers: Mapping[str, int], now: datetime, trust: Tru
         last = newest.day if not delay else min(newest.day, now.astimezone(UTC).date() - timedelta(days=1 + delay))
         looked_at = [last - timedelta(days=back) for back in range(EXPORT_DAYS - 1, -1, -1)]
         done = set(exported_days(corpus.store, tier, since=looked_at[0])) or set(exported_days(corpus.store, tier))
-        missing = [manifest for day in looked_at if day not in done and (manifest := corpus.manifest(day)) is not None]
-        due = {manifest.day: _due_at(manifest, delay) for manifest in missing if manifest.refusal(trust) is None}
+        missing = [own for day in looked_at if day not in done and (own := _own_manifest(corpus, day, trust))]
+        due = {manifest.day: _due_at(manifest, delay) for manifest in missing}
         behind = tuple(day for day, moment in due.items() if moment <= now)
         oldest = max((now - due[day]).total_seconds() for day in behind) if behind else 0.0
         lags.append(TierLag(tier=tier, exported_until=max(done, default=None), behind=behind, oldest_due_s=oldest))
     return tuple(lags)
+
+
+def _own_manifest(corpus: Corpus, day: date, trust: Trust) -> Manifest | None:
+    """Return the manifest of a day if a validator of `trust` signed it, otherwise None."""
+    try:
+        manifest = corpus.manifest(day)
+    except (CorpusError, ObjectCorrupt):
+        return None
+    return manifest if manifest is not None and manifest.refusal(trust) is None else None
 
 
 def _due_at(manifest: Manifest, delay_days: int) -> datetime:
@@ -270,7 +299,7 @@ def _findings(status: Status, settings: Settings) -> list[Finding]:
                 "or name a store that holds rounds",
             )
         )
-    found += foreign_findings(status.foreign_rounds, status.foreign_days)
+    found += foreign_findings(status.foreign_rounds, status.foreign_days, status.foreign_entries)
     age = status.last_commit_age_s
     if limits.commit_minutes and age is not None and age > limits.commit_minutes * 60:
         found.append(

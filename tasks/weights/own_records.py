@@ -48,7 +48,7 @@ class OwnHistory:
 
     @cached_property
     def _newest(self) -> Manifest | None:
-        for place, manifest in enumerate(self._corpus.days_back()):
+        for place, manifest in enumerate(self._corpus.days_back(self._trust, left=self.left)):
             if (refusal := manifest.refusal(self._trust)) is None:
                 return manifest
             if place == HORIZON:
@@ -64,7 +64,7 @@ class OwnHistory:
     @cached_property
     def live(self) -> pa.Table:
         """The records of live rounds that count."""
-        refs = self._corpus.live_rounds()
+        refs = self._corpus.live_rounds(self._trust)
         schema = pa.schema([record_schema().field(name) for name in COLUMNS])
         kept = KeptRounds(self._cache, self._trust, schema, self._corpus.store.url)
         self._used.add(kept.path)

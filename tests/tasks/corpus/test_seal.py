@@ -21,7 +21,7 @@ def test_a_late_round_is_in_the_next_sealed_day(corpus: Corpus) -> None:
     commit(corpus, small(1))
     late = small(2)
     real = corpus.open_day
-    corpus.open_day = lambda now: TODAY  # type: ignore[method-assign]
+    corpus.open_day = lambda now, trust: TODAY  # type: ignore[method-assign]
     listed = corpus.live_rounds
 
     def list_then_commit(**options: object):  # type: ignore[no-untyped-def]
