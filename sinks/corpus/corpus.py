@@ -300,9 +300,9 @@ class Corpus:
             if self.store.head(keys.commit_key(day, round_id)) is not None:
                 yield RoundRef(day, round_id)
 
-    def read_round(self, ref: RoundRef) -> StoredRound:
-        """Return a committed round's metadata. Raises ObjectMissing, and CorpusError when it cannot be parsed."""
-        return read_round(self.store, ref.day, ref.round_id)
+    def read_round(self, ref: RoundRef, trust: Trust | None = None) -> StoredRound:
+        """Return a committed round's metadata. Raises as `rounds.read_round`."""
+        return read_round(self.store, ref.day, ref.round_id, trust)
 
     # Reading
 
@@ -343,9 +343,16 @@ class Corpus:
         return ds.dataset(paths, format="parquet", filesystem=open_filesystem(self.store))
 
     def rows(self, manifest: Manifest) -> Iterator[list[Row]]:
-        """Yield the records of one sealed day as dictionaries, a few thousand at a time. Raises as `tables`."""
+        """Yield the records of one sealed day as dictionaries, a few thousand at a time.
+
+        Raises as `tables`, and CorpusError for text that is not Unicode and times that no record has.
+        """
         for table in self.tables(manifest):
-            yield table.to_pylist()
+            try:
+                rows: list[Row] = table.to_pylist()
+            except (ValueError, OverflowError) as error:
+                raise CorpusError(f"{manifest.day} has a value that no record has: {error}") from error
+            yield rows
 
     def tables(self, manifest: Manifest) -> "Iterator[pa.Table]":
         """Yield the records of one sealed day with the columns that its files have, a few thousand at a time.

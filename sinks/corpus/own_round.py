@@ -5,11 +5,14 @@ that validator did not sign is left out and named; it is never an error, so that
 no weights from being set.
 """
 
+import pyarrow.compute as pc
+
 from perturb.schemas.errors import CorpusError
+from perturb.schemas.outcome import Outcome
 from perturb.schemas.trust import Trust
 from perturb.sinks.corpus import keys
-from perturb.sinks.corpus.corpus import Corpus, RoundRef
-from perturb.sinks.corpus.rounds import StoredRound
+from perturb.sinks.corpus.corpus import HORIZON, Corpus, RoundRef
+from perturb.sinks.corpus.rounds import RoundRefused, StoredRound
 from perturb.sinks.stores.base import ObjectCorrupt
 
 
@@ -17,16 +20,16 @@ def read_own_round(corpus: Corpus, ref: RoundRef, trust: Trust) -> StoredRound |
     """Return a round's metadata, or why it does not count as a round of a validator of `trust` in this place.
 
     The rows that are returned are those that were signed, except for their pointers into tars, which name the round's
-    own folder. A copy of the round in another partition may return too. Raises ObjectMissing and other StoreErrors when
-    the store cannot be read.
+    own folder. A copy of a live round in another partition may return too. Raises ObjectMissing and other StoreErrors
+    where the store cannot be read.
     """
     try:
-        stored = corpus.read_round(ref)
         # Signature and Merkle root before anything else: until then rows are somebody's.
-        if refusal := stored.statement.refusal(trust):
-            return refusal
+        stored = corpus.read_round(ref, trust)
         if faults := stored.row_faults():
             return faults[0]
+    except RoundRefused as error:
+        return str(error)
     except (CorpusError, ObjectCorrupt):
         return "it cannot be read, so that no signature is known"
     if stored.statement.round_id != ref.round_id:
@@ -36,4 +39,25 @@ def read_own_round(corpus: Corpus, ref: RoundRef, trust: Trust) -> StoredRound |
     folder = keys.round_folder(ref.day, ref.round_id)
     if stored.table["original_shard"].unique().to_pylist() not in ([], [folder + "original.tar"]):
         return "its rows point into another folder"
-    return stored
+    accepted = pc.equal(stored.table["outcome"], str(Outcome.ACCEPTED))
+    if not accepted.equals(pc.is_valid(stored.table["perturbed_shard"])):
+        return "its rows do not point to an image where they are accepted, and there only"
+    return _sealed_before(corpus, ref, stored, trust) or stored
+
+
+def _sealed_before(corpus: Corpus, ref: RoundRef, stored: StoredRound, trust: Trust) -> str | None:
+    """Return why a round that was made before the day of its partition is a copy of a sealed one, or None.
+
+    The partition is not signed, and whether a round is live was asked of the days since the oldest partition. A sealed
+    day takes in rounds of its own day and of earlier ones.
+    """
+    made = pc.min(stored.table["created_at"]).as_py()
+    if made is None or made.date() >= ref.day:
+        return None
+    days = corpus.newest_days(made.date(), trust)
+    for manifest in days:
+        if ref.round_id in corpus.claims(manifest):
+            return f"it is a copy: {manifest.day} has it"
+    if len(days) >= HORIZON and made.date() < days[0].day:
+        return f"it was made on {made.date()}, before the {HORIZON} newest sealed days, which may have it"
+    return None

@@ -15,6 +15,7 @@ from perturb.schemas.errors import CorpusError
 from perturb.schemas.outcome import Outcome
 from perturb.schemas.record import POINTERS, Record, Row
 from perturb.schemas.signature import Signer
+from perturb.schemas.trust import Trust
 from perturb.sinks.corpus import keys
 from perturb.sinks.corpus.manifest import FileEntry, Kind, RoundStatement, parse_round
 from perturb.sinks.formats.leaves import leaves_by_id
@@ -25,7 +26,10 @@ from perturb.sinks.formats.version import FORMAT
 from perturb.sinks.stores.base import Pieces, Store
 
 log = logging.getLogger(__name__)
+# A subnet numbers its neurons with 16 bits.
+_MOST_ROWS = 1 << 16
 # Columns that every version wrote, and by which a round is told from another.
+_KNOWN = frozenset(Record.model_fields)
 _ALWAYS = ("record_id", "round_id", "validator_hotkey", "body_sha256", "original_sha256", *POINTERS)
 
 
@@ -229,19 +233,42 @@ def _unsigned(statement: RoundStatement) -> bytes:
     return canonical_json(statement.model_dump(mode="json", exclude={"signer", "signature"}))
 
 
-def read_round(store: Store, day: date, round_id: str) -> StoredRound:
-    """Return the metadata of a committed round. Raises ObjectMissing, and CorpusError when it cannot be parsed."""
+def _as_signed(table: pa.Table) -> pa.Table:
+    """Return a table without what no signature covers: unknown columns of nulls, and that a column may not be null."""
+    names = [name for name in table.schema.names if name in _KNOWN or table[name].null_count < table.num_rows]
+    fields = [table.schema.field(name).with_nullable(True).remove_metadata() for name in names]
+    return pa.table([table[name] for name in names], schema=pa.schema(fields))
+
+
+class RoundRefused(CorpusError):
+    """A round that no trusted validator signed; the message says why."""
+
+
+def read_round(store: Store, day: date, round_id: str, trust: Trust | None = None) -> StoredRound:
+    """Return the metadata of a committed round.
+
+    Raises ObjectMissing, CorpusError when it cannot be parsed, and RoundRefused when no validator of `trust` signed it
+    (None: whoever may have). That is asked before a row is read: a few bytes can be millions of rows of one value.
+    """
     key = keys.commit_key(day, round_id)
     data = store.get(key)
     file = open_table(pa.BufferReader(data), key)
+    statement = parse_round(read_statement(file.schema_arrow, key), key)
+    if trust is not None and (refusal := statement.refusal(trust)):
+        raise RoundRefused(refusal)
+    if (rows := file.metadata.num_rows) != statement.records or rows > _MOST_ROWS:
+        raise CorpusError(
+            f"{key} has {rows} rows, its statement says {statement.records}; accepted: as many, {_MOST_ROWS} at most"
+        )
     table = read_table(file, key)
     if missing := [name for name in _ALWAYS if name not in table.schema.names]:
         raise CorpusError(f"{key} has no column {missing[0]}; it was not written by this pipeline")
     if table["record_id"].null_count:
         raise CorpusError(f"{key} has a record without an ID; it was not written by this pipeline")
+    table = _as_signed(table)
     return StoredRound(
         day=day,
-        statement=parse_round(read_statement(file.schema_arrow, key), key),
+        statement=statement,
         commit_sha256=hashlib.sha256(data).hexdigest(),
         table=table,
     )

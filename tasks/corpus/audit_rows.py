@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import pyarrow as pa
 from pydantic import ValidationError
 
 from perturb.schemas.errors import CorpusError
@@ -30,6 +31,8 @@ _COLUMNS = (
     *("record_id", "original_sha256", "perturbed_sha256", "body_sha256", "height", "width", "outcome"),
     *POINTERS,
 )
+# A column that a file lacks is null, which changes no leaf.
+_NULLS: Row = dict.fromkeys(Record.model_fields)
 
 
 @dataclass(frozen=True)
@@ -66,12 +69,14 @@ def audit_round(
     store: Store, ref: RoundRef, stored: StoredRound, *, auditor: ImageAuditor, draws: DrawChecker, trust: Trust
 ) -> AuditFindings:
     """Audit one committed round, which a validator that `trust` names must have signed."""
-    found = AuditFindings(ref.commit_key, records=len(stored.rows), signer=stored.statement.signer)
+    found = AuditFindings(ref.commit_key, records=stored.table.num_rows, signer=stored.statement.signer)
     try:
         for what in stored.faults():
             found.fault(what)
+        _ = stored.rows
     except CorpusError as error:
         found.fault(str(error))
+        return found
     if [row for row in stored.rows if not _is_record(row, found)]:
         return found
     if stored.statement.round_id != ref.round_id:
@@ -80,18 +85,19 @@ def audit_round(
     for fault in (trust.signer_fault(stored.statement.signer), stored.speaker_fault()):
         if fault:
             found.fault(fault)
-    for row in stored.rows:
+    rows = [_NULLS | row for row in stored.rows]
+    for row in rows:
         _check_row(row, found, draws, deep=auditor.deep)
         if row["round_id"] != ref.round_id:
             found.fault(f"the record belongs to round {row['round_id']}", where=_at(found, row))
     folder = keys.round_folder(ref.day, ref.round_id)
     files = [entry.model_copy(update={"key": folder + entry.key}) for entry in stored.statement.files]
-    _check_shards_named(stored.rows, files, found)
+    _check_shards_named(rows, files, found)
     if sum(entry.rows for entry in files if entry.kind == "perturbed") != stored.statement.images:
         found.fault(f"the round states {stored.statement.images} images, its shards state another number")
     for entry in files:
-        rows = [row for row in stored.rows if row[f"{entry.kind}_shard"] == entry.key]
-        _audit_shard(store, entry, rows, auditor, found)
+        mine = [row for row in rows if row[f"{entry.kind}_shard"] == entry.key]
+        _audit_shard(store, entry, mine, auditor, found)
     return found
 
 
@@ -118,7 +124,11 @@ def audit_day(
         found.fault(what, where=key)
     for entry in manifest.files:
         if entry.kind in ("original", "perturbed"):
-            rows = _shard_rows(corpus, manifest, entry, deep=auditor.deep)
+            try:
+                rows = _shard_rows(corpus, manifest, entry, deep=auditor.deep)
+            except (pa.ArrowException, OSError, ValueError) as error:
+                found.fault(f"the rows that point to it cannot be read: {error}", where=entry.key)
+                continue
             _audit_shard(corpus.store, entry, rows, auditor, found)
     return found
 
@@ -127,12 +137,12 @@ def _shard_rows(corpus: Corpus, manifest: Manifest, entry: FileEntry, *, deep: b
     """Return the rows that point into one shard, with the columns that the audit needs."""
     import pyarrow.dataset as ds
 
-    rows: list[Row] = (
-        corpus.metadata(manifest)
-        .to_table(columns=None if deep else list(_COLUMNS), filter=ds.field(f"{entry.kind}_shard") == entry.key)
-        .to_pylist()
-    )
-    return rows
+    records = corpus.metadata(manifest)
+    if f"{entry.kind}_shard" not in records.schema.names:
+        return []
+    columns = None if deep else [name for name in _COLUMNS if name in records.schema.names]
+    table = records.to_table(columns=columns, filter=ds.field(f"{entry.kind}_shard") == entry.key)
+    return [_NULLS | row for row in table.to_pylist()]
 
 
 def _count_rows(
@@ -140,6 +150,7 @@ def _count_rows(
 ) -> None:
     if [row for row in rows if not _is_record(row, found)]:
         raise CorpusError("the rows are not all valid records, so that the rest of the day was not audited")
+    rows = [_NULLS | row for row in rows]
     last = next(reversed(totals.leaves), "")
     for row in rows:
         _check_row(row, found, draws, deep=deep)

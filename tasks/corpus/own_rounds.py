@@ -6,6 +6,8 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
+import pyarrow as pa
+
 from perturb.schemas.trust import Trust
 from perturb.sinks.corpus import keys
 from perturb.sinks.corpus.corpus import Corpus, RoundRef
@@ -48,6 +50,7 @@ class OwnRounds:
     def __iter__(self) -> Iterator[LoadedRound]:
         """Yield rounds. A thread reads and checks the next ones while the caller writes."""
         seen: set[str] = set()
+        types: dict[str, pa.DataType] = {}
         with ThreadPoolExecutor(1) as pool:
             pending = [pool.submit(load_round, self.corpus, ref, self.trust) for ref in self.refs[:_DEPTH]]
             try:
@@ -57,6 +60,8 @@ class OwnRounds:
                         pending.append(pool.submit(load_round, self.corpus, self.refs[place + _DEPTH], self.trust))
                     if isinstance(loaded, LoadedRound) and ref.round_id in seen:
                         loaded = "it is in two partitions"
+                    if isinstance(loaded, LoadedRound):
+                        loaded = _of_other_types(loaded, types) or loaded
                     if isinstance(loaded, str):
                         self.left[loaded] += 1
                         log.warning("round %s (%s) is not sealed: %s; %s", ref.round_id, ref.day, loaded, ADVICE)
@@ -66,6 +71,19 @@ class OwnRounds:
             finally:
                 for future in pending:
                     future.cancel()
+
+
+def _of_other_types(loaded: LoadedRound, types: dict[str, pa.DataType]) -> str | None:
+    """Return why a round cannot be in one table with those before it, whose columns have `types`; add its own to them.
+
+    A signature covers values, not types: 1 and 1.0 are one value.
+    """
+    columns = {field.name: field.type for field in loaded.stored.table.schema}
+    for name, type in columns.items():
+        if types.get(name, type) != type:
+            return f"its column {name} is of type {type}, in rounds before it of type {types[name]}"
+    types |= columns
+    return None
 
 
 def load_round(corpus: Corpus, ref: RoundRef, trust: Trust) -> LoadedRound | str:

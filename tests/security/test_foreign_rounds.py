@@ -1,8 +1,10 @@
 """Bytes that somebody put where a round belongs: they keep no day from being sealed, and pay nobody, once or twice."""
 
+import hashlib
 import io
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import astuple
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -11,14 +13,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from perturb.schemas.record import Row
+from perturb.schemas.outcome import Outcome
+from perturb.schemas.record import Row, record_schema
 from perturb.schemas.trust import Trust
 from perturb.sinks.corpus import keys
 from perturb.sinks.corpus.corpus import Corpus, RoundRef
 from perturb.sinks.formats.parquet import rows_table, table_writer
+from perturb.tasks.corpus.audit import audit
+from perturb.tasks.corpus.gc import collect_garbage
 from perturb.tasks.weights.own_records import OwnHistory
 from tests.support.forgeries import OURS, honest
-from tests.support.small_corpora import TODAY, seal
+from tests.support.small_corpora import NO_GRACE, TODAY, commit, seal, small
 
 TRUST = Trust(frozenset({OURS.ss58_address}))
 EARLIER, NEXT = date(2026, 1, 30), date(2026, 2, 1)
@@ -104,6 +109,27 @@ FAR_AWAY = pa.array([2**62], pa.timestamp("us", "UTC"))
 TWO_OF_ONE_NAME = pa.StructArray.from_arrays([pa.array([1]), pa.array([2])], ["a", "a"])
 
 
+def millions_of_rows(corpus: Corpus, ours: RoundRef) -> tuple[RoundRef, bytes]:
+    """A few bytes that are a hundred megabytes in memory, below our signed statement."""
+    metadata = pq.read_schema(pa.BufferReader(corpus.store.get(ours.commit_key))).metadata
+    schema, rows = record_schema().with_metadata(metadata), 200_000
+    sink = io.BytesIO()
+    pq.write_table(pa.table([pa.nulls(rows, field.type) for field in schema], schema=schema), sink)
+    assert len(sink.getvalue()) < 500_000
+    return RoundRef(EARLIER, ours.round_id), sink.getvalue()
+
+
+def pointers_of_another_row(corpus: Corpus, ours: RoundRef) -> tuple[RoundRef, bytes]:
+    """An accepted row's pointer on the refused one. What a pointer names is not signed."""
+    stored, ref = corpus.read_round(ours), RoundRef(EARLIER, ours.round_id)
+    rows = moved(stored.rows, ref)
+    accepted = next(row for row in rows if row["outcome"] == Outcome.ACCEPTED)
+    refused = next(row for row in rows if row["outcome"] != Outcome.ACCEPTED)
+    for name in ("perturbed_shard", "perturbed_offset", "perturbed_length"):
+        accepted[name], refused[name] = refused[name], accepted[name]
+    return ref, commit_object(rows, stored.statement.model_dump(mode="json"))
+
+
 @pytest.mark.parametrize(
     ("forge", "told"),
     [
@@ -118,6 +144,7 @@ TWO_OF_ONE_NAME = pa.StructArray.from_arrays([pa.array([1]), pa.array([2])], ["a
         (with_column("original_shard", NOT_UNICODE), UNKNOWN),
         (with_column("created_at", FAR_AWAY), UNKNOWN),
         (with_column("record_id", pa.nulls(1, pa.string())), UNKNOWN),
+        (millions_of_rows, UNKNOWN),
     ],
 )
 def test_a_foreign_round_is_left_out_and_named(
@@ -132,10 +159,94 @@ def test_a_foreign_round_is_left_out_and_named(
     assert records.num_rows == 12
     assert max(records.column("score").to_pylist()) < 1
     assert sum(left.values()) == 1
+    report = audit(Corpus(corpus.store), trust=TRUST)
+    assert (report.rounds, report.days, report.holds) == (2, 1, False)
 
     sealed = seal(corpus, NEXT, signer=OURS, trust=TRUST)
     assert set(corpus.claims(sealed.manifest)) == {ours.round_id}
     assert [why.startswith(told) for why in sealed.left] == [True], sealed.left
+
+
+def test_pointers_that_are_not_those_of_accepted_rows_are_left_out(tmp_path: Path) -> None:
+    corpus = honest(tmp_path / "corpus")
+    (ours,) = corpus.live_rounds()
+    foreign, data = pointers_of_another_row(corpus, ours)
+    corpus.store.put(foreign.commit_key, data)
+    sealed = seal(corpus, NEXT, signer=OURS, trust=TRUST)
+    assert set(corpus.claims(sealed.manifest)) == {ours.round_id}
+    assert list(sealed.left) == ["its rows do not point to an image where they are accepted, and there only"]
+
+
+def put_again(corpus: Corpus, ref: RoundRef, change: Callable[[pa.Table], pa.Table]) -> None:
+    """Write a round's table with the same statement."""
+    sink = io.BytesIO()
+    pq.write_table(change(pq.read_table(pa.BufferReader(corpus.store.get(ref.commit_key)))), sink)
+    corpus.store.put(ref.commit_key, sink.getvalue())
+
+
+def nulls(type: pa.DataType) -> Callable[[pa.Table], pa.Table]:
+    return lambda table: table.append_column("added", pa.nulls(table.num_rows, type))
+
+
+def not_null(table: pa.Table) -> pa.Table:
+    fields = [field.with_nullable(field.name != "round_id") for field in table.schema]
+    return table.cast(pa.schema(fields, metadata=table.schema.metadata))
+
+
+@pytest.mark.parametrize("change", [nulls(pa.string()), not_null])
+def test_what_no_signature_covers_keeps_no_round_from_being_sealed(
+    tmp_path: Path, change: Callable[[pa.Table], pa.Table]
+) -> None:
+    corpus = honest(tmp_path / "corpus")
+    commit(corpus, small(4, validator=OURS.ss58_address), OURS)
+    one, other = corpus.live_rounds()
+    put_again(corpus, one, change)
+    put_again(corpus, other, nulls(pa.float64()))
+    records, left = paid(corpus, tmp_path)
+    assert (records.num_rows, left) == (16, {})
+    sealed = seal(corpus, NEXT, signer=OURS, trust=TRUST)
+    assert (sealed.manifest.rounds, sealed.left) == (2, {})
+    assert "added" not in corpus.metadata(sealed.manifest).schema.names
+    assert audit(corpus, trust=TRUST).holds
+
+
+def test_an_old_round_in_a_new_partition_pays_and_is_sealed_once(tmp_path: Path) -> None:
+    """Which day a round belongs to is not signed, and the rounds of old days are removed."""
+    corpus = honest(tmp_path / "corpus")
+    manifest = corpus.manifest(TODAY)
+    assert manifest is not None
+    old = RoundRef(TODAY, min(corpus.claims(manifest)))
+    kept = {entry.key: corpus.store.get(entry.key) for entry in corpus.store.entries(keys.round_folder(*astuple(old)))}
+    stored, copy = corpus.read_round(old), RoundRef(NEXT, old.round_id)
+    collect_garbage(corpus, grace=NO_GRACE, keep_superseded=NO_GRACE, trust=TRUST)
+    assert corpus.round_days() == [NEXT], "nothing is left that tells that it was sealed, but the claims of its day"
+    for key, data in kept.items():
+        corpus.store.put(keys.round_folder(*astuple(copy)) + key.rpartition("/")[2], data)
+    statement = stored.statement.model_dump(mode="json")
+    corpus.store.put(copy.commit_key, commit_object(moved(stored.rows, copy), statement))
+    records, left = paid(corpus, tmp_path)
+    assert (records.num_rows, left) == (12, {f"round: it is a copy: {TODAY} has it": 1})
+    sealed = seal(corpus, NEXT, signer=OURS, trust=TRUST)
+    assert (sealed.manifest.rounds, sealed.left) == (1, {f"it is a copy: {TODAY} has it": 1})
+
+
+@pytest.mark.parametrize("column", ["perturbed_shard", "original_shard", "body_sha256", "miner_signature", "height"])
+def test_an_audit_goes_on_at_a_foreign_day_that_lacks_a_column(tmp_path: Path, column: str) -> None:
+    corpus = honest(tmp_path / "corpus")
+    manifest = corpus.manifest(TODAY)
+    assert manifest is not None
+    (entry,) = manifest.file("metadata")
+    sink = io.BytesIO()
+    pq.write_table(pq.read_table(pa.BufferReader(corpus.store.get(entry.key))).drop_columns([column]), sink)
+    data = sink.getvalue()
+    corpus.store.put(entry.key, data)
+    stated = entry.model_copy(update={"size": len(data), "sha256": hashlib.sha256(data).hexdigest()})
+    files = tuple(stated if file == entry else file for file in manifest.files)
+    forged = manifest.model_copy(update={"files": files, "signer": None, "signature": None})
+    corpus.store.put(keys.manifest_key(TODAY), forged.to_json())
+    report = audit(Corpus(corpus.store), trust=TRUST)
+    assert (report.days, report.rounds) == (1, 1)
+    assert f"it is signed by no one, not by {OURS.ss58_address}" in [fault.what for fault in report.faults]
 
 
 def test_a_whole_copy_of_a_round_pays_once(tmp_path: Path) -> None:

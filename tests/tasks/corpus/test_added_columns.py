@@ -1,7 +1,7 @@
 """Columns that a later program adds: this one reads, seals and audits them, and the leaves cover them."""
 
 import io
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +90,28 @@ def test_rounds_of_a_newer_program_are_sealed_and_audited_with_their_columns(
     place = table.schema.get_field_index("mood")
     pq.write_table(table.set_column(place, "mood", moods), path)
     assert any("their Merkle root is not the manifest's" in fault.what for fault in audit(corpus).faults)
+
+
+def test_a_round_whose_column_has_another_type_is_left_to_the_next_day(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No signature tells a time from its text: whoever writes to the store may put the one for the other."""
+    corpus = Corpus(open_store(str(tmp_path)))
+    for seed in (2, 3):
+        commit_newer(corpus, monkeypatch, seed, [{"mood": "2026-01-31T00:00:00.000000Z"}] * 4)
+    path = tmp_path / corpus.live_rounds()[1].commit_key
+    table = pq.read_table(path)
+    times = pa.array([datetime(2026, 1, 31, tzinfo=UTC)] * table.num_rows, pa.timestamp("us", tz="UTC"))
+    place = table.schema.get_field_index("mood")
+    path.chmod(0o644)
+    pq.write_table(table.set_column(place, "mood", times), path)
+    settings = SealSettings(reverify_fraction=0)
+    sealed = seal_day(corpus, DAY, settings=settings, early=True)
+    told = "its column mood is of type timestamp[us, tz=UTC], in rounds before it of type string"
+    assert (sealed.manifest.rounds, sealed.left) == (1, {told: 1})
+    later = seal_day(corpus, DAY + timedelta(days=1), settings=settings, early=True)
+    assert (later.manifest.rounds, later.left) == (1, {})
+    assert audit(corpus).faults == []
 
 
 @pytest.mark.parametrize(
