@@ -4,19 +4,20 @@ import logging
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from itertools import islice, takewhile
 from typing import TYPE_CHECKING, Self
 
-from perturb.schemas.errors import CorpusError
+from perturb.schemas.errors import CorpusError, SettingsError
 from perturb.schemas.pair import Pair
 from perturb.schemas.record import Row, record_day, record_schema
 from perturb.schemas.settings import Settings
 from perturb.schemas.trust import ANYONE, Trust
 from perturb.sinks.corpus import keys
 from perturb.sinks.corpus.day_tables import read_day_table
-from perturb.sinks.corpus.manifest import Manifest, parse_manifest
+from perturb.sinks.corpus.manifest import FileEntry, Manifest, parse_manifest
 from perturb.sinks.corpus.rounds import RoundDraft, StoredRound, read_round, write_round
 from perturb.sinks.corpus.sealed_days import entry_day, logged_manifest
 from perturb.sinks.log.entry import LogRecord, Totals
@@ -62,7 +63,7 @@ class Corpus:
     def __init__(self, store: Store):
         self.store = store
         self._manifests: dict[date, Manifest] = {}
-        self._claims: dict[str, frozenset[str]] = {}
+        self._claims: dict[tuple[FileEntry, ...], frozenset[str]] = {}
         # The entry of the log before the one with this root, which stands for all before it.
         self._earlier: dict[str, LogRecord | None] = {}
 
@@ -183,16 +184,19 @@ class Corpus:
 
     def claims(self, manifest: Manifest) -> frozenset[str]:
         """Return the IDs of the rounds that a sealed day took in. Raises as `read_day_table`."""
-        if manifest.attempt not in self._claims:
+        # Not by the attempt, which another manifest may name too.
+        files = tuple(manifest.file("claims"))
+        if files not in self._claims:
             table = read_day_table(self.store, manifest, "claims")
-            self._claims[manifest.attempt] = frozenset(table["round_id"].to_pylist())
-        return self._claims[manifest.attempt]
+            self._claims[files] = frozenset(table["round_id"].to_pylist())
+        return self._claims[files]
 
     def days_of(self, record_id: str) -> list[Manifest]:
         """Return the sealed days that may have a record: that of its challenge, and those that took it in late.
 
         This is one read of a manifest and one listing, and a manifest for each day that took in records of that day
-        late. Raises CorpusError for what is no record ID.
+        late. A listed day that cannot be read is left out, as anybody may have listed it. Raises CorpusError for what
+        is no record ID, and when the manifest of the challenge's day is invalid.
         """
         day = record_day(record_id)
         if day is None:
@@ -200,10 +204,11 @@ class Corpus:
                 f"{record_id!r} is not a record ID; accepted: 8 digits of a day and 24 hex digits, as in the record_id "
                 "column"
             )
-        folder = keys.day_folder(keys.LATE, day)
-        late = (entry.key.removeprefix(folder) for entry in self.store.entries(folder))
-        days = [day, *sorted(keys.parse_day(name) for name in late)]
-        return [manifest for manifest in map(self.manifest, days) if manifest is not None]
+        found = [self.manifest(day)]
+        for entry in self.store.entries(keys.day_folder(keys.LATE, day)):
+            with suppress(SettingsError, CorpusError, ObjectCorrupt):
+                found.append(self.manifest(keys.parse_day(entry.key.rpartition("/")[2])))
+        return [manifest for manifest in found if manifest is not None]
 
     # Rounds
 

@@ -1,6 +1,8 @@
 """Line-ups on a store: `line-ups/{number}-{sha256}.json`, created once, and the log that says which is in force."""
 
 import hashlib
+import logging
+from collections import Counter
 from datetime import datetime
 from typing import Literal
 
@@ -12,6 +14,7 @@ from perturb.sinks.log.entry import Kind, LogRecord, NewEntry
 from perturb.sinks.log.log import Log
 from perturb.sinks.stores.base import ObjectMissing, Store
 
+logger = logging.getLogger(__name__)
 LINE_UPS = "line-ups/"
 KINDS: tuple[Kind, ...] = ("promotion", "retirement", "rollback")
 
@@ -30,8 +33,14 @@ class LineUps:
         self.log = log
 
     def newest(self) -> tuple[LineUp | None, int]:
-        """Return the line-up in force, None before the first promotion, and the number of the log's entries."""
-        record = self.log.newest()
+        """Return the line-up in force, None before the first promotion, and the number of the log's entries.
+
+        Entries at the end of the log that do not count are passed over with a warning.
+        """
+        left: Counter[str] = Counter()
+        record = self.log.newest_that_counts(left)
+        for why in left:
+            logger.warning("passed over: %s", why)
         entry = self.entry_at(record)
         return None if entry is None else self.of(entry), 0 if record is None else record.head.size
 

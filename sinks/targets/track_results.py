@@ -32,8 +32,8 @@ def newest_result(store: Store, trust: Trust) -> TrackResult | None:
     Entries of others are passed over, so that whoever can write to the store stops no payment by adding one. Raises
     CorpusError where the result is missing or another one, StoreError when the store cannot be read.
     """
-    log = Log(store)
-    entries = islice(log.back(log.newest(), _KIND), _LOOKED_THROUGH)
+    log, newest = Log(store), Log(store, trust=trust).newest_that_counts()
+    entries = islice(log.back(newest, _KIND), _LOOKED_THROUGH)
     record = next((one for one in entries if one.head.refusal(trust) is None), None)
     if record is None:
         return None

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from datetime import date
 
 from perturb.schemas.errors import CorpusError
@@ -11,6 +12,7 @@ from perturb.schemas.settings import Settings
 from perturb.schemas.trust import ANYONE, Trust
 from perturb.sinks.corpus import keys
 from perturb.sinks.corpus.corpus import Corpus, RoundRef
+from perturb.sinks.corpus.manifest import Manifest
 from perturb.sinks.log.log import Log
 from perturb.sinks.stores.base import ObjectCorrupt, ObjectMissing
 from perturb.subnet.trust import load_trust
@@ -61,7 +63,7 @@ def audit(
     records = check_log(corpus, entries, manifests, report, first)
     if day is None:
         set_reached(report, entries, records, manifests, first)
-    live = corpus.live_rounds(manifests=manifests if since is None else None)
+    live = _live_rounds(corpus, None if since is not None else manifests, manifests, trust, report)
     duplicates = DuplicateAuditor(corpus, live)
     tasks = TaskAuditor(corpus, since)
     for manifest in manifests:
@@ -83,6 +85,26 @@ def audit(
     if day is not None and not report.days and not report.rounds:
         raise CorpusError(f"there is nothing to audit for {day}; `perturb status` lists the days of a corpus")
     return report
+
+
+def _live_rounds(
+    corpus: Corpus, known: Sequence[Manifest] | None, manifests: Sequence[Manifest], trust: Trust, report: AuditReport
+) -> list[RoundRef]:
+    """Return the live rounds by the days `known`, by default those of the log.
+
+    Where the log, or the claims of a day, cannot be read, which is a fault, the days among `manifests` with claims say
+    what is live.
+    """
+    try:
+        return corpus.live_rounds(trust, manifests=known)
+    except (CorpusError, ObjectMissing, ObjectCorrupt) as error:
+        report.faults.append(Fault(keys.ROUNDS, f"which rounds are live is not certain: {error}"))
+    readable = []
+    for manifest in manifests:
+        with suppress(CorpusError, ObjectMissing, ObjectCorrupt):
+            corpus.claims(manifest)
+            readable.append(manifest)
+    return corpus.live_rounds(manifests=readable)
 
 
 def _audit_live(

@@ -19,26 +19,30 @@ from perturb.tasks.corpus.audit_rows import Fault
 
 
 def beginning(entries: Log, since: date | None, since_entry: int | None) -> tuple[int, date | None]:
-    """Return the number of the first entry of the log to audit, and the first day; 0 and None for everything.
+    """Return the number of the first entry of the log to audit, and the first day.
 
-    Raises CorpusError for an entry that the log does not have.
+    They are 0 and None for everything: without a beginning, and where the log is damaged behind it, which the audit of
+    the log reports. Raises CorpusError for an entry that the log does not have.
     """
     if since is None and since_entry is None:
         return 0, None
-    newest = entries.newest()
-    if since_entry is not None:
-        there = 0 if newest is None else newest.head.size
-        if not 0 <= since_entry <= there:
-            raise CorpusError(f"the log has no entry {since_entry}; it has {there}, numbered from 0: see `perturb log`")
-        days = (entry_day(record.entry) for record in entries.records(since_entry) if record.entry.kind == "sealed-day")
-        # Without a day behind the entry only live rounds are left.
-        found = next(days, None)
-        return since_entry, max(found or date.max, since or date.min)
-    assert since is not None
-    last = entries.newest_before(newest, "sealed-day")
-    record = None if last is None else first_sealed_since(entries, last, since)
+    newest = entries.newest_that_counts()
     size = 0 if newest is None else newest.head.size
-    return size if record is None else record.entry.sequence, since
+    if since_entry is not None and not 0 <= since_entry <= size:
+        raise CorpusError(f"the log has no entry {since_entry}; it has {size}, numbered from 0: see `perturb log`")
+    try:
+        if since_entry is not None:
+            records = entries.records(since_entry, size)
+            days = (entry_day(record.entry) for record in records if record.entry.kind == "sealed-day")
+            # Without a day behind the entry only live rounds are left.
+            found = next(days, None)
+            return since_entry, max(found or date.max, since or date.min)
+        assert since is not None
+        last = entries.newest_before(newest, "sealed-day")
+        first = None if last is None else first_sealed_since(entries, last, since)
+        return size if first is None else first.entry.sequence, since
+    except (CorpusError, ObjectCorrupt):
+        return 0, None
 
 
 def read_manifests(corpus: Corpus, report: AuditReport, since: date | None) -> list[Manifest]:

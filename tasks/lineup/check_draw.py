@@ -78,5 +78,5 @@ class DrawChecker:
 
     def _log_newest(self) -> LogRecord | None:
         if self._newest is None:
-            self._newest = self._log.newest()
+            self._newest = self._log.newest_that_counts()
         return self._newest

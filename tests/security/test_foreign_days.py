@@ -21,6 +21,7 @@ from perturb.sinks.log.log import Log
 from perturb.sinks.log.tree import appended, root_of_peaks
 from perturb.tasks.corpus.audit import audit
 from perturb.tasks.corpus.gc import collect_garbage
+from perturb.tasks.corpus.prove import prove
 from perturb.tasks.export.export import export
 from perturb.tasks.monitor.status import read_status
 from perturb.tasks.tiers.tier_file import load_tiers
@@ -163,6 +164,10 @@ def test_entries_that_somebody_added_to_the_log_are_passed_over_and_named(
     status = read_status(Corpus(corpus.store), load_settings(tiers=ROOT / "tiers.toml"), now=LATER, trust=TRUST)
     assert status.foreign_entries == left
     assert log_key(len(DAYS)) in " ".join(finding.what for finding in status.findings)
+    for options in ({}, {"since_entry": len(DAYS)}, {"since_entry": 1}, {"since": DAYS[1]}):
+        report = audit(Corpus(corpus.store), trust=TRUST, **options)  # type: ignore[arg-type]
+        assert [log_key(len(DAYS)) in fault.what for fault in report.faults if fault.where == "log/"] == [True]
+        assert report.rounds == 1
     for write in (
         lambda: seal(Corpus(corpus.store), NEXT, signer=OURS, trust=TRUST, early=True),
         lambda: collect_garbage(Corpus(corpus.store), trust=TRUST, dry_run=True),
@@ -199,3 +204,22 @@ def test_the_status_names_a_day_that_cannot_be_read(tmp_path: Path) -> None:
     assert [f"the metadata of {day} cannot be read" in what for day, what in zip(DAYS, named, strict=False)] == [
         True
     ] * 2
+
+
+def test_a_late_day_that_somebody_listed_hides_no_record(tmp_path: Path) -> None:
+    corpus = of_ours(tmp_path / "corpus")
+    for name in ("2026-99-99", str(NEXT)):
+        corpus.store.put(f"sealed/late/date={TODAY}/{name}", b"")
+    corpus.store.put(keys.manifest_key(NEXT), b"{}")
+    (row, *_), *_ = corpus.rows(corpus.manifest(TODAY))  # type: ignore[arg-type]
+    assert prove(Corpus(corpus.store), row["record_id"], trust=TRUST).record_id == row["record_id"]
+    faults = audit(Corpus(corpus.store), trust=TRUST, since=DAYS[1]).faults
+    assert {fault.where for fault in faults} == {keys.manifest_key(NEXT)}
+
+
+def test_an_audit_goes_on_where_it_is_not_known_which_rounds_are_live(tmp_path: Path) -> None:
+    corpus = of_ours(tmp_path / "corpus")
+    corpus.store.put(keys.manifest_key(NEXT), unsigned(corpus, TODAY, day=NEXT, files=()))
+    report = audit(Corpus(corpus.store), trust=TRUST)
+    assert (report.days, report.rounds) == (len(DAYS) + 1, 1)
+    assert {fault.where for fault in report.faults} == {keys.manifest_key(NEXT), keys.ROUNDS}
