@@ -1,21 +1,22 @@
 """Canonical JSON (RFC 8785): one byte sequence for one value in every language, for digests and signatures."""
 
-import json
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+import numpy as np
+import orjson
 import rfc8785
 
-# Of floats in this range, and of zero, the shortest decimal of Python is that of RFC 8785, apart from a final ".0".
+# Of floats in this range, and of zero, the shortest decimal is written as RFC 8785 wants, apart from a final ".0".
 _LEAST_USUAL, _FIRST_UNUSUAL = 1e-4, 2.0**53
 _LAST_INTEGER = 2**53 - 1
-_ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 # From here on doubles are written with an exponent.
 _FIRST_EXPONENT = 10**21
 
 
 class _UnusualError(Exception):
-    """A number or a key that the standard library writes or sorts in another way than RFC 8785."""
+    """A number or a key that orjson writes or sorts in another way than RFC 8785."""
 
 
 def canonical_json(value: object) -> bytes:
@@ -24,12 +25,37 @@ def canonical_json(value: object) -> bytes:
     A time is written as `json_default` says. Raises ValueError for NaN and infinities, integers that are no
     double's shortest text, text that is not Unicode, and TypeError for values that are neither JSON nor times.
     """
-    # The standard library is six times as fast and differs for few values, which never occur in most records.
+    # orjson is many times as fast and differs for few values, which never occur in most records.
     try:
-        usual = _usual(value)
-    except _UnusualError:
+        return orjson.dumps(_usual(value), option=orjson.OPT_SORT_KEYS)
+    except (_UnusualError, orjson.JSONEncodeError):
         return rfc8785.dumps(_plain(value))
-    return _ENCODER.encode(usual).encode()
+
+
+def canonical_members(values: Sequence[str] | np.ndarray) -> list[bytes]:
+    """Return each of many texts, or of many int64 or float64 numbers, as canonical JSON.
+
+    It is `canonical_json` of each, faster, and raises as that does.
+    """
+    if not len(values):
+        return []
+    if isinstance(values, np.ndarray):
+        # No number has a comma.
+        return _numbers(values)[1:-1].split(b",")
+    together = orjson.dumps(values)
+    if together.count(b'"') > 2 * len(values):
+        # A text has quotes, so that the texts cannot be told apart by them.
+        return [canonical_json(value) for value in values]
+    return [b'"' + text + b'"' for text in together[2:-2].split(b'","')]
+
+
+def _numbers(values: np.ndarray) -> bytes:
+    if values.dtype == np.float64:
+        size = np.abs(values)
+        usual = (size >= _LEAST_USUAL) & (size < _FIRST_UNUSUAL) & (size != np.floor(size))
+    else:
+        usual = (values >= -_LAST_INTEGER) & (values <= _LAST_INTEGER)
+    return orjson.dumps(values.tolist()) if usual.all() else canonical_json(values.tolist())
 
 
 def json_default(value: object) -> str:
@@ -40,7 +66,7 @@ def json_default(value: object) -> str:
 
 
 def _usual(value: object) -> object:
-    """Return a value that the standard library writes as RFC 8785 wants. Raises _UnusualError where there is none."""
+    """Return a value that orjson writes as RFC 8785 wants. Raises _UnusualError where there is none."""
     kind = type(value)
     if kind is dict:
         return _usual_members(value)  # type: ignore[arg-type]

@@ -7,11 +7,10 @@ once together.
 import hashlib
 from collections.abc import Callable, Sequence
 from itertools import repeat
-from json.encoder import encode_basestring
 
 import pyarrow as pa
 
-from perturb.schemas.canonical_json import canonical_json
+from perturb.schemas.canonical_json import canonical_json, canonical_members
 from perturb.schemas.errors import CorpusError
 from perturb.schemas.record import POINTERS, Row
 from perturb.sinks.formats.merkle import leaf_hash
@@ -79,6 +78,9 @@ def _members(name: str, column: pa.ChunkedArray) -> _Members:
         return b""
     if len(texts) == 1 and not coded.null_count:
         return texts[0]
+    if len(texts) == len(coded):
+        # All differ, so that they are in the order of the rows.
+        return texts
     # Nulls take the last place.
     return [*map([*texts, b""].__getitem__, coded.indices.fill_null(len(texts)).to_pylist())]
 
@@ -86,8 +88,7 @@ def _members(name: str, column: pa.ChunkedArray) -> _Members:
 def _texts(values: pa.Array) -> list[bytes]:
     """Return distinct values as canonical JSON."""
     if pa.types.is_string(values.type) or pa.types.is_large_string(values.type):
-        return [encode_basestring(value).encode() for value in values.to_pylist()]
+        return canonical_members(values.to_pylist())
     if pa.types.is_integer(values.type) or pa.types.is_floating(values.type):
-        # No number has a comma.
-        return canonical_json(values.to_pylist())[1:-1].split(b",") if len(values) else []
+        return canonical_members(values.to_numpy())
     return [canonical_json(value) for value in values.to_pylist()]

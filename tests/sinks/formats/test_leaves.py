@@ -14,7 +14,7 @@ from perturb.sinks.formats.merkle import leaf_hash
 
 TYPES: dict[pa.DataType, st.SearchStrategy[object]] = {
     pa.string(): st.text(max_size=4) | st.sampled_from(["", '"', "\\", "\x7f\u2028", "a,b", "\x00\n"]),
-    pa.int64(): st.integers(-(2**53) + 1, 2**53 - 1),
+    pa.int64(): st.integers(-(2**53) + 1, 2**53 - 1) | st.just(2**53),
     pa.float64(): st.floats(allow_nan=False, allow_infinity=False) | st.sampled_from([0.0, -0.0, 1.0, 1e21, 5e-324]),
     pa.bool_(): st.booleans(),
     pa.timestamp("us", "UTC"): st.datetimes(timezones=st.just(UTC)),
@@ -62,6 +62,7 @@ def test_many_records_are_no_other_leaves_than_few() -> None:
         pa.array([float("-inf")]),
         pa.array([b"bytes"]),
         pa.array([2**53 + 1]),
+        pa.array([-(2**63)]),
         pa.array([[float("inf")]]),
     ],
 )
