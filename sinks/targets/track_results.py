@@ -1,6 +1,7 @@
 """Results of the model track on a store: `model-track/{time}-{sha256}.json`, and the log that says which count."""
 
 import hashlib
+from datetime import datetime
 from itertools import islice
 from typing import Literal
 
@@ -47,12 +48,12 @@ def newest_result(store: Store, trust: Trust) -> TrackResult | None:
     return parse_document(TrackDocument, data, key).result
 
 
-def append_result(log: Log, result: TrackResult, *, signer: Signer | None) -> LogRecord:
-    """Keep a result, and enter it in the log."""
+def append_result(log: Log, result: TrackResult, *, signer: Signer | None, at: datetime) -> LogRecord:
+    """Keep a result, and enter it in the log at `at`, which is now: measuring began up to hours before."""
     data = TrackDocument(format=FORMAT, result=result).to_json()
     sha256 = hashlib.sha256(data).hexdigest()
     key = f"{RESULTS}{result.measured_at:%Y%m%dT%H%M%SZ}-{sha256[:16]}.json"
     log.store.put_new(key, data)
     detail: dict[str, str | int] = {"candidates": len(result.candidates), "winner": result.winner or ""}
     new = NewEntry(kind=_KIND, key=key, sha256=sha256, detail=detail)
-    return log.append(new, signer=signer, at=result.measured_at)
+    return log.append(new, signer=signer, at=at)

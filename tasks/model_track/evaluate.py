@@ -66,7 +66,9 @@ def evaluate_models(
             ranked = rank_cards(found, stage.baseline, settings.model_track.epsilon, owners=_owners(before))
             result = _on_stage(result, stage, ranked)
             result = _with_target(registry, result, stage, Path(folder))
-    append_result(Log(open_store(settings.store, settings.s3), trust=trust), result, signer=signer)
+    entries = Log(open_store(settings.store, settings.s3), trust=trust)
+    # Rounds that are drawn while networks are measured name a log without this entry.
+    append_result(entries, result, signer=signer, at=datetime.now(UTC))
     return result
 
 
@@ -131,7 +133,7 @@ class _Evaluation:
                     yield from (_card(one, "not reached", "the time of the day's run was over") for one, _ in some)
                     continue
                 for (one, _), fetched in zip(some, pool.map(self._fetch, some), strict=True):
-                    self._tell(f"candidate of {one.hotkey}")
+                    self._tell(f"measuring the candidate of {one.hotkey}")
                     yield self._examine(one, fetched)
 
     def _fetch(self, candidate: tuple[Committed, ModelCommitment]) -> bytes | str:
@@ -167,7 +169,7 @@ class _Evaluation:
     def _measure(self, weights: bytes) -> ReportCard | str:
         limits = Limits(self._track.measure_seconds, self._track.memory_bytes)
         try:
-            return measure_isolated(weights, self._stage.examination, limits)
+            return measure_isolated(weights, self._stage.examination, limits, tell=self._tell)
         except CandidateRefused as refusal:
             return str(refusal)
 

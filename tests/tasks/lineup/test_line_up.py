@@ -28,6 +28,7 @@ from perturb.tasks.lineup.check_draw import TOLERANCE, DrawChecker
 from perturb.tasks.lineup.draw import TargetDraw
 from perturb.tasks.lineup.in_force import read_line_up
 from perturb.tasks.lineup.promote import promote, retire, rollback, with_share, without
+from perturb.tasks.model_track.evaluate import evaluate_models
 
 
 def share_of(name: str, share: float) -> Share:
@@ -194,6 +195,22 @@ def test_a_draw_that_was_chosen_is_a_fault(settings: Settings, registry: Registr
     stale = DrawChecker(log)
     assert stale.fault(row(0)) is None
     assert "the log was longer" in str(stale.fault(row(0, created_at=late + timedelta(hours=1))))
+
+
+def test_a_round_that_is_drawn_while_the_model_track_measures_is_no_fault(
+    settings: Settings, registry: Registry
+) -> None:
+    store = open_store(settings.store)
+    promote(settings, "lite0-g1", share=0.5, ungated=True)
+    drawn = TargetDraw(store, settings).draw("round")
+    now = datetime.now(UTC)
+    evaluate_models(settings, now=now - timedelta(hours=3))
+    log = Log(store, trust=load_trust(settings.subnet))
+    newest = log.newest()
+    assert newest is not None
+    assert (newest.entry.kind, newest.head.size) == ("model-track", (drawn.log_size or 0) + 1)
+    facts = {"round_id": drawn.round_id, "target": drawn.target, "classifier_sha256": drawn.sha256}
+    assert DrawChecker(log).fault(facts | {"created_at": now, "log_size": drawn.log_size}) is None
 
 
 def test_a_target_that_does_not_load_is_named(settings: Settings, registry: Registry, tmp_path: Path) -> None:

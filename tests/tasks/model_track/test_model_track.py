@@ -200,7 +200,7 @@ def test_the_result_is_in_the_log_and_its_winner_in_the_registry_and_is_paid(tra
         store.put(key, kept)
     # Somebody who can write to the store enters a result of their own: it is passed over.
     forged = track.result.model_copy(update={"winner": HOTKEYS["copy"], "target": None})
-    append_result(Log(store), forged, signer=development_keypair("//Stranger"))
+    append_result(Log(store), forged, signer=development_keypair("//Stranger"), at=datetime.now(UTC))
     assert newest_result(store, trust) == track.result
     assert weigh_miners(settings).model_winner == HOTKEYS["honest"]
 
