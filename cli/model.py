@@ -43,14 +43,19 @@ def commit(
     from perturb.schemas.commitment import CommitmentRefused, ModelCommitment
     from perturb.schemas.errors import SettingsError
     from perturb.schemas.settings import load_settings
+    from perturb.sinks.targets.registry import is_safetensors
     from perturb.subnet.keys import load_keypair
 
     settings = load_settings()
     data = read_file(weights, "WEIGHTS")
+    if not is_safetensors(data):
+        raise SettingsError(
+            f"WEIGHTS {weights} is not safetensors, which is all that validators read; convert it first"
+        )
     try:
         if dry_run:
             hotkey = load_keypair(settings.subnet).ss58_address
-            say(ModelCommitment.of(data, hotkey=hotkey, url=url).text())
+            typer.echo(ModelCommitment.of(data, hotkey=hotkey, url=url).text())
             return
         where = commit_model(settings.subnet, data, url)
     except CommitmentRefused as error:
@@ -71,16 +76,19 @@ def check(
     Exit code 11 tells that they would refuse it.
     """
     from perturb.miner.commitment import own_commitment
+    from perturb.schemas.errors import SubnetError
     from perturb.schemas.settings import load_settings
 
     settings = load_settings()
     # Before torch is imported, which takes seconds.
     committed = own_commitment(settings.subnet) if weights is None else None
     data = None if weights is None else read_file(weights, "WEIGHTS")
+    if committed is None and data is None:
+        raise SubnetError("this hotkey has committed to nothing; `perturb model commit WEIGHTS --url …` does")
     say("loading the network in a process of its own")
     from perturb.tasks.model_track.check import check_committed, check_weights
 
-    refusal = check_committed(settings, committed) if data is None else check_weights(settings, data)
+    refusal = check_committed(settings, committed) if committed is not None else check_weights(settings, data or b"")
     if refusal is not None:
         say(styled((f"refused: {refusal}", "red")))
         raise typer.Exit(REFUSED)

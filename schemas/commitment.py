@@ -35,7 +35,13 @@ class ModelCommitment(BaseModel):
     @classmethod
     def of(cls, weights: bytes, *, hotkey: str, url: str) -> Self:
         """Return the commitment of `hotkey` to a file of weights. Raises CommitmentRefused for an unusable URL."""
-        return cls.parse(cls.model_construct(h=commitment_digest(weights, hotkey), u=url).text())
+        text = cls.model_construct(h=commitment_digest(weights, hotkey), u=url).text()
+        if (excess := len(text.encode(errors="replace")) - MAX_BYTES) > 0:
+            raise CommitmentRefused(
+                f"an address of {len(url)} characters does not fit into a commitment; accepted: at most "
+                f"{len(url) - excess}"
+            )
+        return cls.parse(text)
 
     @classmethod
     def parse(cls, text: str) -> Self:

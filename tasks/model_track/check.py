@@ -4,7 +4,6 @@ import numpy as np
 
 from perturb.models.classifier import load_classifier
 from perturb.schemas.commitment import CommitmentRefused, Committed, ModelCommitment
-from perturb.schemas.errors import SubnetError
 from perturb.schemas.settings import Settings
 from perturb.subnet.fetch import FetchRefused
 from perturb.tasks.model_track.evaluate import fetch_committed
@@ -31,15 +30,16 @@ def check_weights(settings: Settings, weights: bytes) -> str | None:
     return sound(card)
 
 
-def check_committed(settings: Settings, committed: Committed | None) -> str | None:
-    """Return why validators would refuse the network of a commitment, or None. Raises SubnetError without one."""
-    if committed is None:
-        raise SubnetError("this hotkey has committed to nothing; `perturb model commit WEIGHTS --url …` does")
+def check_committed(settings: Settings, committed: Committed) -> str | None:
+    """Return why validators would refuse the network of a commitment, or None."""
     try:
         commitment = ModelCommitment.parse(committed.text)
-        weights = fetch_committed(settings, commitment)
-    except (CommitmentRefused, FetchRefused) as refusal:
+    except CommitmentRefused as refusal:
         return str(refusal)
+    try:
+        weights = fetch_committed(settings, commitment)
+    except FetchRefused as refusal:
+        return f"{commitment.u} cannot be fetched: {refusal}"
     if not commitment.is_of(weights, committed.hotkey):
         return f"the file at {commitment.u} is not what {committed.hotkey} committed to"
     return check_weights(settings, weights)

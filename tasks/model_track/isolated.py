@@ -7,7 +7,8 @@ memory and of time, and what it returns is text that is checked here.
 import os
 import resource
 import tempfile
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
@@ -22,9 +23,10 @@ from perturb.schemas.settings import ClassifierSettings, WeightsSpec
 from perturb.sinks.targets.registry import is_safetensors
 from perturb.tasks.targets.measure import HeldOut, measure
 
-_CARD, _REFUSED = b"c", b"r"
+_CARD, _REFUSED, _TOLD = b"c", b"r", b"t"
 _MOST_BYTES = 2**22
 _FILE = "weights.safetensors"
+Tell = Callable[[str], None]
 
 
 class CandidateRefused(ValueError):
@@ -52,8 +54,8 @@ class Limits:
     memory_bytes: int
 
 
-def measure_against_first(network: Classifier, examination: Examination) -> ReportCard:
-    """Return the report card of a network, compared with the first generation."""
+def measure_against_first(network: Classifier, examination: Examination, *, tell: Tell = lambda _: None) -> ReportCard:
+    """Return the report card of a network, compared with the first generation. `tell` gets what is measured next."""
     first = load_classifier(examination.first)
     return measure(
         network,
@@ -62,11 +64,16 @@ def measure_against_first(network: Classifier, examination: Examination) -> Repo
         photographs=examination.photographs,
         attacked=examination.attacked,
         seed=examination.seed,
+        tell=tell,
     )
 
 
-def measure_isolated(weights: bytes, examination: Examination, limits: Limits) -> ReportCard:
+def measure_isolated(
+    weights: bytes, examination: Examination, limits: Limits, *, tell: Tell = lambda _: None
+) -> ReportCard:
     """Return the report card of a file of weights of the first generation's architecture.
+
+    `tell` gets what is measured next, in words of the process that measures.
 
     Raises CandidateRefused where it is no safetensors file, does not fit the architecture, or ends the process.
     """
@@ -75,7 +82,7 @@ def measure_isolated(weights: bytes, examination: Examination, limits: Limits) -
     with tempfile.TemporaryDirectory(prefix="perturb-candidate-") as folder:
         path = Path(folder) / _FILE
         path.write_bytes(weights)
-        answer = _ask(path, examination, limits)
+        answer = _ask(path, examination, limits, tell)
     kind, text = answer[:1], answer[1:].decode(errors="replace")
     if kind == _REFUSED:
         raise CandidateRefused(text)
@@ -85,22 +92,29 @@ def measure_isolated(weights: bytes, examination: Examination, limits: Limits) -
         raise CandidateRefused("the process that measured the network returned no report card") from error
 
 
-def _ask(path: Path, examination: Examination, limits: Limits) -> bytes:
+def _ask(path: Path, examination: Examination, limits: Limits, tell: Tell) -> bytes:
     context = get_context("spawn")
     receiving, sending = context.Pipe(duplex=False)
     # A daemon ends with this process.
     process = context.Process(target=_answer, args=(sending, path, examination, limits), daemon=True)
     process.start()
     sending.close()
+    ends = time.monotonic() + limits.seconds
     try:
-        if not receiving.poll(limits.seconds):
-            raise CandidateRefused(f"measuring took more than {limits.seconds:g} s")
-        return receiving.recv_bytes(_MOST_BYTES)
-    except (EOFError, OSError) as error:
-        process.join(5)
-        raise CandidateRefused(
-            f"the process that measured the network ended with {process.exitcode}, perhaps for want of memory"
-        ) from error
+        while True:
+            try:
+                if (left := ends - time.monotonic()) <= 0 or not receiving.poll(left):
+                    raise CandidateRefused(f"measuring took more than {limits.seconds:g} s")
+                answer = receiving.recv_bytes(_MOST_BYTES)
+            except (EOFError, OSError) as error:
+                process.join(5)
+                raise CandidateRefused(
+                    f"the process that measured the network ended with {process.exitcode}, perhaps for want of memory"
+                ) from error
+            if answer[:1] != _TOLD:
+                return answer
+            # Not where errors are caught: that nobody reads what is told is no fault of the candidate.
+            tell(answer[1:].decode(errors="replace"))
     finally:
         process.kill()
         process.join()
@@ -109,12 +123,19 @@ def _ask(path: Path, examination: Examination, limits: Limits) -> bytes:
 
 def _answer(sending: Connection, path: Path, examination: Examination, limits: Limits) -> None:
     _limit(limits)
+
+    def tell(text: str) -> None:
+        sending.send_bytes(_TOLD + text.encode())
+
     try:
         wanted = examination.first.model_copy(update={"weights": WeightsSpec("file", path=path)})
-        card = measure_against_first(load_classifier(wanted), examination)
+        card = measure_against_first(load_classifier(wanted), examination, tell=tell)
         answer = _CARD + card.model_dump_json().encode()
     except ModelError as error:
-        answer = _REFUSED + str(error).replace(f"weights file {path}", "the file").encode()
+        # The settings are not the miner's: what remains of the advice is the architecture.
+        reason = str(error).replace(f"weights file {path}", "the file")
+        advice = f"the network is to be {examination.first.name}"
+        answer = _REFUSED + reason.replace("check classifier.name and classifier.weights", advice).encode()
     except (MemoryError, RuntimeError) as error:
         # torch reports a failed allocation as RuntimeError.
         answer = _REFUSED + f"measuring failed: {type(error).__name__}: {error}".splitlines()[0][:500].encode()

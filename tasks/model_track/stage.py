@@ -66,7 +66,7 @@ def set_stage(settings: Settings, trust: Trust, *, fewest: int, tell: Callable[[
     for share in standing.shares:
         tell(f"measuring {share.target} of the line-up")
         network = load_target(settings, registry.get(share.target))
-        score = score_of(measure_against_first(network, examination), settings.model_track)
+        score = score_of(measure_against_first(network, examination, tell=tell), settings.model_track)
         if score is not None:
             scores.append(Baseline(target=share.target, score=score))
     if not scores:

@@ -81,10 +81,15 @@ def measure(
     fields |= _old(challenger, parent, control, photographs)
     few, labels = _right(clean[:attacked], truth[:attacked], challenger, parent)
     if len(few):
-        tell(f"fresh attacks on {len(few)} photographs: {', '.join(FRESH)}")
         limits = bounds or Bounds()
-        own = {name: attack_anew(challenger, name, few, labels, bounds=limits, seed=seed) for name in FRESH}
-        grid = attack_anew(parent, "grid", few, labels, bounds=limits, seed=seed)
+        own = {}
+        for name in FRESH:
+            tell(f"fresh attack {name} on {len(few)} photographs")
+            own[name] = attack_anew(challenger, name, few, labels, bounds=limits, seed=seed)
+        grid = own["grid"]
+        if parent.sha256 != challenger.sha256:
+            tell(f"fresh attack grid on the parent, on {len(few)} photographs")
+            grid = attack_anew(parent, "grid", few, labels, bounds=limits, seed=seed)
         fields |= _fresh(own, grid)
         tell("PGD with ten steps, and checks for masked gradients")
         fields["pgd_accuracy"] = _pgd_accuracy(challenger, few, labels, seed)

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from contextlib import nullcontext
 
 import pytest
 from hypothesis import given
@@ -45,6 +46,15 @@ def test_a_commitment_binds_weights_and_hotkey() -> None:
 def test_anything_else_is_refused_with_what_is_accepted(text: str, words: str) -> None:
     with pytest.raises(CommitmentRefused, match=words):
         ModelCommitment.parse(text)
+
+
+def test_an_address_that_is_too_long_is_told_how_long_it_may_be() -> None:
+    with pytest.raises(CommitmentRefused, match=r"200 characters does not fit .* at most \d+") as refused:
+        ModelCommitment.of(b"weights", hotkey=ALICE, url=f"https://{'a' * 192}")
+    longest = int(str(refused.value).split()[-1])
+    for length, fits in ((longest, True), (longest + 1, False)):
+        with nullcontext() if fits else pytest.raises(CommitmentRefused):
+            assert ModelCommitment.of(b"weights", hotkey=ALICE, url=f"https://{'a' * (length - 8)}")
 
 
 @given(st.text(max_size=140))
