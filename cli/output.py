@@ -19,10 +19,15 @@ if TYPE_CHECKING:
 
 
 def say(*parts: "RenderableType") -> None:
-    """Print text or rich renderables to standard output. Text is printed as it is, without markup."""
+    """Print text or rich renderables to standard output. Text is printed as it is, without markup.
+
+    Lines are broken at the width of a terminal only: in a file or a pipe an address or a commitment stays whole.
+    """
     from rich.text import Text
 
-    _console().print(*(Text(clean(part)) if isinstance(part, str) else part for part in parts))
+    console = _console()
+    texts = [Text(clean(part)) if isinstance(part, str) else part for part in parts]
+    console.print(*texts, soft_wrap=not console.is_terminal and all(isinstance(text, Text) for text in texts))
 
 
 def styled(*parts: str | tuple[str, str]) -> "Text":
@@ -39,23 +44,29 @@ def say_json(payload: Mapping[str, Any]) -> None:
     typer.echo(clean_json(json.dumps(payload, default=str, ensure_ascii=False)))
 
 
-def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> "Table":
+def table(
+    title: str, columns: Sequence[str], rows: Sequence[Sequence[object]], *, whole: Sequence[str] = ()
+) -> "Table":
     """Return a rich table. Numbers are shown to four significant digits, None as an empty cell.
 
-    Without column names the table has no heading.
+    Without column names the table has no heading. Long words are cut where the table would be wider than the terminal,
+    except in the columns `whole`, where they go on in the next line.
     """
     from rich.table import Table
     from rich.text import Text
 
     drawn = Table(*columns, title=Text(in_line(title)), title_justify="left", show_header=any(columns))
+    for column in drawn.columns:
+        if column.header in whole:
+            column.overflow = "fold"
     for row in rows:
         drawn.add_row(*(Text(in_line(_shown(cell))) for cell in row))
     return drawn
 
 
 def facts(title: str, values: Mapping[str, object]) -> "Table":
-    """Return a table of names and values, without a heading."""
-    return table(title, ["", ""], list(values.items()))
+    """Return a table of names and values, without a heading. Values are shown whole."""
+    return table(title, ["", ""], list(values.items()), whole=[""])
 
 
 def read_file(path: Path, argument: str) -> bytes:

@@ -8,7 +8,7 @@ from perturb.cli.output import read_file, say, say_json, table, write_file
 
 if TYPE_CHECKING:
     from perturb.schemas.trust import Trust
-    from perturb.sinks.log.entry import Head
+    from perturb.sinks.log.entry import Entry, Head
     from perturb.sinks.log.log import Log
     from perturb.tasks.corpus.consistency import ConsistencyProof
 
@@ -151,13 +151,23 @@ def say_log(entries: "Log", last: int, *, json_: bool) -> None:
             str(record.entry.sequence),
             f"{record.entry.at:%Y-%m-%d %H:%M}",
             record.entry.kind,
-            str(record.entry.detail.get("day") or record.entry.detail.get("name") or record.entry.key),
+            _subject(record.entry),
             f"{record.entry.totals.records:,}",
             (record.entry.signer or "no one")[:8],
-            record.head.root[:16],
+            record.head.root[:8],
         ]
         for record in shown
     ]
-    say(table(f"log: {length} entries", ["entry", "at (UTC)", "kind", "of", "records", "signer", "root"], rows))
+    columns = ["entry", "at (UTC)", "kind", "of", "records", "signer", "root"]
+    say(table(f"log: {length} entries", columns, rows, whole=["at (UTC)", "kind", "of"]))
     if json_:
         say_json({"entries": length, "shown": [record.model_dump(mode="json") for record in shown]})
+
+
+def _subject(entry: "Entry") -> str:
+    """Return what an entry is about, in a word: a day, a target, a record, a plan, or who won."""
+    if entry.kind == "model-track":
+        return str(entry.detail.get("winner") or "no winner")[:9]
+    return next(
+        (str(entry.detail[name]) for name in ("day", "target", "record_id", "id") if name in entry.detail), entry.key
+    )

@@ -49,7 +49,7 @@ def list_targets(store: Store = None, json_: Json = False) -> None:
         for one in found
     ]
     columns = ["name", "share", "generation", "parent", "architecture", "sha256"]
-    say(table(f"targets of {settings.store}", columns, rows))
+    say(table(f"targets of {settings.store}", columns, rows, whole=["name"]))
     if json_:
         say_json(
             {

@@ -41,6 +41,18 @@ def test_cells_and_titles_stay_text(capsys: pytest.CaptureFixture[str]) -> None:
     assert "0.1235" in out
 
 
+def test_what_is_copied_stays_whole(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    address, digest = f"https://example.org/{'a' * 60}", "0123456789abcdef" * 4
+    say(f"publish the file at {address}, then check it")
+    say(styled("the page is in ", (address, "bold")))
+    out = printed(capsys)
+    assert out == f"publish the file at {address}, then check it\nthe page is in {address}\n"
+    say(facts("", {"": digest}), table("", ["X", "Y"], [(digest, "Z" * 40)], whole=["X"]))
+    digits = "".join(character for character in printed(capsys) if character in digest)
+    assert digits == 2 * digest
+
+
 def test_errors_are_cleaned_too(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     import perturb.cli
 
