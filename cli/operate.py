@@ -212,6 +212,9 @@ def weights(
     say(table(f"weights under {weighed.policy}", columns, [tuple(row.values()) for row in weighed.rows]))
     for why, count in weighed.left.items():
         say(styled(("LEFT OUT", "yellow"), f" {count} × {why}"))
+    if weighed.model_winner is not None:
+        share = f"{settings.model_track.share:.0%} of all weights, and all of them while nobody earns by answering"
+        say(f"{weighed.model_winner} won the model track: {share}")
     say(f"submitted as {weighed.extrinsic}" if weighed.extrinsic else f"not submitted: {weighed.reason}")
     if json_:
         say_json(weighed.model_dump(mode="json"))

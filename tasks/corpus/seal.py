@@ -105,7 +105,9 @@ def seal_day(
         _check_may_seal(day, sealed, settings=settings, now=now(), early=early)
         rounds = corpus.live_rounds(until=day, trust=trust)
         if not rounds:
-            raise CorpusError(f"there are no rounds to seal for {day}; produce some, or name another day")
+            later = corpus.live_rounds(trust=trust)
+            advice = f"--day {later[-1].day} has some" if later else "produce some, or name another day"
+            raise CorpusError(f"there are no rounds to seal for {day}; {advice}")
         own = OwnRounds(corpus, rounds, trust)
         manifest = _build(corpus, day, own, sealed, settings=settings, now=now(), signer=signer, reverify=reverify)
         _check_present(corpus, manifest)

@@ -46,6 +46,8 @@ def test_days_that_cannot_be_sealed(corpus: Corpus) -> None:
     with pytest.raises(CorpusError, match="no rounds to seal for 2026-01-31"):
         seal(corpus)
     commit(corpus, small(1))
+    with pytest.raises(CorpusError, match="no rounds to seal for 2026-01-30; --day 2026-01-31 has some"):
+        seal(corpus, TODAY - timedelta(days=1))
     almost = datetime(2026, 2, 1, 0, 29, tzinfo=UTC)
     with pytest.raises(CorpusError, match="open until 2026-02-01 00:30 UTC"):
         seal(corpus, now=lambda: almost)
