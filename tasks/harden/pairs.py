@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import date
 from typing import Any
@@ -16,6 +17,7 @@ from perturb.schemas.image import Pixels
 from perturb.schemas.outcome import Outcome
 from perturb.schemas.pair import Pair
 from perturb.sinks.corpus.corpus import Corpus
+from perturb.sinks.corpus.verified import verified_metadata
 from perturb.sinks.targets.registry import Registry
 from perturb.tasks.targets.measure import HeldOut
 from perturb.tasks.tiers.grant import split_place
@@ -96,7 +98,8 @@ def read_photographs(
     """Return the photographs of sealed days with their accepted perturbations, ordered by identity.
 
     `size` is that of the network, (height, width); other photographs are left out. Of more than `most` perturbations,
-    those are taken whose record IDs, which are digests, end first in the alphabet.
+    those are taken whose record IDs, which are digests, end first in the alphabet. Raises CorpusError or
+    ObjectCorrupt where the records of a day are not those of its manifest, or an image is not that of its record.
     """
     found: dict[str, tuple[Pixels, int, list[Version]]] = {}
     names: dict[str, str] = {}
@@ -116,15 +119,18 @@ def _pairs(
 ) -> Iterator[tuple[Mapping[str, Any], Pair]]:
     wanted = (ds.field("outcome") == Outcome.ACCEPTED) & ds.field("duplicate_of").is_null()
     wanted &= (ds.field("height") == size[0]) & (ds.field("width") == size[1])
-    metadata = [corpus.metadata(manifest) for day in days if (manifest := corpus.manifest(day)) is not None]
-    ids = [one for table in metadata for one in table.to_table(["record_id"], filter=wanted)["record_id"].to_pylist()]
-    # An ID begins with its day.
-    chosen = sorted(ids, key=lambda one: one[_DAY_DIGITS:])[:most]
-    for table in metadata:
-        rows = table.to_table(filter=wanted & ds.field("record_id").isin(pa.array(chosen, pa.string()))).to_pylist()
-        for at in range(0, len(rows), _AT_ONCE):
-            for pair in corpus.read_pairs(rows[at : at + _AT_ONCE]):
-                yield pair.row, pair
+    sealed = [manifest for day in days if (manifest := corpus.manifest(day)) is not None]
+    with ExitStack() as stack:
+        metadata = [stack.enter_context(verified_metadata(corpus.store, manifest)) for manifest in sealed]
+        found = [table.to_table(["record_id"], filter=wanted)["record_id"] for table in metadata]
+        # An ID begins with its day.
+        ids = sorted((one for column in found for one in column.to_pylist()), key=lambda one: one[_DAY_DIGITS:])
+        chosen = wanted & ds.field("record_id").isin(pa.array(ids[:most], pa.string()))
+        for table in metadata:
+            rows = table.to_table(filter=chosen).to_pylist()
+            for at in range(0, len(rows), _AT_ONCE):
+                for pair in corpus.read_pairs(rows[at : at + _AT_ONCE]):
+                    yield pair.row, pair
 
 
 def divide(photographs: Sequence[Photograph], *, below: int = NONE_TRAINED) -> Parts:

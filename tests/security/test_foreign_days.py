@@ -1,11 +1,14 @@
 """What somebody put where manifests and entries of the log belong: it hides no round, forgets no day, stops no step."""
 
+import io
 from collections import Counter
 from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from perturb.schemas.errors import CorpusError
@@ -19,10 +22,13 @@ from perturb.sinks.corpus.sealed_days import day_entry
 from perturb.sinks.log.entry import NewEntry, log_key, next_record
 from perturb.sinks.log.log import Log
 from perturb.sinks.log.tree import appended, root_of_peaks
+from perturb.sinks.stores.base import ObjectCorrupt
+from perturb.sinks.targets.registry import Registry
 from perturb.tasks.corpus.audit import audit
 from perturb.tasks.corpus.gc import collect_garbage
 from perturb.tasks.corpus.prove import prove
 from perturb.tasks.export.export import export
+from perturb.tasks.harden.pairs import read_photographs
 from perturb.tasks.monitor.status import read_status
 from perturb.tasks.tiers.tier_file import load_tiers
 from perturb.tasks.weights.own_records import OwnHistory
@@ -223,3 +229,17 @@ def test_an_audit_goes_on_where_it_is_not_known_which_rounds_are_live(tmp_path: 
     report = audit(Corpus(corpus.store), trust=TRUST)
     assert (report.days, report.rounds) == (len(DAYS) + 1, 1)
     assert {fault.where for fault in report.faults} == {keys.manifest_key(NEXT), keys.ROUNDS}
+
+
+def test_records_that_were_changed_below_a_signature_train_and_measure_nothing(tmp_path: Path) -> None:
+    corpus = of_ours(tmp_path / "corpus")
+    registry = Registry(corpus.store)
+    assert len(read_photographs(corpus, registry, days=DAYS, size=(32, 32))) == 4
+    (entry,) = corpus.manifest(TODAY).file("metadata")  # type: ignore[union-attr]
+    table = pq.read_table(pa.BufferReader(corpus.store.get(entry.key)))
+    place = table.schema.get_field_index("true_label")
+    sink = io.BytesIO()
+    pq.write_table(table.set_column(place, "true_label", pa.array([7] * table.num_rows)), sink)
+    corpus.store.put(entry.key, sink.getvalue())
+    with pytest.raises((CorpusError, ObjectCorrupt), match=entry.key):
+        read_photographs(corpus, registry, days=DAYS, size=(32, 32))
