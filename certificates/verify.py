@@ -222,6 +222,8 @@ class _Verifier:
     def _replay(self) -> list[str]:
         if not self._request.replay:
             raise Skipped("not asked for; --replay K attacks K surviving images again")
+        if not any(row["status"] == "survived" for row in self._results):
+            raise Skipped("no image survived, so that there is none to attack again")
         if self._found.levels[-1].outcome != "holds":
             raise Skipped("the subject's weights are needed")
         if self._plan.suite.code_sha256 != code_digest():

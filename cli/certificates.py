@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from perturb.cli.arguments import Json, Store
-from perturb.cli.certification import certify, comparison_table, settings_of, show_progress
+from perturb.cli.certification import certify, comparison_table, settings_of
 from perturb.cli.certification_terms import Classes
 from perturb.cli.certify import PANEL
-from perturb.cli.output import facts, say, say_json, styled, write_file
+from perturb.cli.output import facts, say, say_json, show_progress, styled, write_file
 
 if TYPE_CHECKING:
     from perturb.certificates.plan import Plan
@@ -26,7 +26,17 @@ def register(app: typer.Typer) -> None:
     app.add_typer(certificate, name="certificate", rich_help_panel=PANEL)
 
 
-CertificateFile = Annotated[Path, typer.Argument(metavar="FILE", help="certificate.dsse.json.", show_default=False)]
+def _in_folder(path: Path) -> Path:
+    """Return the certificate in a folder, such as `certify plan` names; any other path as it is."""
+    return path / "certificate.dsse.json" if path.is_dir() else path
+
+
+CertificateFile = Annotated[
+    Path,
+    typer.Argument(
+        metavar="FILE", help="certificate.dsse.json, or the folder with it.", show_default=False, callback=_in_folder
+    ),
+]
 Weights = Annotated[
     str | None,
     typer.Option(
@@ -124,8 +134,15 @@ def show(
 
 @certificate.command()
 def compare(
-    first: Annotated[Path, typer.Argument(help="certificate.dsse.json of one network.", show_default=False)],
-    second: Annotated[Path, typer.Argument(help="That of another, on the same pool.", show_default=False)],
+    first: Annotated[
+        Path,
+        typer.Argument(
+            help="certificate.dsse.json of one network, or its folder.", show_default=False, callback=_in_folder
+        ),
+    ],
+    second: Annotated[
+        Path, typer.Argument(help="That of another, on the same pool.", show_default=False, callback=_in_folder)
+    ],
     html: Annotated[
         Path | None, typer.Option(help="Write the first one's page with the comparison in it.", show_default=False)
     ] = None,

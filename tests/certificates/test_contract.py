@@ -58,6 +58,7 @@ def test_a_person_plans_runs_verifies_and_shows(made: Made, tmp_path: Path, monk
     found = json.loads(verified.stdout.splitlines()[-1])
     assert (verified.exit_code, found["status"]) == (0, "valid, as of log entry 1")
     assert [level["outcome"] for level in found["levels"]] == [*["holds"] * 5, "skipped", "holds"]
+    assert run("certificate", "show", file).stdout == run("certificate", "show", str(Path(file).parent)).stdout
     shown = run("certificate", "show", file, "--html", "page.html", "--cyclonedx", "bom.json")
     assert "undecided" in shown.stdout
     assert Path("page.html").read_bytes() == Path(file).with_name("report.html").read_bytes()

@@ -89,3 +89,5 @@ def test_surviving_images_are_attacked_again(made: Made, tmp_path: Path) -> None
     request = Request(file, None, trusts([]), NOW + timedelta(days=1), made.subject, replay=1)
     found = verify(request)
     assert [level.outcome for level in found.levels][:6] == ["holds"] * 6, found.levels
+    none = verify(replace(request, file=made.file))
+    assert none.levels[5].note.startswith("no image survived"), none.levels
