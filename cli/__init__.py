@@ -26,6 +26,7 @@ from perturb.cli import (
     produce,
     targets,
 )
+from perturb.cli.output import clear_progress
 from perturb.schemas.clean_text import clean, clean_output
 
 app = typer.Typer(
@@ -84,7 +85,10 @@ def main() -> None:
     # over them again and again: a fifth of the time of those imports.
     gc.set_threshold(50_000, 20, 100)
     try:
-        app()
+        try:
+            app()
+        finally:
+            clear_progress()
     except PerturbError as error:
         typer.secho(clean(f"perturb: {error}"), fg="red", err=True)
         raise SystemExit(error.exit_code) from None

@@ -9,7 +9,7 @@ import typer
 
 from perturb.cli.arguments import Json, Store
 from perturb.cli.certification_terms import with_terms
-from perturb.cli.output import say, say_json, styled, table, write_file
+from perturb.cli.output import say, say_json, show_progress, styled, table, write_file
 
 if TYPE_CHECKING:
     from perturb.certificates.planning import Planned, PlanRequest
@@ -242,14 +242,3 @@ def settings_of(store: str | None) -> "Settings":
     from perturb.schemas.settings import load_settings
 
     return load_settings(store=store)
-
-
-def show_progress(text: str) -> None:
-    """Tell on the terminal how far it is, on one line that is written over; nothing where it is not a terminal."""
-    import sys
-
-    from perturb.schemas.clean_text import in_line
-
-    if sys.stderr.isatty():
-        sys.stderr.write(f"\r\x1b[2K{in_line(text)[:110]}")
-        sys.stderr.flush()

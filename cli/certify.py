@@ -8,7 +8,7 @@ import typer
 
 from perturb.cli.arguments import Day, Flow, Json, StorePath, open_corpus
 from perturb.cli.orchestration import runs_as_flow
-from perturb.cli.output import facts, say, say_json, styled, write_file
+from perturb.cli.output import facts, say, say_json, show_progress, styled, write_file
 
 if TYPE_CHECKING:
     from datetime import date
@@ -153,7 +153,7 @@ def _audit_corpus(
         except AuditFailed as failed:
             report = failed.report
     else:
-        report = audit_store(settings, hotkeys=hotkeys, allow_unsigned=allow_unsigned, **chosen)
+        report = audit_store(settings, hotkeys=hotkeys, allow_unsigned=allow_unsigned, tell=show_progress, **chosen)
     _say_audit(report, settings.store, json_=json_)
     if not report.holds:
         strangers = report.unsigned or len(report.signers) > len(set(report.signers) & set(hotkeys))

@@ -4,6 +4,7 @@ Much of it was written by others: miners' error texts, labels, file names, a cor
 as it is: it is never read as markup, and characters that control a terminal are dropped.
 """
 
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
     from rich.table import Table
     from rich.text import Text
 
+# Whether the terminal's line is one of `show_progress`.
+_progress = False
+
 
 def say(*parts: "RenderableType") -> None:
     """Print text or rich renderables to standard output. Text is printed as it is, without markup.
@@ -25,9 +29,28 @@ def say(*parts: "RenderableType") -> None:
     """
     from rich.text import Text
 
+    clear_progress()
     console = _console()
     texts = [Text(clean(part)) if isinstance(part, str) else part for part in parts]
     console.print(*texts, soft_wrap=not console.is_terminal and all(isinstance(text, Text) for text in texts))
+
+
+def show_progress(text: str) -> None:
+    """Tell on the terminal how far it is, on one line that is written over; nothing where it is not a terminal."""
+    global _progress
+    if sys.stderr.isatty():
+        sys.stderr.write(f"\r\x1b[2K{in_line(text)[:110]}")
+        sys.stderr.flush()
+        _progress = True
+
+
+def clear_progress() -> None:
+    """Remove the line of `show_progress`, so that what is printed next does not go on in it."""
+    global _progress
+    if _progress:
+        sys.stderr.write("\r\x1b[2K")
+        sys.stderr.flush()
+        _progress = False
 
 
 def styled(*parts: str | tuple[str, str]) -> "Text":

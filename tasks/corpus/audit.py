@@ -1,7 +1,7 @@
 """The audit: checks from the bytes of a corpus alone that it is what was committed."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from datetime import date
 
@@ -37,6 +37,7 @@ def audit(
     sample: float = 1.0,
     reverify: Reverify | None = None,
     trust: Trust = ANYONE,
+    tell: Callable[[str], None] = lambda _: None,
 ) -> AuditReport:
     """Audit sealed days and live rounds, or those of one `day`.
 
@@ -49,6 +50,7 @@ def audit(
     of images whose bytes are read; with 1 the digests of the shards are checked too. With `reverify` the audit is deep:
     metrics and flip of the images that were read are computed again. The draw of each round's target is repeated. Each
     round and day must be signed by a validator that `trust` names, and hold records of such validators only.
+    `tell` gets what is read next.
 
     Faults of the corpus are returned and not raised. Raises StoreError when the store cannot be read, and CorpusError
     when there is nothing to audit for `day`.
@@ -66,8 +68,9 @@ def audit(
     live = _live_rounds(corpus, None if since is not None else manifests, manifests, trust, report)
     duplicates = DuplicateAuditor(corpus, live)
     tasks = TaskAuditor(corpus, since)
-    for manifest in manifests:
+    for place, manifest in enumerate(manifests, start=1):
         if day is None or manifest.day == day:
+            tell(f"day {manifest.day}, {place} of {len(manifests)}")
             where = keys.manifest_key(manifest.day)
             found = audit_day(corpus, manifest, where, auditor=auditor, draws=draws, trust=trust)
             report.days += 1
@@ -75,8 +78,9 @@ def audit(
             report.faults += [Fault(*fault) for fault in tasks.add(found.tasks, where)]
             _check_duplicates(duplicates, {where: found.duplicates}, report)
     claims: dict[str, list[Row]] = {}
-    for ref in live:
+    for place, ref in enumerate(live, start=1):
         if day is None or ref.day == day:
+            tell(f"live round {place} of {len(live)}")
             report.rounds += 1
             claims[ref.commit_key] = _audit_live(corpus, ref, report, tasks, auditor=auditor, draws=draws, trust=trust)
     # Together, so that each day that they name is read once.
@@ -146,6 +150,7 @@ def audit_store(
     deep: bool = True,
     hotkeys: Sequence[str] = (),
     allow_unsigned: bool = False,
+    tell: Callable[[str], None] = lambda _: None,
 ) -> AuditReport:
     """Audit the configured corpus, as `audit`. `deep` verifies the images that are read again in this process.
 
@@ -154,6 +159,8 @@ def audit_store(
 
     Raises StoreError when the store cannot be read, ModelError where `deep` needs a classifier that cannot be loaded.
     """
+    if deep:
+        tell("loading the classifier")
     reverify = local_reverifier(settings) if deep else None
     trust = load_trust(settings.subnet, hotkeys=hotkeys, allow_unsigned=allow_unsigned)
     return audit(
@@ -164,4 +171,5 @@ def audit_store(
         sample=sample,
         reverify=reverify,
         trust=trust,
+        tell=tell,
     )

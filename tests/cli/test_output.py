@@ -1,8 +1,10 @@
 """Text that others wrote is printed as it is: it is not markup, and it does not control the terminal."""
 
+import sys
+
 import pytest
 
-from perturb.cli.output import facts, say, styled, table
+from perturb.cli.output import facts, say, show_progress, styled, table
 from perturb.schemas.clean_text import clean
 from perturb.schemas.errors import AuditError
 
@@ -51,6 +53,19 @@ def test_what_is_copied_stays_whole(capsys: pytest.CaptureFixture[str], monkeypa
     say(facts("", {"": digest}), table("", ["X", "Y"], [(digest, "Z" * 40)], whole=["X"]))
     digits = "".join(character for character in printed(capsys) if character in digest)
     assert digits == 2 * digest
+
+
+def test_a_line_of_progress_is_removed_before_anything_else(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    show_progress("unseen")
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    show_progress("day 1")
+    show_progress("day 2")
+    say("everything holds")
+    say("a second line")
+    clean_line = "\r\x1b[2K"
+    assert capsys.readouterr().err == f"{clean_line}day 1{clean_line}day 2{clean_line}"
 
 
 def test_errors_are_cleaned_too(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

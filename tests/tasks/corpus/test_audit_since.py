@@ -51,9 +51,11 @@ def test_what_was_audited_before_is_not_read_again(tmp_path: Path) -> None:
             if entry.kind not in ("miners", "claims"):
                 corpus.store.delete(entry.key)
     for options in ({"since": DAYS[2]}, {"since_entry": 2}):
-        report = audit(Corpus(corpus.store), **options)  # type: ignore[arg-type]
+        told: list[str] = []
+        report = audit(Corpus(corpus.store), tell=told.append, **options)  # type: ignore[arg-type]
         assert report.holds, whats(report)
         assert (report.days, report.entries) == (2, 2)
+        assert told == [f"day {day}, {place} of 2" for place, day in enumerate(DAYS[2:], start=1)]
     assert not audit(Corpus(corpus.store)).holds
     with pytest.raises(CorpusError, match="the log has no entry 5; it has 4, numbered from 0"):
         audit(corpus, since_entry=5)
