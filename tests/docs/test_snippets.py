@@ -12,9 +12,11 @@ import numpy as np
 import pytest
 
 from perturb.schemas.bounds import LEVELS
+from perturb.schemas.settings import load_settings
 from perturb.sinks.stores.open import open_store
 from perturb.tasks.export.export import export
 from perturb.tasks.export.share import share
+from perturb.tasks.model_track.check import check_weights
 from perturb.tasks.tiers.tier_file import load_tiers
 from tests.support.corpora import make_corpus, plain_draw
 
@@ -52,6 +54,15 @@ def test_python_that_reads_data_runs(document: str) -> None:
     assert blocks
     for block in blocks:
         exec(compile(block, document, "exec"), {})
+
+
+def test_the_file_of_the_model_track_is_one_that_miners_can_commit_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (block,) = snippets("docs/targets.md", "python")
+    exec(compile(block, "docs/targets.md", "exec"), {})
+    assert check_weights(load_settings(), Path("weights.safetensors").read_bytes()) is None
 
 
 def test_the_attack_of_the_mining_page_is_one() -> None:
