@@ -173,5 +173,5 @@ def _notes(tiers: Tiers, path: Path) -> Iterator[str]:
 
 def _first_pairs(corpus: Corpus, granted: GrantedRows, number: int) -> list[Pair]:
     rows = granted.public.slice(0, number).to_pylist()
-    pairs = read_pairs(corpus, granted.pointers.slice(0, number))
+    pairs = read_pairs(corpus, granted.pointers.slice(0, number), {})
     return [Pair(pair.original, pair.perturbed, row) for pair, row in zip(pairs, rows, strict=True)]

@@ -6,9 +6,12 @@ from contextlib import ExitStack
 
 import pyarrow as pa
 
+from perturb.sandbox.stored import decode_stored
 from perturb.schemas.errors import CorpusError
+from perturb.schemas.image import pixel_identity
 from perturb.schemas.pair import Pair
-from perturb.schemas.png import PngRefused, check_png
+from perturb.schemas.png import PngRefused
+from perturb.schemas.record import Row
 from perturb.schemas.tier import Tier
 from perturb.sinks.corpus.corpus import Corpus
 from perturb.sinks.dataset.day_index import DayIndex, ExportFile, statistics_of
@@ -95,11 +98,12 @@ def _rows(plan: DayPlan, shard: Shard, format: Format) -> int:
 
 def _write_rows(corpus: Corpus, tier: Tier, plan: DayPlan, shard: Shard, sinks: dict[Format, ObjectWriter]) -> None:
     writers = [WRITERS[format](sink, tier) for format, sink in sinks.items()]
+    known: dict[str, bytes] = {}
     sizes = cutting_bytes(plan.rows, tier)[shard.rows]
     try:
         for group in row_groups(sizes):
             start, length = shard.rows.start + group.start, group.stop - group.start
-            pairs = read_pairs(corpus, plan.rows.pointers.slice(start, length))
+            pairs = read_pairs(corpus, plan.rows.pointers.slice(start, length), known)
             originals = [pair.original for pair in pairs]
             perturbed = [pair.perturbed for pair in pairs] if tier.shows_hotkeys else reencode(pairs)
             photographs = plan.rows.photographs[start : start + length]
@@ -114,22 +118,15 @@ def _write_rows(corpus: Corpus, tier: Tier, plan: DayPlan, shard: Shard, sinks: 
         raise
 
 
-def read_pairs(corpus: Corpus, pointers: pa.Table) -> list[Pair]:
+def read_pairs(corpus: Corpus, pointers: pa.Table, known: dict[str, bytes]) -> list[Pair]:
     """Read both images of each row of `GrantedRows.pointers`, each original once.
 
-    Raises CorpusError when an image is not what its record says: a perturbed image must have the sha256 that the miner
-    signed, an original must be a complete PNG of the record's size.
+    `known` has the sha256 of the PNG of each original that was compared before, by its pixel identity; those of these
+    rows are added. Raises CorpusError when an image is not what its record says: a perturbed image must have the sha256
+    that the miner signed, an original the pixels that the record states.
     """
     pairs = corpus.read_pairs(pointers.to_pylist())
-    originals = {(pair.row["original_shard"], pair.row["original_offset"]): pair for pair in pairs}
-    for (shard, offset), pair in originals.items():
-        try:
-            check_png(pair.original, height=pair.row["height"], width=pair.row["width"])
-        except PngRefused as error:
-            raise CorpusError(
-                f"the original of record {pair.row['record_id']} at byte {offset} of {shard} is damaged ({error}); "
-                f"{_RESTORE}"
-            ) from error
+    _check_originals(pairs, known)
     for pair in pairs:
         if hashlib.sha256(pair.perturbed).hexdigest() != pair.row["body_sha256"]:
             raise CorpusError(
@@ -137,6 +134,26 @@ def read_pairs(corpus: Corpus, pointers: pa.Table) -> list[Pair]:
                 f"{pair.row['perturbed_shard']} is not what the miner signed; {_RESTORE}"
             )
     return pairs
+
+
+def _check_originals(pairs: Sequence[Pair], known: dict[str, bytes]) -> None:
+    originals = {(pair.row["original_shard"], pair.row["original_offset"]): pair for pair in pairs}
+    digests = {place: hashlib.sha256(pair.original).digest() for place, pair in originals.items()}
+    fresh = [place for place, pair in originals.items() if known.get(pair.row["original_sha256"]) != digests[place]]
+    images = [(originals[place].original, *_size(originals[place].row)) for place in fresh]
+    for place, pixels in zip(fresh, decode_stored(images), strict=True):
+        row = originals[place].row
+        if isinstance(pixels, PngRefused) or pixel_identity(pixels) != row["original_sha256"]:
+            reason = pixels.detail if isinstance(pixels, PngRefused) else "its pixels have another identity"
+            raise CorpusError(
+                f"the original of record {row['record_id']} at byte {place[1]} of {place[0]} is damaged ({reason}); "
+                f"{_RESTORE}"
+            )
+        known[row["original_sha256"]] = digests[place]
+
+
+def _size(row: Row) -> tuple[int, int]:
+    return row["height"], row["width"]
 
 
 def _existing(store: Store, key: str) -> tuple[int, str] | None:

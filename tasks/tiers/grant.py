@@ -22,8 +22,8 @@ from perturb.tasks.tiers.predicate import check_predicate, matching
 # Of a thousand photographs, the number in validation and in test.
 VALIDATION_PER_MILLE, TEST_PER_MILLE = 50, 50
 # The columns with which an image is fetched, checked and named in an error.
-_FETCH = ("record_id", *POINTERS, "body_sha256", "perturbed_sha256", "height", "width")
-_WORKING = ("outcome", "original_sha256", "created_at", *_FETCH)
+_FETCH = ("record_id", *POINTERS, "body_sha256", "original_sha256", "perturbed_sha256", "height", "width")
+_WORKING = ("outcome", "created_at", *_FETCH)
 
 
 @dataclass(frozen=True)

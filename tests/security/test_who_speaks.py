@@ -1,5 +1,6 @@
 """Only what our own hotkey or a trusted validator signed is sealed, audits clean, pays, is proven or leaves."""
 
+import io
 import json
 import re
 import stat
@@ -7,11 +8,14 @@ from collections.abc import Callable
 from datetime import date
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 from typer.testing import CliRunner
 
 from perturb.cli import app
 from perturb.schemas.errors import AuditError, CorpusError, PerturbError, SettingsError
+from perturb.schemas.image import encode_png
 from perturb.schemas.settings import SubnetSettings, load_settings
 from perturb.schemas.trust import Trust
 from perturb.sinks.corpus.corpus import Corpus
@@ -238,6 +242,26 @@ def test_an_export_reads_what_was_sealed(tmp_path: Path) -> None:
     corpus.store.put(entry.key, foreign.ljust(entry.size, b"\0")[: entry.size])
     with pytest.raises(CorpusError, match="differs from what was sealed"):
         export(corpus, load_tiers(ROOT / "tiers.toml")["research"], today=date(2027, 1, 1), trust=TRUST)
+
+
+def test_an_export_names_the_record_whose_original_was_replaced(tmp_path: Path) -> None:
+    """By a PNG of the same size and length, whose pixels alone tell that it is another one."""
+    corpus = honest(tmp_path / "corpus")
+    (row, *_) = [row for row in corpus.table(days=[TODAY]).to_pylist() if row["outcome"] == "accepted"]
+    data = bytearray(corpus.store.get(row["original_shard"]))
+    start, length = row["original_offset"], row["original_length"]
+    pixels = np.array(Image.open(io.BytesIO(data[start : start + length])))
+    random = np.random.default_rng(0)
+    while True:
+        other = pixels.copy()
+        other[tuple(random.integers(0, other.shape))] ^= 1
+        if len(encode_png(other)) == length:
+            break
+    data[start : start + length] = encode_png(other)
+    corpus.store.put(row["original_shard"], bytes(data))
+    tier = load_tiers(ROOT / "tiers.toml")["enterprise"]
+    with pytest.raises(CorpusError, match=r"the original of record 2026.* is damaged .its pixels"):
+        export(corpus, tier, today=date(2027, 1, 1), trust=TRUST)
 
 
 def test_an_export_names_the_record_whose_image_was_changed(tmp_path: Path) -> None:
