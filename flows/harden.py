@@ -1,5 +1,6 @@
 """The `harden` flow: once a week a challenger is trained on the newest sealed days and measured."""
 
+import logging
 from datetime import date
 
 from prefect import flow, task
@@ -12,6 +13,8 @@ from perturb.tasks.harden.harden import HardenSummary
 from perturb.tasks.harden.harden import harden as harden_step
 from perturb.tasks.lineup.promote import promote
 
+logger = logging.getLogger(__name__)
+
 
 @task(name="harden", retries=2, retry_delay_seconds=300, retry_condition_fn=when_out_of_reach)
 def _harden(
@@ -19,7 +22,7 @@ def _harden(
 ) -> HardenSummary:
     chosen = [date.fromisoformat(day) for day in days] or None
     settings = load_settings(store=store)
-    made = harden_step(settings, days=chosen, parent=parent, minutes=minutes, fresh=fresh, seed=seed)
+    made = harden_step(settings, days=chosen, parent=parent, minutes=minutes, fresh=fresh, seed=seed, tell=logger.info)
     rows = [dict(zip(COLUMNS, row, strict=True)) for row in figures(made.report.card)]
     show_table(f"report-{made.target.replace('.', '-')}", rows, f"{made.target}: {made.report.verdict}")
     if settings.targets.auto_promote and made.report.verdict.passed:

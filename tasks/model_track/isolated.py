@@ -134,7 +134,7 @@ def _answer(sending: Connection, path: Path, examination: Examination, limits: L
     except ModelError as error:
         # The settings are not the miner's: what remains of the advice is the architecture.
         reason = str(error).replace(f"weights file {path}", "the file")
-        advice = f"the network is to be {examination.first.name}"
+        advice = f"validators measure {examination.first.name} only"
         answer = _REFUSED + reason.replace("check classifier.name and classifier.weights", advice).encode()
     except (MemoryError, RuntimeError) as error:
         # torch reports a failed allocation as RuntimeError.

@@ -225,6 +225,9 @@ def test_a_miner_checks_what_it_has_and_what_it_committed_to(track: Track) -> No
     assert check_committed(settings, commitments[HOTKEYS["honest"]]) is None
     assert "is not what" in str(check_committed(settings, commitments[HOTKEYS["stolen"]]))
     assert "not safetensors" in str(check_weights(settings, b"PK"))
+    another = check_weights(settings, as_safetensors({"a": torch.zeros(1)}))
+    assert str(another).endswith("validators measure tf_efficientnet_lite0 only")
+    assert "/missing cannot be fetched: HTTP status 404" in str(check_committed(settings, commitments[HOTKEYS["gone"]]))
     dead = settings.model_track.model_copy(update={"memory_bytes": 2**20})
     assert check_weights(settings.model_copy(update={"model_track": dead}), defended()) is not None
     slow = settings.model_track.model_copy(update={"measure_seconds": 0.1})
@@ -236,15 +239,18 @@ def test_a_miner_checks_what_it_has_and_what_it_committed_to(track: Track) -> No
 def test_a_miner_commits_and_everyone_sees_the_result_by_command(track: Track, tmp_path: Path) -> None:
     roster = tmp_path / "roster.toml"
     roster.write_text(f'[[neuron]]\nuid = 0\nhotkey = "{HOTKEYS["gone"]}"\nendpoint = "127.0.0.1:9000"\n')
-    (tmp_path / "weights").write_bytes(b"weights")
+    (tmp_path / "weights").write_bytes(b"PK")
     miner = {"PERTURB_SUBNET__ROSTER": str(roster), "PERTURB_SUBNET__HOTKEY_URI": "//Track/gone"}
     command = ("model", "commit", "weights", "--url")
+    pickled = perturb(*command, "https://example.org/w", cwd=tmp_path, **miner)
+    assert (pickled.returncode, "WEIGHTS weights is not safetensors" in pickled.stderr) == (2, True)
+    (tmp_path / "weights").write_bytes(BARE)
     refused = perturb(*command, "ftp://x", cwd=tmp_path, **miner)
     assert refused.returncode == 2
     assert "is not an address" in refused.stderr
     assert perturb(*command, "https://example.org/w", cwd=tmp_path, **miner).returncode == 0
     (committed,) = read_roster(roster).commitments
-    assert committed.text == ModelCommitment.of(b"weights", hotkey=HOTKEYS["gone"], url="https://example.org/w").text()
+    assert committed.text == ModelCommitment.of(BARE, hotkey=HOTKEYS["gone"], url="https://example.org/w").text()
     validator = {"PERTURB_SUBNET__HOTKEY_URI": "//PerturbValidator", "PERTURB_STORE": track.settings.store}
     shown = perturb("model", "result", "--json", cwd=tmp_path, **validator)
     assert TrackResult.model_validate_json(shown.stdout.splitlines()[-1]) == track.result
