@@ -150,16 +150,16 @@ def say_log(entries: "Log", last: int, *, json_: bool) -> None:
         [
             str(record.entry.sequence),
             f"{record.entry.at:%Y-%m-%d %H:%M}",
-            record.entry.kind,
+            record.entry.kind.replace("-", " "),
             _subject(record.entry),
             f"{record.entry.totals.records:,}",
             (record.entry.signer or "no one")[:8],
-            record.head.root[:8],
         ]
         for record in shown
     ]
-    columns = ["entry", "at (UTC)", "kind", "of", "records", "signer", "root"]
-    say(table(f"log: {length} entries", columns, rows, whole=["at (UTC)", "kind", "of"]))
+    columns = ["entry", "at (UTC)", "kind", "of", "records", "signer"]
+    root = "" if newest is None else f", root {newest.head.root}"
+    say(table(f"log: {length} entries{root}", columns, rows, whole=["at (UTC)", "of"]))
     if json_:
         say_json({"entries": length, "shown": [record.model_dump(mode="json") for record in shown]})
 
