@@ -42,7 +42,7 @@ SCHEMA = pa.schema(
 #: The columns of a record that `AskedRounds` reads.
 COLUMNS = ("round_id", "created_at", "netuid", "miner_uid", "miner_hotkey", "outcome", "body_sha256")
 _PLACE = ("netuid", "miner_uid")
-_EMPTY = pa.schema([record_schema().field(name) for name in COLUMNS]).empty_table()
+_ASKED = pa.schema([record_schema().field(name) for name in COLUMNS])
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,9 @@ class AskedRounds:
 
         `contested` tells that several hotkeys held the uid in it, `counted` that it counts towards averages.
         """
-        rows = pa.concat_tables(self._tables or [_EMPTY]).filter(pc.field("outcome") != str(Outcome.NOT_ASKED))
+        rows = pa.concat_tables(self._tables or [_ASKED.empty_table()]).filter(
+            pc.field("outcome") != str(Outcome.NOT_ASKED)
+        )
         rows = rows.append_column("processed", pc.is_valid(rows["body_sha256"]))
         rows = rows.append_column("accepted", pc.equal(rows["outcome"], str(Outcome.ACCEPTED)))
         counted = rows.group_by(["netuid", "round_id"], use_threads=False).aggregate([("accepted", "any")])
