@@ -84,7 +84,7 @@ class AskedRounds:
 
         `contested` tells that several hotkeys held the uid in it, `counted` that it counts towards averages.
         """
-        rows = pa.concat_tables(self._tables or [_ASKED.empty_table()]).filter(
+        rows = pa.concat_tables([pa.Table.from_batches([], _ASKED), *self._tables]).filter(
             pc.field("outcome") != str(Outcome.NOT_ASKED)
         )
         rows = rows.append_column("processed", pc.is_valid(rows["body_sha256"]))

@@ -5,6 +5,8 @@ that validator did not sign is left out and named; it is never an error, so that
 no weights from being set.
 """
 
+from collections.abc import Sequence
+
 import pyarrow.compute as pc
 
 from perturb.schemas.errors import CorpusError
@@ -12,8 +14,10 @@ from perturb.schemas.outcome import Outcome
 from perturb.schemas.trust import Trust
 from perturb.sinks.corpus import keys
 from perturb.sinks.corpus.corpus import HORIZON, Corpus, RoundRef
-from perturb.sinks.corpus.rounds import RoundRefused, StoredRound
+from perturb.sinks.corpus.rounds import RoundRefused, StoredRound, share_leaves
 from perturb.sinks.stores.base import ObjectCorrupt
+
+_UNREADABLE = "it cannot be read, so that no signature is known"
 
 
 def read_own_round(corpus: Corpus, ref: RoundRef, trust: Trust) -> StoredRound | str:
@@ -23,15 +27,37 @@ def read_own_round(corpus: Corpus, ref: RoundRef, trust: Trust) -> StoredRound |
     own folder. A copy of a live round in another partition may return too. Raises ObjectMissing and other StoreErrors
     where the store cannot be read.
     """
+    return read_own_rounds(corpus, [ref], trust)[0]
+
+
+def read_own_rounds(corpus: Corpus, refs: Sequence[RoundRef], trust: Trust) -> list[StoredRound | str]:
+    """Return what `read_own_round` returns for each of several rounds, faster where they are small."""
+    found = [_signed(corpus, ref, trust) for ref in refs]
+    share_leaves([stored for stored in found if isinstance(stored, StoredRound)])
+    return [
+        stored if isinstance(stored, str) else _refusal(corpus, ref, stored, trust) or stored
+        for ref, stored in zip(refs, found, strict=True)
+    ]
+
+
+def _signed(corpus: Corpus, ref: RoundRef, trust: Trust) -> StoredRound | str:
+    """Return a round whose statement a validator of `trust` signed, or why there is none. Its rows are somebody's."""
     try:
-        # Signature and Merkle root before anything else: until then rows are somebody's.
-        stored = corpus.read_round(ref, trust)
-        if faults := stored.row_faults():
-            return faults[0]
+        return corpus.read_round(ref, trust)
     except RoundRefused as error:
         return str(error)
     except (CorpusError, ObjectCorrupt):
-        return "it cannot be read, so that no signature is known"
+        return _UNREADABLE
+
+
+def _refusal(corpus: Corpus, ref: RoundRef, stored: StoredRound, trust: Trust) -> str | None:
+    """Return why a round with a signed statement does not count, or None."""
+    try:
+        # The Merkle root before anything else: until then rows are somebody's.
+        if faults := stored.row_faults():
+            return faults[0]
+    except CorpusError:
+        return _UNREADABLE
     if stored.statement.round_id != ref.round_id:
         return f"it states that it is round {stored.statement.round_id}"
     if speaker := stored.speaker_fault():
@@ -42,7 +68,7 @@ def read_own_round(corpus: Corpus, ref: RoundRef, trust: Trust) -> StoredRound |
     accepted = pc.equal(stored.table["outcome"], str(Outcome.ACCEPTED))
     if not accepted.equals(pc.is_valid(stored.table["perturbed_shard"])):
         return "its rows do not point to an image where they are accepted, and there only"
-    return _sealed_before(corpus, ref, stored, trust) or stored
+    return _sealed_before(corpus, ref, stored, trust)
 
 
 def _sealed_before(corpus: Corpus, ref: RoundRef, stored: StoredRound, trust: Trust) -> str | None:

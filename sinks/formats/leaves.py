@@ -15,8 +15,8 @@ from perturb.schemas.errors import CorpusError
 from perturb.schemas.record import POINTERS, Row
 from perturb.sinks.formats.merkle import leaf_hash
 
-# Of fewer rows each by itself is faster.
-_MANY = 64
+#: Of fewer rows each by itself is faster.
+MANY = 64
 
 # The members of a column: bytes that all rows share, or bytes for each row. Each member begins with a comma, so that
 # one that is null is nothing.
@@ -28,7 +28,7 @@ def leaves_by_id(table: pa.Table, rows: Callable[[], Sequence[Row]]) -> dict[str
 
     Raises CorpusError as `table_leaves`.
     """
-    few = table.num_rows < _MANY
+    few = table.num_rows < MANY
     leaves = [leaf_hash(row) for row in rows()] if few else table_leaves(table)
     return dict(zip(table["record_id"].to_pylist(), leaves, strict=True))
 

@@ -110,14 +110,14 @@ def with_record_columns(schemas: Sequence[pa.Schema]) -> pa.Schema:
     return pa.schema([*known, *(more[name].remove_metadata() for name in sorted(more))])
 
 
-def read_statement(schema: pa.Schema, where: str) -> bytes:
-    """Return the `perturb` entry of a table's schema metadata, JSON as it was written.
+def read_statement(file: pq.ParquetFile, where: str) -> bytes:
+    """Return the `perturb` entry of a file's key-value metadata, JSON as it was written.
 
     Raises CorpusError when it is missing, is not JSON, or has a format version that this program does not read.
     """
-    text: bytes | None = (schema.metadata or {}).get(KEY)
+    text: bytes | None = (file.metadata.metadata or {}).get(KEY)
     if text is None:
-        raise CorpusError(f"{where} has no perturb entry in its schema; it was not written by this pipeline")
+        raise CorpusError(f"{where} has no perturb entry in its metadata; it was not written by this pipeline")
     try:
         statement = json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -137,9 +137,16 @@ def open_table(source: "Path | str | pa.NativeFile", where: str) -> pq.ParquetFi
         file = pq.ParquetFile(source, page_checksum_verification=True)
     except (pa.ArrowException, OSError) as error:
         raise CorpusError(f"{where} is not readable as Parquet ({error}); restore it from a copy") from error
-    # `schema_arrow` parses the footer each time.
-    schema, known = file.schema_arrow, _record_types()
-    read_statement(schema, where)
+    read_statement(file, where)
+    schema = file.schema_arrow
+    # Usually; to look at each field takes as long as to read a small table.
+    if not schema.equals(record_schema()):
+        _check_columns(schema, where)
+    return file
+
+
+def _check_columns(schema: pa.Schema, where: str) -> None:
+    known = _record_types()
     if len(set(schema.names)) < len(schema.names):
         raise CorpusError(f"{where} has two columns of one name; restore it from a copy")
     for field in schema:
@@ -152,7 +159,6 @@ def open_table(source: "Path | str | pa.NativeFile", where: str) -> pq.ParquetFi
                 f"{where} has column {field.name} of type {field.type}{'' if field.nullable else ' not null'}, which "
                 "records do not have and no program may add"
             )
-    return file
 
 
 @cache

@@ -30,7 +30,7 @@ def round_refusal(table: pq.ParquetFile, key: str, trust: Trust) -> str | None:
     Its rows are not compared with its signed statement; sealing and auditing do that. Raises CorpusError for a
     statement that cannot be parsed.
     """
-    return parse_round(read_statement(table.schema_arrow, key), key).refusal(trust)
+    return parse_round(read_statement(table, key), key).refusal(trust)
 
 
 def left_behind(live: Sequence[RoundRef], manifests: Sequence[Manifest]) -> list[RoundRef]:

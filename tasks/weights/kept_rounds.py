@@ -28,9 +28,9 @@ class KeptRounds:
         self._schema = pa.schema([(_DAY, pa.date32()), (_ROUND, pa.string()), *columns])
         try:
             table = pq.read_table(self.path)
-            self._table = table if table.schema.equals(self._schema) else self._schema.empty_table()
+            self._table = table if table.schema.equals(self._schema) else pa.Table.from_batches([], self._schema)
         except (FileNotFoundError, pa.ArrowInvalid):
-            self._table = self._schema.empty_table()
+            self._table = pa.Table.from_batches([], self._schema)
 
     def rounds(self) -> set[RoundRef]:
         """Return the rounds whose rows are kept."""

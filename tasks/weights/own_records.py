@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import date
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 
 import pyarrow as pa
@@ -20,12 +21,14 @@ from perturb.sinks.corpus.corpus import HORIZON, Corpus, RoundRef
 from perturb.sinks.corpus.day_tables import read_state
 from perturb.sinks.corpus.manifest import Manifest
 from perturb.sinks.corpus.miner_state import MinerState
-from perturb.sinks.corpus.own_round import read_own_round
+from perturb.sinks.corpus.own_round import read_own_rounds
 from perturb.sinks.corpus.verified import verified_metadata
 from perturb.tasks.weights.history import COLUMNS
 from perturb.tasks.weights.kept_rounds import KeptRounds
 
 _READERS = 8
+# So many rounds a reader takes at once.
+_AT_ONCE = 32
 
 
 class OwnHistory:
@@ -70,8 +73,9 @@ class OwnHistory:
         self._used.add(kept.path)
         known = kept.rounds() & set(refs)
         new = [ref for ref in refs if ref not in known]
+        some = [new[at : at + _AT_ONCE] for at in range(0, len(new), _AT_ONCE)]
         with ThreadPoolExecutor(_READERS) as pool:
-            found = dict(zip(new, pool.map(self._round, new), strict=True))
+            found = dict(zip(new, chain.from_iterable(pool.map(self._rounds, some)), strict=True))
         tables = {ref: table for ref, table in found.items() if isinstance(table, pa.Table)}
         if new or kept.rounds() - known:
             kept.keep(known, tables)
@@ -85,7 +89,7 @@ class OwnHistory:
             elif ref in known or ref in tables:
                 seen.add(ref.round_id)
         self.left.update(f"round: {refusal}" for refusal in found.values() if isinstance(refusal, str))
-        return pa.concat_tables([schema.empty_table(), kept.rows(known), *tables.values()])
+        return pa.concat_tables([pa.Table.from_batches([], schema), kept.rows(known), *tables.values()])
 
     def day(self, day: date) -> tuple[pa.Table, MinerState]:
         """Return the records of a sealed day, and the state of miners at the end of the day before."""
@@ -103,10 +107,10 @@ class OwnHistory:
             if path not in self._used:
                 path.unlink(missing_ok=True)
 
-    def _round(self, ref: RoundRef) -> pa.Table | str:
-        """Return a round's rows, or why they do not count."""
-        stored = read_own_round(self._corpus, ref, self._trust)
-        return stored if isinstance(stored, str) else _select(stored.table, COLUMNS)
+    def _rounds(self, refs: Sequence[RoundRef]) -> list[pa.Table | str]:
+        """Return each round's rows, or why they do not count."""
+        rounds = read_own_rounds(self._corpus, refs, self._trust)
+        return [stored if isinstance(stored, str) else _select(stored.table, COLUMNS) for stored in rounds]
 
     def _sealed(self, manifest: Manifest) -> pa.Table:
         chosen = hashlib.sha256(" ".join(COLUMNS).encode()).hexdigest()[:8]
@@ -130,9 +134,7 @@ class OwnHistory:
 
 def _select(table: pa.Table, columns: Sequence[str]) -> pa.Table:
     """Return `columns` with the types of a record; a column that an older program did not write is null."""
-    schema = pa.schema([record_schema().field(name) for name in columns])
-    arrays = [
-        table.column(name) if name in table.schema.names else pa.nulls(table.num_rows, schema.field(name).type)
-        for name in columns
-    ]
-    return pa.table(arrays, schema=schema)
+    known, there = record_schema(), set(table.schema.names)
+    fields = [known.field(name) for name in columns]
+    arrays = [table[one.name] if one.name in there else pa.nulls(table.num_rows, one.type) for one in fields]
+    return pa.table(arrays, schema=pa.schema(fields))
