@@ -18,7 +18,11 @@ from perturb.schemas.record import Row, record_schema
 from perturb.schemas.trust import Trust
 from perturb.sinks.corpus import keys
 from perturb.sinks.corpus.corpus import Corpus, RoundRef
+from perturb.sinks.corpus.own_round import read_own_round, read_own_rounds
+from perturb.sinks.corpus.rounds import StoredRound
+from perturb.sinks.formats.leaves import MANY
 from perturb.sinks.formats.parquet import rows_table, table_writer
+from perturb.sinks.stores.open import open_store
 from perturb.tasks.corpus.audit import audit
 from perturb.tasks.corpus.gc import collect_garbage
 from perturb.tasks.weights.own_records import OwnHistory
@@ -261,3 +265,30 @@ def test_a_whole_copy_of_a_round_pays_once(tmp_path: Path) -> None:
     assert (records.num_rows, left) == (12, {"round: it is in two partitions": 1})
     sealed = seal(corpus, NEXT, signer=OURS, trust=TRUST)
     assert (sealed.manifest.rounds, sealed.left) == (1, {"it is in two partitions": 1})
+
+
+@pytest.mark.parametrize("score", [0.5, float("nan")])
+def test_rounds_that_are_read_together_are_judged_each_by_itself(tmp_path: Path, score: float) -> None:
+    """One of many has a row that was not signed, or one that has no leaf at all."""
+    corpus = Corpus(open_store(str(tmp_path)))
+    for seed in range(MANY // 2):
+        commit(corpus, small(seed), OURS)
+    refs = corpus.live_rounds()
+    assert sum(corpus.read_round(ref).table.num_rows for ref in refs) > MANY
+    alone = [read_own_round(corpus, ref, TRUST) for ref in refs]
+    assert all(isinstance(one, StoredRound) for one in alone)
+
+    def forged(table: pa.Table) -> pa.Table:
+        place = table.schema.get_field_index("score")
+        return table.set_column(place, table.schema.field(place), pa.array([score] * table.num_rows))
+
+    put_again(corpus, refs[5], forged)
+    together = read_own_rounds(corpus, refs, TRUST)
+    for place, (one, other) in enumerate(zip(alone, together, strict=True)):
+        if place == 5:
+            assert other == read_own_round(corpus, refs[5], TRUST)
+            assert isinstance(other, str)
+        else:
+            assert isinstance(one, StoredRound)
+            assert isinstance(other, StoredRound)
+            assert (one.leaves, one.table.equals(other.table)) == (other.leaves, True)
