@@ -35,7 +35,8 @@ def canonical_json(value: object) -> bytes:
 def canonical_members(values: Sequence[str] | np.ndarray) -> list[bytes]:
     """Return each of many texts, or of many int64 or float64 numbers, as canonical JSON.
 
-    It is `canonical_json` of each, faster, and raises as that does.
+    It is `canonical_json` of each, faster. Raises ValueError for NaN, infinities and integers as that does, and
+    TypeError for text that is not Unicode.
     """
     if not len(values):
         return []
@@ -50,7 +51,7 @@ def canonical_members(values: Sequence[str] | np.ndarray) -> list[bytes]:
 
 
 def _numbers(values: np.ndarray) -> bytes:
-    if values.dtype == np.float64:
+    if values.dtype.kind == "f":
         size = np.abs(values)
         usual = (size >= _LEAST_USUAL) & (size < _FIRST_UNUSUAL) & (size != np.floor(size))
     else:
